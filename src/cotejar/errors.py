@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cotejar.verdict import EXIT_BAD_INPUT
+from cotejar.verdict import EXIT_BAD_INPUT, Verdict
 
 
 class CotejarError(Exception):
@@ -89,6 +89,13 @@ class UnknownDemoModelError(UsageError):
     """`demo:NAME` with a name that no demo package carries."""
 
     code = "APR-U008"
+
+
+class NothingMeasuredError(UsageError):
+    """What was asked for leaves nothing to measure: no answer, and so no pass."""
+
+    code = "APR-U009"
+    exit_code = Verdict.INCOMPARABLE.exit_code
 
 
 # --- the file itself ----------------------------------------------------------------
@@ -265,6 +272,18 @@ class PaddingError(FormatError):
     code = "APR-F031"
 
 
+class TrailingDataError(FormatError):
+    """Bytes after the last tensor that belong to nothing in the file."""
+
+    code = "APR-F032"
+
+
+class EncodingError(FormatError):
+    """A block type that we do not write, or values that it cannot hold."""
+
+    code = "APR-F033"
+
+
 # --- the model ----------------------------------------------------------------------
 
 
@@ -310,6 +329,12 @@ class WeightShapeError(ModelError):
     code = "APR-M007"
 
 
+class WeightValueError(ModelError):
+    """Weights that no training gives: NaN, infinite, or all the same."""
+
+    code = "APR-M008"
+
+
 # --- the tokenizer ------------------------------------------------------------------
 
 
@@ -337,6 +362,12 @@ class ChatTemplateError(TokenizerError):
     code = "APR-T004"
 
 
+class TokenizerDataError(TokenizerError):
+    """The tokenizer's own tables are malformed, or contradict each other."""
+
+    code = "APR-T005"
+
+
 # --- traces -------------------------------------------------------------------------
 
 
@@ -359,3 +390,34 @@ class ContractError(CotejarError):
     """A contract that cannot be read at all."""
 
     code = "PV-E001"
+
+
+class ContractSyntaxError(ContractError):
+    """The file is no YAML, or no UTF-8."""
+
+    code = "PV-E002"
+
+
+class ContractDocumentsError(ContractError):
+    """The file holds no YAML document, or more than one."""
+
+    code = "PV-E003"
+
+
+class ContractLimitError(ContractError):
+    """A file too large, nested too deep, or with aliases that expand too far."""
+
+    code = "PV-E004"
+
+
+class ContractSchemaError(ContractError):
+    """YAML, but not of the schema: a missing key, a wrong type, an unknown word."""
+
+    code = "PV-E005"
+
+
+class NoContractsError(ContractError):
+    """A folder that holds no contract: nothing was measured, so nothing passes."""
+
+    code = "PV-E006"
+    exit_code = Verdict.INCOMPARABLE.exit_code

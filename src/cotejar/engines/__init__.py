@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""Things that run a model. Engines never import each other."""

@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""Continue a text: samplers and the token loop, over any engine that generates."""

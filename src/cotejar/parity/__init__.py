@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""Two traces in, one judged comparison out: preconditions, pairing, metrics, gates."""

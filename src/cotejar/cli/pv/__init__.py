@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""`pv`: a module a verb."""

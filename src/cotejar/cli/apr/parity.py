@@ -1,0 +1,106 @@
+"""`apr parity`: do two implementations of one model agree?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cotejar.cli.token_ids import TOKEN_IDS
+
+SCOPES = click.Choice(["all", "last", "both"])
+
+
+@click.command("parity", short_help="Compare two models or engines, and judge.")
+@click.argument("reference", required=False)
+@click.argument("candidate", required=False)
+@click.option("-p", "--prompt", "prompts", multiple=True, help="Compare over this text; again.")
+@click.option("--tokens", type=TOKEN_IDS, default=(), help="Token ids instead: 1,2,3.")
+@click.option(
+    "--contract",
+    type=click.Path(path_type=Path),
+    help="Take gates, preconditions and, where not given, the pair from its parity: block.",
+)
+@click.option("--scope", type=SCOPES, default=None, help="Scopes to compare.  [default: both]")
+@click.option("--reference-scope", type=SCOPES, default="both", help="What it records.")
+@click.option("--candidate-scope", type=SCOPES, default="both", help="What it records.")
+@click.option("--waive", multiple=True, metavar="ID", help="Do not insist on a precondition.")
+@click.option("--fault", metavar="ID[@LAYER]", help="Inject a fault into the candidate.")
+@click.option("--all-sites", is_flag=True, help="Show every site, not each slot's worst.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON here.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def parity(
+    reference: str | None,
+    candidate: str | None,
+    prompts: tuple[str, ...],
+    tokens: tuple[int, ...],
+    contract: Path | None,
+    scope: str | None,
+    reference_scope: str,
+    candidate_scope: str,
+    waive: tuple[str, ...],
+    fault: str | None,
+    output: Path | None,
+    *,
+    all_sites: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Compare CANDIDATE with REFERENCE, site by site, and judge.
+
+    Each is [ENGINE[+numerics][@device]:]PATH, or recorded:PATH for a trace made before.
+    Whether the two may be compared at all is judged first; only then how far they differ.
+
+    \b
+    apr parity model.gguf model.apr
+    apr parity oracle:model.gguf native+f32:model.gguf --prompt "What is 2+2?"
+    apr parity --contract contracts/apr-vs-gguf-forward-parity-v1.yaml model.gguf model.apr
+
+    Exits 0 on PASS, 1 on FAIL, 2 on bad input, 3 when the two cannot be compared.
+    """
+    from cotejar.contracts.parity_block import read_parity_block
+    from cotejar.parity.compare import Plan
+    from cotejar.parity.preconditions import CHECKS
+    from cotejar.parity.run import Request, run_parity
+    from cotejar.report.json_output import encode_json, print_json
+    from cotejar.report.parity import parity_lines
+    from cotejar.report.progress import progress
+    from cotejar.report.tables import print_lines
+    from cotejar.trace.forward_trace import parse_scopes
+
+    plan = Plan()
+    if contract is not None:
+        block = read_parity_block(contract)
+        plan = block.plan
+        reference, candidate = reference or block.reference, candidate or block.candidate
+        prompts = prompts or (() if tokens else block.prompts)
+    if reference is None or candidate is None:
+        raise click.UsageError("name two sides: apr parity REFERENCE CANDIDATE")
+    unknown = [name for name in waive if name not in CHECKS]
+    if unknown:
+        raise click.UsageError(
+            f"there is no precondition {unknown[0]!r}; there are: {', '.join(CHECKS)}"
+        )
+    request = Request(
+        reference=reference,
+        candidate=candidate,
+        prompts=prompts,
+        token_ids=tokens,
+        plan=plan.with_options(parse_scopes(scope) if scope else None, frozenset(waive)),
+        reference_scopes=parse_scopes(reference_scope),
+        candidate_scopes=parse_scopes(candidate_scope),
+        fault=fault,
+    )
+    with progress() as show:
+        report = run_parity(request, show)
+    facts = report.as_json()
+    if output is not None:
+        from cotejar.formats.atomic import atomic_write_text
+
+        atomic_write_text(output, encode_json(facts) + "\n", overwrite=force)
+    if as_json:
+        print_json(facts)
+    else:
+        print_lines(parity_lines(report, every_site=all_sites))
+    raise SystemExit(report.verdict.exit_code)

@@ -1,0 +1,114 @@
+"""`apr run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+SEED = 299792458  # upstream's default; generation.sampler.DEFAULT_SEED, kept numpy-free
+
+
+@click.command("run", short_help="Answer one prompt.")
+@click.argument("model")
+@click.argument("prompt_argument", metavar="[PROMPT]", required=False)
+@click.option("-p", "--prompt", help="The same as PROMPT.")
+@click.option("-n", "--max-tokens", default=32, show_default=True, help="Stop after so many.")
+@click.option(
+    "--temperature", default=0.0, show_default=True, help="0 is greedy; more is more random."
+)
+@click.option("--seed", default=SEED, show_default=True, help="Of the random draws.")
+@click.option("--raw", is_flag=True, help="Give the prompt as it is, without chat template.")
+@click.option("--skip-contract", is_flag=True, help="Do not look at the weights first.")
+@click.option(
+    "--no-gpu", "--cpu", is_flag=True, help="Use no GPU. Every engine here runs on the CPU."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def run(
+    model: str,
+    prompt_argument: str | None,
+    prompt: str | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    *,
+    raw: bool,
+    skip_contract: bool,
+    no_gpu: bool,
+    as_json: bool,
+) -> None:
+    """Answer one prompt with MODEL, as text that streams while it is made.
+
+    MODEL is [ENGINE[+numerics]:]PATH: a .gguf, an .apr, a Hugging Face folder, or
+    demo:smollm2. An instruct model's own chat template is applied unless --raw is given.
+
+    \b
+    apr run demo:smollm2 "What is the capital of France?"
+    apr run native+f32:model.apr --prompt "def fib(n):" --raw
+
+    Exits 0 when done, 2 on bad input.
+    """
+    from cotejar.generation.run import RunRequest, run_prompt
+
+    del no_gpu  # there is no GPU engine to leave out
+    if prompt is not None and prompt_argument is not None:
+        raise click.UsageError("give the prompt once: as PROMPT or with --prompt")
+    given = prompt if prompt is not None else prompt_argument
+    if given is None:
+        raise click.UsageError("give a prompt: as PROMPT or with --prompt")
+    request = RunRequest(
+        source=model,
+        prompt=given,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        raw=raw,
+        skip_contract=skip_contract,
+    )
+    start = time.perf_counter()
+    printer = _Printer(model, quiet=as_json)
+    result = run_prompt(request, printer.write)
+    seconds = time.perf_counter() - start
+    if not as_json:
+        printer.finish()
+        click.echo(f"\n\nCompleted in {seconds:.2f}s (cached)")
+        return
+    facts = {
+        "model": model,
+        "text": result.text,
+        "tokens": result.generation.token_ids,
+        "tokens_generated": len(result.generation.token_ids),
+        "prompt_tokens": list(result.generation.prompt_ids),
+        "max_tokens": max_tokens,
+        "tok_per_sec": result.generation.tokens_per_s,
+        "inference_time_ms": 1000 * result.generation.seconds,
+        "used_gpu": False,
+        "cached": True,
+        "ended": result.generation.ended,
+        "chat_template": result.used_template,
+        "engine": result.engine.engine,
+        "numerics": result.engine.numerics,
+    }
+    click.echo(json.dumps(facts, ensure_ascii=False))
+
+
+class _Printer:
+    """Prints the heading before the first piece, so that an error prints nothing else."""
+
+    def __init__(self, source: str, *, quiet: bool) -> None:
+        self._source = source
+        self._quiet = quiet
+        self._began = False
+
+    def write(self, text: str) -> None:
+        if self._quiet:
+            return
+        if not self._began:
+            click.echo(f"=== APR Run ===\nSource: {self._source}\n\nOutput:")
+            self._began = True
+        click.echo(text, nl=False)
+
+    def finish(self) -> None:
+        """Nothing was generated at all: the heading is due all the same."""
+        self.write("")

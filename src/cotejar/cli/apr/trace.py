@@ -1,0 +1,103 @@
+"""`apr trace`: what every layer computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cotejar.cli.token_ids import TOKEN_IDS
+
+
+@click.command("trace", short_help="Record what every layer computes.")
+@click.argument("model")
+@click.option("--payload", is_flag=True, help="Run the model; without it, metadata only.")
+@click.option("-p", "--prompt", help='The text to run.  [default: "What is 2+2?"]')
+@click.option("--tokens", type=TOKEN_IDS, default=(), help="Token ids instead: 1,2,3.")
+@click.option("--layer", metavar="N|A..B", help="Only these layers.")
+@click.option(
+    "--scope",
+    type=click.Choice(["all", "last", "both"]),
+    default="both",
+    show_default=True,
+    help="Positions that statistics cover: all tokens, the last one, or both apart.",
+)
+@click.option(
+    "--capture", metavar="all|SLOT,..", help="Keep these arrays too, not only statistics."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a trace file.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def trace(
+    model: str,
+    prompt: str | None,
+    tokens: tuple[int, ...],
+    layer: str | None,
+    scope: str,
+    capture: str | None,
+    output: Path | None,
+    *,
+    payload: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run MODEL once and record every site of every layer.
+
+    MODEL is [ENGINE[+numerics]:]PATH, or recorded:PATH for a trace made before. Each layer
+    gets ten lines, with the statistics of each scope and how many values they cover.
+
+    \b
+    apr trace demo:smollm2 --payload --prompt "What is 2+2?"
+    apr trace oracle:model.apr --payload --capture all -o run.trace
+
+    Exits 0 when done, 2 on bad input.
+    """
+    from cotejar.engines.registry import parse_engine_name
+    from cotejar.engines.run_trace import TraceRequest, run_trace
+    from cotejar.model.language_model import open_language_model
+    from cotejar.report.json_output import print_json
+    from cotejar.report.tables import print_lines
+    from cotejar.report.trace import (
+        architecture_lines,
+        metadata_json,
+        trace_json,
+        trace_lines,
+    )
+    from cotejar.trace.forward_trace import Capture, parse_capture, parse_layers, parse_scopes
+    from cotejar.trace.trace_file import write_trace
+
+    name = parse_engine_name(model)
+    runs = payload or output is not None or name.is_recorded
+    if not runs:
+        if prompt is not None or tokens or capture:
+            raise click.UsageError("--prompt, --tokens and --capture need --payload")
+        opened = open_language_model(name.path)
+        if as_json:
+            print_json(metadata_json(opened))
+        else:
+            print_lines(architecture_lines(opened.declared.config))
+            click.echo("No statistics: --payload runs the model.")
+        return
+    layers = None
+    if layer is not None and not name.is_recorded:
+        num_layers = open_language_model(name.path).declared.config.num_layers
+        layers = parse_layers(layer, num_layers)
+    request = TraceRequest(
+        source=model,
+        prompt=prompt,
+        token_ids=tokens,
+        capture=Capture(
+            scopes=parse_scopes(scope),
+            # Logits are small, and the text shows the best predictions.
+            array_slots=parse_capture(capture or "logits"),
+            layers=layers,
+        ),
+    )
+    result = run_trace(request)
+    if output is not None:
+        write_trace(output, result.trace, overwrite=force)
+    if as_json:
+        config = result.model.declared.config if result.model else None
+        print_json(trace_json(result.trace, config))
+    else:
+        print_lines(trace_lines(result.trace, result.model))

@@ -1,0 +1,98 @@
+"""A binding registry: which function implements which equation of which contract."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from cotejar.contracts.coerce import Fields, fail
+from cotejar.contracts.read import read_source
+
+if TYPE_CHECKING:
+    import os
+
+    from cotejar.contracts.source import Path, Source
+    from cotejar.contracts.yaml_nodes import Node
+
+
+class BindingStatus(enum.StrEnum):
+    """How far an implementation is."""
+
+    IMPLEMENTED = "implemented"
+    PARTIAL = "partial"
+    NOT_IMPLEMENTED = "not_implemented"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Binding:
+    """One equation's implementation."""
+
+    contract: str
+    """The contract's file name."""
+    equation: str
+    module_path: str | None
+    function: str | None
+    signature: str | None
+    status: BindingStatus
+    notes: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BindingRegistry:
+    """All bindings of one code base."""
+
+    version: str
+    target_crate: str
+    bindings: tuple[Binding, ...]
+    critical_path: tuple[str, ...]
+
+    def entries_of(self, stem: str) -> list[Binding]:
+        """The entries of one contract, in the file's order."""
+        return [entry for entry in self.bindings if PurePath(entry.contract).stem == stem]
+
+    def find(self, stem: str, equation: str) -> Binding | None:
+        """The first entry of one equation; None if there is none."""
+        return next((e for e in self.entries_of(stem) if e.equation == equation), None)
+
+
+def read_bindings(path: str | os.PathLike[str]) -> BindingRegistry:
+    """Read one registry file.
+
+    Raises:
+        FileError: there is no such file, or it cannot be read.
+        ContractError: it is no YAML, or no binding registry.
+    """
+    return build_bindings(read_source(path))
+
+
+def build_bindings(source: Source) -> BindingRegistry:
+    """Type the document of `source`."""
+    known = ("version", "target_crate", "bindings", "critical_path")
+    fields = Fields(source.root, source, (), known)
+    if fields.node("bindings") is None:
+        fail(source.root, source, (), "a key `bindings`", "none", "missing field `bindings`")
+    return BindingRegistry(
+        version=fields.text("version"),
+        target_crate=fields.text("target_crate"),
+        bindings=fields.structs("bindings", _binding),
+        critical_path=fields.texts("critical_path"),
+    )
+
+
+def _binding(node: Node, source: Source, path: Path) -> Binding:
+    fields = Fields(node, source, path, tuple(Binding.__dataclass_fields__))
+    status = fields.word("status", BindingStatus, null_is_absent=False)
+    if status is None:
+        fail(node, source, path, "a key `status`", "none", "missing field `status`")
+    return Binding(
+        contract=fields.text("contract"),
+        equation=fields.text("equation"),
+        module_path=fields.optional_text("module_path"),
+        function=fields.optional_text("function"),
+        signature=fields.optional_text("signature"),
+        status=status,
+        notes=fields.optional_text("notes"),
+    )

@@ -1,0 +1,1 @@
+"""Findings -> the formats of other tools: terminal text, SARIF, GitHub, JUnit."""

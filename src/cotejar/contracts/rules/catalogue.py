@@ -1,0 +1,63 @@
+"""Every rule that `pv validate` judges contracts by, in the order of its output.
+
+Metadata, top-level keys, what a kernel states, obligations, tests, harnesses, the gate,
+counts, and the rules of single kinds. Ids are never reused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cotejar.contracts.rules import beat, claims, crux, evidence, kaizen, metadata, obligations
+from cotejar.contracts.rules.manifest import MANIFEST_RULES
+
+if TYPE_CHECKING:
+    from cotejar.contracts.rules.rule import AnyRule, Rule
+
+CONTRACT_RULES: tuple[Rule, ...] = (
+    metadata.NoReferences(),
+    metadata.NoVersion(),
+    metadata.DuplicateKeys(),
+    metadata.TopLevelKind(),
+    metadata.NearMissKey(),
+    claims.NoEquations(),
+    claims.EmptyFormula(),
+    claims.NotProvable(),
+    obligations.EmptyProperty(),
+    obligations.RepeatedFormal(),
+    obligations.MisplacedRequires(),
+    obligations.MisplacedPhase(),
+    obligations.MisplacedParent(),
+    obligations.UndeclaredParent(),
+    obligations.MissingReason(),
+    obligations.MissingOwner(),
+    obligations.DanglingJustification(),
+    evidence.RepeatedTestId(),
+    evidence.NoPrediction(),
+    evidence.NoDiagnosis(),
+    evidence.RepeatedHarnessId(),
+    evidence.NoObligation(),
+    evidence.NoBound(),
+    claims.NoQaGate(),
+    claims.WrongTotal(),
+    beat.NoBeatBlock(),
+    beat.UnknownIncumbent(),
+    beat.NoMetric(),
+    beat.UnknownDirection(),
+    beat.NoThreshold(),
+    beat.NoGateName(),
+    beat.UnknownCompute(),
+    kaizen.NoRecordId(),
+    kaizen.UnknownStatus(),
+    kaizen.NothingFalsifiable(),
+    kaizen.IncomparableTarget(),
+    kaizen.NothingMoves(),
+    kaizen.EveryCostRises(),
+    crux.DemandScore(),
+    crux.UnknownCompetitor(),
+)
+
+
+def all_rules() -> tuple[AnyRule[Any], ...]:
+    """The rules on contracts and those on publish manifests."""
+    return (*CONTRACT_RULES, *MANIFEST_RULES)

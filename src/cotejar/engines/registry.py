@@ -1,0 +1,124 @@
+"""Which engines there are, and how a command line names one.
+
+    [ENGINE[+numerics][@device]:]PATH
+
+    model.gguf                  native, in the numerics it generates with
+    native+f32:model.apr        our engine in float32
+    oracle:demo:smollm2         the float64 oracle on the demo model
+    recorded:run.trace          a trace file
+
+An engine's target is text, so that nothing of it loads until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cotejar.errors import UnknownEngineError
+
+if TYPE_CHECKING:
+    from cotejar.engines.protocol import Engine
+    from cotejar.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSpec:
+    """What an engine offers, before it is loaded."""
+
+    name: str
+    target: str
+    """`module:Class`, called with (model, numerics=...)."""
+    numerics: tuple[str, ...]
+    """What it can compute in; the first is the default."""
+    devices: tuple[str, ...] = ("cpu",)
+    generates: bool = False
+    """Can it continue a text, or only trace one?"""
+
+
+ENGINES = {
+    spec.name: spec
+    for spec in (
+        EngineSpec(
+            name="native",
+            target="cotejar.engines.native.engine:NativeEngine",
+            numerics=("q8", "f32"),
+            generates=True,
+        ),
+        EngineSpec(
+            name="oracle",
+            target="cotejar.engines.oracle:OracleEngine",
+            numerics=("f64",),
+        ),
+    )
+}
+RECORDED = "recorded"
+"""A trace that was made before: it has a path and nothing to run."""
+
+_PREFIX = re.compile(r"([a-z]+)(?:\+([a-z0-9_]+))?(?:@([a-z0-9]+))?:(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineName:
+    """One side of a comparison, as it was named."""
+
+    engine: str
+    numerics: str
+    """Empty for `recorded`: the trace says."""
+    device: str
+    path: str
+    """Of the model, or of the trace; `demo:NAME` stays as it is."""
+
+    @property
+    def is_recorded(self) -> bool:
+        """Is this a trace file, with nothing to run?"""
+        return self.engine == RECORDED
+
+
+def parse_engine_name(text: str) -> EngineName:
+    """Read `[ENGINE[+numerics][@device]:]PATH`.
+
+    Raises:
+        UnknownEngineError: an engine, numerics or device that there is not.
+    """
+    match = _PREFIX.fullmatch(text)
+    known = [*ENGINES, RECORDED]
+    if match is None or match[1] == "demo":
+        return EngineName(engine="native", numerics="q8", device="cpu", path=text)
+    name, numerics, device, path = match.groups()
+    if name == RECORDED and not numerics and not device:
+        return EngineName(engine=RECORDED, numerics="", device="", path=path)
+    spec = ENGINES.get(name)
+    if spec is None:
+        if Path(text).exists():
+            return EngineName(engine="native", numerics="q8", device="cpu", path=text)
+        raise _unknown("engine", text, known, name)
+    numerics, device = numerics or spec.numerics[0], device or spec.devices[0]
+    if numerics not in spec.numerics:
+        raise _unknown(f"numerics of {name}", text, spec.numerics, numerics)
+    if device not in spec.devices:
+        raise _unknown(f"device of {name}", text, spec.devices, device)
+    return EngineName(engine=name, numerics=numerics, device=device, path=path)
+
+
+def create_engine(name: EngineName, model: LanguageModel) -> Engine:
+    """Load the engine and hand it the model."""
+    module, _, attribute = ENGINES[name.engine].target.partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    engine: Engine = factory(model, numerics=name.numerics)
+    return engine
+
+
+def _unknown(
+    kind: str, text: str, known: list[str] | tuple[str, ...], found: str
+) -> UnknownEngineError:
+    return UnknownEngineError(
+        f"there is no {kind} {found!r}",
+        where=text,
+        expected=", ".join(known),
+        found=found,
+        hint="[ENGINE[+numerics][@device]:]PATH, for example native+f32:model.gguf",
+    )

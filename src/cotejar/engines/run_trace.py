@@ -1,0 +1,75 @@
+"""One prompt to one trace: what `apr trace --payload` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cotejar.engines.registry import create_engine, parse_engine_name
+from cotejar.errors import UsageError
+from cotejar.model.language_model import LanguageModel, open_language_model
+from cotejar.trace.forward_trace import Capture
+from cotejar.trace.trace_file import read_trace
+
+if TYPE_CHECKING:
+    from cotejar.trace.forward_trace import ForwardTrace
+
+DEFAULT_PROMPT = "What is 2+2?"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceRequest:
+    """What is asked of `apr trace`."""
+
+    source: str
+    """`[ENGINE[+numerics]:]PATH`, or `recorded:PATH`."""
+    prompt: str | None = None
+    token_ids: tuple[int, ...] = ()
+    """Neither given: `DEFAULT_PROMPT`."""
+    capture: Capture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceResult:
+    """The trace, and the model it came from; None for a recorded one."""
+
+    trace: ForwardTrace
+    model: LanguageModel | None
+
+
+def run_trace(request: TraceRequest) -> TraceResult:
+    """Trace one prompt, or read a recorded trace.
+
+    Raises:
+        UsageError: a prompt and ids together, or either with a recorded trace.
+        CotejarError: as opening, tokenizing and running find.
+    """
+    if request.prompt is not None and request.token_ids:
+        raise UsageError(
+            "a prompt is given twice",
+            where="--prompt and --tokens",
+            expected="one of them",
+            found="both",
+            hint="--tokens runs ids as they are",
+        )
+    name = parse_engine_name(request.source)
+    if name.is_recorded:
+        if request.prompt is not None or request.token_ids:
+            raise UsageError(
+                "a recorded trace has its prompt already",
+                where=request.source,
+                expected="no --prompt and no --tokens",
+                found="one of them",
+                hint="name the model to trace something else",
+            )
+        return TraceResult(trace=read_trace(Path(name.path)), model=None)
+    model = open_language_model(name.path)
+    prompt = request.prompt
+    if prompt is None and not request.token_ids:
+        prompt = DEFAULT_PROMPT
+    ids = list(request.token_ids) if prompt is None else model.tokenizer.encode(prompt)
+    engine = create_engine(name, model)
+    return TraceResult(
+        trace=engine.trace(ids, capture=request.capture, prompt=prompt), model=model
+    )

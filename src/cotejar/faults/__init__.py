@@ -1,0 +1,1 @@
+"""Known ways to be wrong, injected on purpose."""

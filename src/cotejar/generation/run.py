@@ -1,0 +1,117 @@
+"""One prompt to one answer: what `apr run` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from cotejar.engines.registry import ENGINES, create_engine, parse_engine_name
+from cotejar.errors import EmptyPromptError, UnknownEngineError
+from cotejar.generation.generate import Generation, generate
+from cotejar.generation.sampler import DEFAULT_SEED, Sampler
+from cotejar.model.language_model import LanguageModel, open_language_model
+from cotejar.model.weight_check import require_plausible_weights
+from cotejar.tokenizer.chat import apply_chat
+from cotejar.tokenizer.tokenizer import StreamDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cotejar.engines.protocol import GeneratingEngine
+    from cotejar.engines.registry import EngineName
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRequest:
+    """What is asked of `apr run`."""
+
+    source: str
+    """`[ENGINE[+numerics]:]PATH`."""
+    prompt: str
+    max_tokens: int = 32
+    temperature: float = 0.0
+    seed: int = DEFAULT_SEED
+    raw: bool = False
+    """Give the prompt as it is, without the model's chat template."""
+    skip_contract: bool = False
+    """Do not look at the weights before running."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """What came of it."""
+
+    model: LanguageModel
+    engine: EngineName
+    text: str
+    generation: Generation
+    used_template: bool
+
+
+def run_prompt(
+    request: RunRequest, on_text: Callable[[str], None] = lambda _: None
+) -> RunResult:
+    """Generate an answer; `on_text` gets each piece as soon as it is whole.
+
+    Raises:
+        EmptyPromptError: the prompt is empty.
+        UnknownEngineError: an engine that cannot generate.
+        CotejarError: as opening, tokenizing and running find.
+    """
+    if not request.prompt:
+        raise EmptyPromptError(
+            "the prompt is empty",
+            where="prompt",
+            expected="at least 1 character",
+            found="0 characters",
+            hint='apr run MODEL "What is 2+2?"',
+        )
+    name = _generating(request.source)
+    sampler = Sampler(temperature=request.temperature, seed=request.seed)
+    model = open_language_model(name.path)
+    if not request.skip_contract:
+        require_plausible_weights(model)
+    tokenizer = model.tokenizer
+    use_template = not request.raw and bool(tokenizer.spec.chat_template)
+    if use_template:
+        prompt_ids = apply_chat(tokenizer, request.prompt)
+    else:
+        prompt_ids = tokenizer.encode(request.prompt)
+    decoder = StreamDecoder(tokenizer)
+    pieces: list[str] = []
+
+    def emit(text: str) -> None:
+        if text:
+            pieces.append(text)
+            on_text(text)
+
+    generation = generate(
+        cast("GeneratingEngine", create_engine(name, model)),
+        prompt_ids,
+        sampler=sampler,
+        max_tokens=request.max_tokens,
+        end_ids=tokenizer.eos_ids,
+        on_token=lambda token: emit(decoder.push(token)),
+    )
+    emit(decoder.finish())
+    return RunResult(
+        model=model,
+        engine=name,
+        text="".join(pieces),
+        generation=generation,
+        used_template=use_template,
+    )
+
+
+def _generating(source: str) -> EngineName:
+    name = parse_engine_name(source)
+    able = [spec.name for spec in ENGINES.values() if spec.generates]
+    if name.engine not in able:
+        raise UnknownEngineError(
+            f"{name.engine} traces, but does not generate",
+            where=source,
+            expected=", ".join(able),
+            found=name.engine,
+            hint=f"for example native:{name.path}",
+        )
+    return name

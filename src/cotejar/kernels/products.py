@@ -1,0 +1,106 @@
+"""The two matrix products: `q8`, ggml's integer arithmetic, and `f32`, decode and multiply.
+
+Both compute `activations @ weight.T`: activations float32 (T, C), weight (R, C), product
+float32 (T, R).
+
+**f32** decodes rows of the weight to float32 and leaves the sum to BLAS. Its last bits
+depend on the BLAS library, the number of threads and T.
+
+**q8** has the same bits on every machine, for every T and every split of rows or tokens.
+Activations are rounded to 8-bit blocks (`quant.activations`), paired as in ggml:
+
+    Q4_0 Q5_0 Q8_0 APR_Q4 APR_Q8      x Q8_0
+    Q4_1 Q5_1                         x Q8_1
+    Q2_K Q3_K Q4_K Q5_K Q6_K          x Q8_K
+
+For one row and one token, each pair of blocks gives one float32 term. Its integer sums are
+exact, each converted to float32 once; below, every product and sum of floats is rounded to
+float32 on its own (no fused multiply-add):
+
+    x Q8_0   (d_w * d_x) * sum(code_w * code_x)
+    x Q8_1   (d_w * d_x) * sum(code_w * code_x) + m_w * s_x
+    x Q8_K   (d_w * d_x) * sum(sub_scale * code_w * code_x)
+                 - (m_w * d_x) * sum(sub_minimum * sum of code_x)
+
+where d, m, s and codes are those of the blocks, and Q3_K and Q6_K lack the second part. The
+terms are added to a float32 that starts at 0, block after block, in the order of the row.
+ggml's own kernels form the same integers and scales; they differ in the order of float
+sums, from one instruction set to the next, and for Q4_0 its portable one rounds
+`sum * d_w` before it multiplies by `d_x`.
+
+Weights in floats: activations are rounded to the weight's type (F16, BF16; F32 stays) and
+multiplied in float32. Column c adds to lane c mod 16; each of 16 float32 lanes is summed in
+column order from 0, then lanes are folded by halves: l and l + 8, l and l + 4, + 2, + 1.
+
+A NaN or Inf in a block of activations makes every product with that block NaN.
+
+Shape letters: T tokens, C columns (inputs), R rows (outputs).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.errors import TensorShapeError
+from cotejar.kernels.integer_products import multiply_integer_blocks
+from cotejar.kernels.lane_products import multiply_in_lanes
+from cotejar.quant.floats import FLOAT_TYPES
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+    from cotejar.quant.block_matrix import BlockMatrix
+
+_VALUES_AT_A_TIME = 1 << 20
+"""Weights decoded at a time by `multiply_f32`: 4 MiB of float32."""
+
+
+def multiply_q8(
+    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"]
+) -> Float32[np.ndarray, "T R"]:
+    """`activations @ weight.T` in ggml's integer arithmetic; bits fixed by the above.
+
+    Raises:
+        TensorShapeError: the activations are not float32 (T, C), or C is no whole number
+            of the blocks that activations are rounded to.
+    """
+    _check(weight, activations)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        if weight.block_type in FLOAT_TYPES:
+            return multiply_in_lanes(weight, activations)
+        return multiply_integer_blocks(weight, activations)
+
+
+def multiply_f32(
+    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"]
+) -> Float32[np.ndarray, "T R"]:
+    """`activations @ weight.T` in float32 over the decoded weights; sums in BLAS's order.
+
+    Raises:
+        TensorShapeError: the activations are not float32 (T, C).
+    """
+    _check(weight, activations)
+    product_TR = np.empty((len(activations), weight.rows), np.float32)
+    rows_at_a_time = max(1, _VALUES_AT_A_TIME // weight.columns)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for start in range(0, weight.rows, rows_at_a_time):
+            stop = min(start + rows_at_a_time, weight.rows)
+            product_TR[:, start:stop] = activations @ weight.decode_rows(start, stop).T
+    return product_TR
+
+
+def _check(weight: BlockMatrix, activations: Float32[np.ndarray, "T C"]) -> None:
+    if (
+        activations.dtype != np.float32
+        or activations.ndim == 0
+        or activations.shape[1:] != (weight.columns,)
+    ):
+        raise TensorShapeError(
+            "the activations do not fit the weight",
+            where=f"product with a weight of {weight.rows} x {weight.columns}",
+            expected=f"float32 (tokens, {weight.columns})",
+            found=f"{activations.dtype} {activations.shape}",
+            hint="a shape in the model's configuration or tensor table is wrong",
+        )

@@ -1,0 +1,293 @@
+"""One reader a source: GGUF keys, `.apr` keys, Hugging Face's `config.json`.
+
+Sources: the GGUF specification (ggml, docs/gguf.md) for `llama.*` and `qwen2.*` keys;
+Hugging Face transformers' `LlamaConfig`, `MistralConfig`, `Qwen2Config`, `Qwen3Config`.
+A file's tensors say what no key does: whether projections have biases.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from cotejar.errors import ArchitectureError, ConfigValueError, MissingConfigError
+from cotejar.model.config import DecoderConfig, RopeConfig, RopePairing, check_config
+from cotejar.model.keys import Keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Set
+
+    from cotejar.formats.model_file import ModelFile
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_ALIASES = {"mistral": "llama"}
+
+ROPE_TYPE_ADJACENT = 0
+"""`.apr` and ggml: NORM, neighbouring values form a pair."""
+ROPE_TYPE_HALVES = 2
+"""`.apr` and ggml: NEOX, a value pairs with the one half a head away."""
+
+
+def read_config(
+    file: ModelFile,
+    canonical_names: Set[str],
+    *,
+    rope_divisors: tuple[float, ...],
+    embedding_rows: int,
+) -> DecoderConfig:
+    """Read a file's configuration.
+
+    Args:
+        file: the opened file.
+        canonical_names: its tensors by canonical name; they tell which biases exist.
+        rope_divisors: the values of its `rope_freqs.weight`, or nothing.
+        embedding_rows: rows of the embedding table, the vocabulary's size in a GGUF that
+            has no key for it; 0 where there is no table.
+
+    Raises:
+        ArchitectureError: an architecture, or a scaling of RoPE, that is not known.
+        MissingConfigError, ConfigValueError: a key is missing or cannot be.
+    """
+    where = str(file.path)
+    if file.format == "gguf":
+        config = _from_gguf(
+            file.metadata, canonical_names, rope_divisors, embedding_rows, where
+        )
+    elif file.format == "apr":
+        config = _from_apr(file.metadata, canonical_names, rope_divisors, where)
+    else:
+        config = _from_hugging_face(file.metadata, canonical_names, rope_divisors, where)
+    return check_config(config, where=where)
+
+
+def _presence(names: Set[str]) -> dict[str, bool]:
+    layer = "model.layers.0."
+    return {
+        "qkv_bias": layer + "self_attn.q_proj.bias" in names,
+        "output_bias": layer + "self_attn.o_proj.bias" in names,
+        "mlp_bias": layer + "mlp.down_proj.bias" in names,
+        "qk_norm": layer + "self_attn.q_norm.weight" in names,
+    }
+
+
+def _known_architecture(name: str, where: str) -> str:
+    name = _ALIASES.get(name, name)
+    if name not in ARCHITECTURES:
+        raise ArchitectureError(
+            f"no engine here runs the architecture {name!r}",
+            where=where,
+            expected=", ".join([*ARCHITECTURES, *_ALIASES]),
+            found=name,
+            hint="`apr inspect` and `apr tensors` read any architecture",
+        )
+    return name
+
+
+def _from_gguf(
+    metadata: Mapping[str, object],
+    names: Set[str],
+    rope_divisors: tuple[float, ...],
+    embedding_rows: int,
+    where: str,
+) -> DecoderConfig:
+    keys = Keys(metadata, where)
+    prefix = keys.text("general.architecture")
+    architecture = _known_architecture(prefix, where)
+    hidden_size = keys.integer(f"{prefix}.embedding_length")
+    num_heads = keys.integer(f"{prefix}.attention.head_count")
+    head_dim = keys.integer(
+        f"{prefix}.attention.key_length", default=hidden_size // max(num_heads, 1)
+    )
+    rope_dim = keys.integer(f"{prefix}.rope.dimension_count", default=head_dim)
+    divisors = rope_divisors
+    if not divisors:
+        kind = keys.text(f"{prefix}.rope.scaling.type", default="none")
+        factor = keys.real(
+            f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear", default=1.0
+        )
+        divisors = _linear_divisors(kind, factor, rope_dim, where)
+    window = keys.find(f"{prefix}.attention.sliding_window")
+    return DecoderConfig(
+        architecture=architecture,
+        num_layers=keys.integer(f"{prefix}.block_count"),
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        num_kv_heads=keys.integer(f"{prefix}.attention.head_count_kv", default=num_heads),
+        head_dim=head_dim,
+        ffn_size=keys.integer(f"{prefix}.feed_forward_length"),
+        vocab_size=keys.integer(f"{prefix}.vocab_size", default=embedding_rows),
+        context_length=keys.integer(f"{prefix}.context_length"),
+        rms_eps=keys.real(f"{prefix}.attention.layer_norm_rms_epsilon"),
+        rope=RopeConfig(
+            theta=keys.real(f"{prefix}.rope.freq_base", default=10000.0),
+            dim=rope_dim,
+            pairing="adjacent" if architecture == "llama" else "halves",
+            frequency_divisors=divisors,
+        ),
+        tied_embeddings="lm_head.weight" not in names,
+        sliding_window=None
+        if window is None
+        else keys.integer(f"{prefix}.attention.sliding_window"),
+        **_presence(names),
+    )
+
+
+def _from_apr(
+    metadata: Mapping[str, object],
+    names: Set[str],
+    rope_divisors: tuple[float, ...],
+    where: str,
+) -> DecoderConfig:
+    keys = Keys(metadata, where)
+    architecture = _known_architecture(keys.text("architecture", "model_type"), where)
+    hidden_size = keys.integer("hidden_size", "hidden_dim", "d_model", "n_embd")
+    num_heads = keys.integer("num_heads", "n_heads", "num_attention_heads", "n_head")
+    head_dim = keys.integer("head_dim", default=hidden_size // max(num_heads, 1))
+    rope_dim = keys.integer("rope_dim", default=head_dim)
+    window = keys.find("sliding_window")
+    return DecoderConfig(
+        architecture=architecture,
+        num_layers=keys.integer("num_layers", "n_layers", "num_hidden_layers", "n_layer"),
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        num_kv_heads=keys.integer(
+            "num_kv_heads", "n_kv_heads", "num_key_value_heads", default=num_heads
+        ),
+        head_dim=head_dim,
+        ffn_size=keys.integer("intermediate_size", "ffn_dim", "intermediate_dim", "n_inner"),
+        vocab_size=keys.integer("vocab_size", "n_vocab"),
+        context_length=keys.integer(
+            "max_position_embeddings", "max_seq_len", "context_length", "n_ctx"
+        ),
+        rms_eps=keys.real("rms_norm_eps", "layer_norm_eps", "norm_eps"),
+        rope=RopeConfig(
+            theta=keys.real("rope_theta"),
+            dim=rope_dim,
+            pairing=_apr_pairing(keys),
+            frequency_divisors=rope_divisors
+            or _hugging_face_divisors(keys, keys.real("rope_theta"), rope_dim),
+        ),
+        tied_embeddings="lm_head.weight" not in names,
+        sliding_window=None if window is None else keys.integer("sliding_window"),
+        **_presence(names),
+    )
+
+
+def _apr_pairing(keys: Keys) -> RopePairing:
+    """`.apr` says the pairing as ggml's rope type; a guess would be a silent wrong answer."""
+    rope_type = keys.integer("rope_type")
+    if rope_type == ROPE_TYPE_ADJACENT:
+        return "adjacent"
+    if rope_type == ROPE_TYPE_HALVES:
+        return "halves"
+    raise ConfigValueError(
+        "an unknown pairing of RoPE",
+        where=f"{keys.where}, metadata key rope_type",
+        expected="0 (adjacent pairs) or 2 (halves)",
+        found=str(rope_type),
+        hint="import the model again with `apr import`",
+    )
+
+
+def _from_hugging_face(
+    metadata: Mapping[str, object],
+    names: Set[str],
+    rope_divisors: tuple[float, ...],
+    where: str,
+) -> DecoderConfig:
+    config = metadata.get("config")
+    if not isinstance(config, dict):
+        raise MissingConfigError(
+            "safetensors hold weights only, and there is no config.json beside them",
+            where=where,
+            expected="a config.json in the same folder",
+            found="none",
+            hint="open the folder that the model was saved to",
+        )
+    keys = Keys(config, f"{where}, config.json")
+    architecture = _known_architecture(keys.text("model_type"), keys.where)
+    hidden_size = keys.integer("hidden_size")
+    num_heads = keys.integer("num_attention_heads")
+    head_dim = keys.integer("head_dim", default=hidden_size // max(num_heads, 1))
+    parameters = keys.find("rope_parameters")
+    rope_keys = Keys(parameters, keys.where) if isinstance(parameters, dict) else keys
+    theta = rope_keys.real("rope_theta", default=10000.0)
+    windowed = keys.flag("use_sliding_window", default=architecture == "llama")
+    window = keys.find("sliding_window") if windowed else None
+    tied = keys.flag("tie_word_embeddings", default=False)
+    return DecoderConfig(
+        architecture=architecture,
+        num_layers=keys.integer("num_hidden_layers"),
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        num_kv_heads=keys.integer("num_key_value_heads", default=num_heads),
+        head_dim=head_dim,
+        ffn_size=keys.integer("intermediate_size"),
+        vocab_size=keys.integer("vocab_size"),
+        context_length=keys.integer("max_position_embeddings"),
+        rms_eps=keys.real("rms_norm_eps"),
+        rope=RopeConfig(
+            theta=theta,
+            dim=head_dim,
+            pairing="halves",
+            frequency_divisors=rope_divisors or _hugging_face_divisors(keys, theta, head_dim),
+        ),
+        tied_embeddings=tied,
+        sliding_window=None if window is None else keys.integer("sliding_window"),
+        **_presence(names),
+    )
+
+
+def _hugging_face_divisors(keys: Keys, theta: float, rope_dim: int) -> tuple[float, ...]:
+    """Divisors from `rope_scaling` (or the newer `rope_parameters`)."""
+    scaling = keys.find("rope_scaling", "rope_parameters")
+    if not isinstance(scaling, dict):
+        return ()
+    inner = Keys(scaling, f"{keys.where}, rope_scaling")
+    kind = inner.text("rope_type", "type", default="default")
+    if kind == "llama3":
+        return _llama3_divisors(
+            theta,
+            rope_dim,
+            factor=inner.real("factor"),
+            low=inner.real("low_freq_factor"),
+            high=inner.real("high_freq_factor"),
+            original_context=inner.integer("original_max_position_embeddings"),
+        )
+    return _linear_divisors(kind, inner.real("factor", default=1.0), rope_dim, inner.where)
+
+
+def _linear_divisors(kind: str, factor: float, dim: int, where: str) -> tuple[float, ...]:
+    if kind in {"none", "default"}:
+        return ()
+    if kind == "linear":
+        return () if factor == 1.0 else (factor,) * (dim // 2)
+    raise ArchitectureError(
+        f"no engine here knows the RoPE scaling {kind!r}",
+        where=where,
+        expected="none, linear or llama3",
+        found=kind,
+        hint="a wrong scaling would give fluent nonsense, so it is refused",
+    )
+
+
+def _llama3_divisors(
+    theta: float, dim: int, *, factor: float, low: float, high: float, original_context: int
+) -> tuple[float, ...]:
+    """Llama 3.1's scaling: long waves are slowed by `factor`, short ones are left alone.
+
+    Between the two wave lengths the frequency is blended linearly; source: Meta's
+    reference `apply_scaling`, as transformers' `_compute_llama3_parameters` has it.
+    """
+    divisors = []
+    for pair in range(dim // 2):
+        wave_length = 2 * math.pi * theta ** (2 * pair / dim)
+        turns = original_context / wave_length
+        if turns < low:
+            divisors.append(factor)
+        elif turns > high:
+            divisors.append(1.0)
+        else:
+            blend = (turns - low) / (high - low)
+            divisors.append(1 / ((1 - blend) / factor + blend))
+    return tuple(divisors)

@@ -1,0 +1,70 @@
+"""The weights as a mapping from canonical name to blocks, and nothing decoded until asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.model.inventory import EMBEDDING, LM_HEAD
+from cotejar.quant.block_matrix import BlockMatrix
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+
+class Weights(Mapping[str, BlockMatrix]):
+    """Every tensor of a model by canonical name; a vector is a matrix of one row."""
+
+    def __init__(self, matrices: Mapping[str, BlockMatrix]) -> None:
+        self._matrices = dict(matrices)
+
+    def __getitem__(self, name: str) -> BlockMatrix:
+        return self._matrices[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._matrices)
+
+    def __len__(self) -> int:
+        return len(self._matrices)
+
+    @property
+    def lm_head(self) -> BlockMatrix:
+        """The LM head; of a model with tied embeddings, the embedding table."""
+        return self._matrices.get(LM_HEAD, self._matrices[EMBEDDING])
+
+    def vector(self, name: str) -> Float32[np.ndarray, "W"]:
+        """A norm's weight or a bias, decoded."""
+        matrix = self._matrices[name]
+        return matrix.decode_rows(0, matrix.rows).reshape(-1)
+
+    def optional_vector(self, name: str) -> Float32[np.ndarray, "W"] | None:
+        """The same, or None where the model has no such tensor."""
+        return self.vector(name) if name in self._matrices else None
+
+    def replaced(self, changes: Mapping[str, BlockMatrix]) -> Weights:
+        """The same weights with some of them exchanged."""
+        return Weights(self._matrices | changes)
+
+
+def fingerprint_weights(weights: Weights) -> str:
+    """A hash of the weights that does not depend on the file they came from.
+
+    SHA-256 over the sorted canonical names, block types, shapes and bytes. The LM head is
+    always part of it, as the embedding table where the two are tied, so that storing the
+    tied table twice gives the same fingerprint.
+    """
+    digests: dict[str, bytes] = {}
+    for name, matrix in weights.items():
+        digest = hashlib.sha256(
+            f"{matrix.block_type.label} {matrix.rows} {matrix.columns}\n".encode()
+        )
+        digest.update(np.ascontiguousarray(matrix.raw).data)
+        digests[name] = digest.digest()
+    digests.setdefault(LM_HEAD, digests[EMBEDDING])
+    whole = hashlib.sha256()
+    for name in sorted(digests):
+        whole.update(f"{name}\n".encode() + digests[name])
+    return f"sha256:{whole.hexdigest()}"

@@ -1,0 +1,324 @@
+"""May these two traces be compared at all? Judged before any ratio.
+
+One broken precondition makes a comparison INCOMPARABLE, never PASS and never FAIL. The
+sample count is the one that a famous hunt lacked: 25,088 numbers (7 tokens x 3584) were
+held against 3,584 (the last token's), and the ratio of their standard deviations, 18.23,
+was taken for a bug in a kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cotejar.model.config import MAX_LAYERS
+from cotejar.trace.forward_trace import Scope
+from cotejar.trace.site import CONTRACT_SLOTS, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cotejar.trace.forward_trace import ForwardTrace, SiteRecord
+
+FLOAT32_ROUNDING = 2.0**-23
+"""Two files of one model may store a real number in float32 and in float64."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Precondition:
+    """One condition, and what was found."""
+
+    id: str
+    num_checked: int
+    num_broken: int
+    message: str
+
+    @property
+    def holds(self) -> bool:
+        """Something was checked, and nothing was broken."""
+        return self.num_checked > 0 and self.num_broken == 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What the preconditions are asked about: two traces and what is to be compared."""
+
+    reference: ForwardTrace
+    candidate: ForwardTrace
+    scopes: tuple[Scope, ...]
+    """Scopes that the comparison is to cover."""
+    required_slots: tuple[str, ...] = CONTRACT_SLOTS
+    needs_arrays: bool = True
+    """Does a gate need more than statistics?"""
+
+    @property
+    def common(self) -> list[tuple[SiteRecord, SiteRecord]]:
+        """Sites that both traces have, in forward order."""
+        other = self.candidate.sites
+        return [(r, other[name]) for name, r in self.reference.sites.items() if name in other]
+
+    @property
+    def required_sites(self) -> list[str]:
+        """Every required slot of every layer that either configuration declares."""
+        layers = max(self.reference.num_layers, self.candidate.num_layers)
+        layers = min(layers, MAX_LAYERS)  # a recorded trace can claim anything
+        return [str(Site(slot, n)) for n in range(layers) for slot in self.required_slots]
+
+    def shared_scopes(self, a: SiteRecord, b: SiteRecord) -> list[Scope]:
+        """Wanted scopes that both sides recorded at a site."""
+        return [scope for scope in self.scopes if scope in a.stats and scope in b.stats]
+
+
+def check_preconditions(question: Question, wanted: Sequence[str] = ()) -> list[Precondition]:
+    """Judge the preconditions `wanted`, or all of them; every one is judged and reported."""
+    return [CHECKS[name](question) for name in (wanted or CHECKS)]
+
+
+def _check_token_ids(question: Question) -> Precondition:
+    a, b = question.reference.token_ids, question.candidate.token_ids
+    return _sequences("token-ids", "token ids", a, b)
+
+
+def _check_positions(question: Question) -> Precondition:
+    a, b = question.reference.positions, question.candidate.positions
+    return _sequences("positions", "positions", a, b)
+
+
+def _sequences(name: str, what: str, a: Sequence[int], b: Sequence[int]) -> Precondition:
+    checked = max(len(a), len(b))
+    differing = [i for i in range(checked) if a[i : i + 1] != b[i : i + 1]]
+    message = f"the same {checked} {what}"
+    if differing:
+        i = differing[0]
+        message = (
+            f"{len(differing)} of {checked} {what} differ, the first at index {i}: "
+            f"{list(a[i : i + 1])} against {list(b[i : i + 1])}"
+        )
+    return Precondition(
+        id=name, num_checked=checked, num_broken=len(differing), message=message
+    )
+
+
+def _check_config(question: Question) -> Precondition:
+    a, b = question.reference.config, question.candidate.config
+    keys = sorted({*a, *b})
+    differing = [key for key in keys if not _same_value(a.get(key), b.get(key))]
+    message = f"{len(keys)} keys agree"
+    if differing:
+        key = differing[0]
+        message = (
+            f"{len(differing)} of {len(keys)} keys differ: {', '.join(differing)}; "
+            f"{key} is {a.get(key)!r} against {b.get(key)!r}"
+        )
+    return Precondition(
+        id="config", num_checked=len(keys), num_broken=len(differing), message=message
+    )
+
+
+def _same_value(a: object, b: object) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same_value, a, b))
+    if isinstance(a, float) or isinstance(b, float):
+        return (
+            isinstance(a, (int, float))
+            and isinstance(b, (int, float))
+            and math.isclose(a, b, rel_tol=FLOAT32_ROUNDING, abs_tol=0.0)
+        )
+    return a == b
+
+
+def _check_fingerprint(question: Question) -> Precondition:
+    a, b = question.reference.model.fingerprint, question.candidate.model.fingerprint
+    broken = not a or a != b
+    message = f"the same weights, {a[:19]}"
+    if broken:
+        message = f"other weights: {a[:19] or 'unknown'} against {b[:19] or 'unknown'}"
+    return Precondition(
+        id="weights-fingerprint", num_checked=1, num_broken=int(broken), message=message
+    )
+
+
+def _check_capture_points(question: Question) -> Precondition:
+    pairs = question.common
+    broken = [(a, b) for a, b in pairs if a.capture_point != b.capture_point]
+    message = f"{len(pairs)} sites are read at the same point"
+    if broken:
+        a, b = broken[0]
+        message = (
+            f"{len(broken)} of {len(pairs)} sites are read at different points; "
+            f"{a.site}: {a.capture_point!r} against {b.capture_point!r}"
+        )
+    return Precondition(
+        id="capture-points", num_checked=len(pairs), num_broken=len(broken), message=message
+    )
+
+
+def _check_shapes(question: Question) -> Precondition:
+    pairs = question.common
+    broken = [(a, b) for a, b in pairs if a.shape[1] != b.shape[1]]
+    message = f"{len(pairs)} sites have the same width"
+    if broken:
+        a, b = broken[0]
+        message = (
+            f"{len(broken)} of {len(pairs)} sites differ in width; {a.site}: "
+            f"{a.shape[1]} against {b.shape[1]}"
+        )
+    return Precondition(
+        id="shapes", num_checked=len(pairs), num_broken=len(broken), message=message
+    )
+
+
+def _check_sites(question: Question) -> Precondition:
+    required = question.required_sites
+    missing = {
+        "reference": [n for n in required if n not in question.reference.sites],
+        "candidate": [n for n in required if n not in question.candidate.sites],
+    }
+    broken = len({*missing["reference"], *missing["candidate"]})
+    parts = [f"{s} lacks {len(n)}, first {n[0]}" for s, n in missing.items() if n]
+    message = f"all {len(required)} required sites on both sides"
+    if broken:
+        message = f"of {len(required)} required sites the {'; the '.join(parts)}"
+    return Precondition(
+        id="sites", num_checked=len(required), num_broken=broken, message=message
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NaiveRatio:
+    """What a ratio of standard deviations over different samples would have claimed."""
+
+    site: str
+    reference_scope: str
+    candidate_scope: str
+    reference_count: int
+    candidate_count: int
+    std_ratio: float
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        return (
+            f"at {self.site} the standard deviations of {self.reference_count:,} values "
+            f"({self.reference_scope}) and {self.candidate_count:,} ({self.candidate_scope}) "
+            f"would have given a ratio of {self.std_ratio:.4g}, and it would mean nothing"
+        )
+
+
+def find_naive_ratio(question: Question) -> NaiveRatio | None:
+    """The most misleading ratio over unequal samples; None where samples agree.
+
+    Looks at ffn_swiglu_inner, where the famous one was taken, and elsewhere only if that
+    slot has none.
+    """
+    ratios = []
+    for a, b in question.common:
+        scope_a, scope_b = _widest(a), _widest(b)
+        stats_a, stats_b = a.stats[scope_a], b.stats[scope_b]
+        if stats_a.count == stats_b.count or stats_a.std == 0 or stats_b.std == 0:
+            continue
+        ratios.append(
+            NaiveRatio(
+                site=str(a.site),
+                reference_scope=scope_a.value,
+                candidate_scope=scope_b.value,
+                reference_count=stats_a.count,
+                candidate_count=stats_b.count,
+                std_ratio=stats_b.std / stats_a.std,
+            )
+        )
+    famous = [r for r in ratios if r.site.endswith("ffn_swiglu_inner")]
+    return max(famous or ratios, key=lambda r: abs(math.log(r.std_ratio)), default=None)
+
+
+def _widest(record: SiteRecord) -> Scope:
+    return Scope.ALL if Scope.ALL in record.stats else next(iter(record.stats))
+
+
+def _check_sample_count(question: Question) -> Precondition:
+    """Equal counts in every layer x slot cell, in a scope that both sides have."""
+    checked = broken = 0
+    example = ""
+    required = set(question.required_sites)
+    for a, b in question.common:
+        if str(a.site) not in required:
+            continue
+        checked += 1
+        shared = question.shared_scopes(a, b)
+        if shared:
+            counts = [(s, a.stats[s].count, b.stats[s].count) for s in shared]
+            bad = [f"{n:,} values against {m:,} ({s.value})" for s, n, m in counts if n != m]
+        else:
+            bad = [
+                f"{a.stats[_widest(a)].count:,} values ({_widest(a).value}) against "
+                f"{b.stats[_widest(b)].count:,} ({_widest(b).value}), and no scope in common"
+            ]
+        if bad:
+            broken += 1
+            example = example or f"{a.site}: {bad[0]}"
+    message = f"equal sample counts in {checked} cells of layer x slot"
+    if broken:
+        message = f"the samples differ in {broken} of {checked} cells; {example}"
+    return Precondition(
+        id="sample-count", num_checked=checked, num_broken=broken, message=message
+    )
+
+
+def _check_ddof(question: Question) -> Precondition:
+    a, b = question.reference.ddof, question.candidate.ddof
+    message = f"both divide by n - {a}" if a == b else f"ddof {a} against {b}"
+    return Precondition(id="ddof", num_checked=1, num_broken=int(a != b), message=message)
+
+
+def _check_finite(question: Question) -> Precondition:
+    checked = 0
+    bad: list[str] = []
+    for side, trace in (("reference", question.reference), ("candidate", question.candidate)):
+        for name, record in trace.sites.items():
+            checked += 1
+            counts = [s.nan_count + s.inf_count for s in record.stats.values()]
+            if max(counts, default=0) > 0:
+                bad.append(f"{side} {name}: {max(counts):,} values are NaN or infinite")
+    message = f"{checked} sites hold finite numbers only"
+    if bad:
+        message = f"{len(bad)} of {checked} sites do not; the first is {bad[0]}"
+    return Precondition(
+        id="finite", num_checked=checked, num_broken=len(bad), message=message
+    )
+
+
+def _check_arrays(question: Question) -> Precondition:
+    if not question.needs_arrays:
+        return Precondition(
+            id="arrays", num_checked=1, num_broken=0, message="no gate needs elements"
+        )
+    required = question.required_sites
+    traces = (("reference", question.reference), ("candidate", question.candidate))
+    missing = [f"{s} {n}" for n in required for s, t in traces if n not in t.arrays]
+    message = f"both sides hold the elements of {len(required)} required sites"
+    if missing:
+        message = (
+            f"{len(missing)} of {2 * len(required)} required arrays were not captured, the "
+            f"first is {missing[0]}; statistics alone cannot show a fault "
+            "(record with --capture all)"
+        )
+    return Precondition(
+        id="arrays", num_checked=len(required), num_broken=len(missing), message=message
+    )
+
+
+CHECKS: Mapping[str, Callable[[Question], Precondition]] = {
+    "token-ids": _check_token_ids,
+    "positions": _check_positions,
+    "config": _check_config,
+    "weights-fingerprint": _check_fingerprint,
+    "sites": _check_sites,
+    "capture-points": _check_capture_points,
+    "shapes": _check_shapes,
+    "sample-count": _check_sample_count,
+    "ddof": _check_ddof,
+    "finite": _check_finite,
+    "arrays": _check_arrays,
+}
+"""Every precondition by its id, in the order of the report."""

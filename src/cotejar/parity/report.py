@@ -1,0 +1,259 @@
+"""What a comparison over one or several prompts found, as one object.
+
+`as_json` is what `apr parity --json` prints and what other tools rely on; numbers that are
+not finite become null there, since JSON has none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cotejar.verdict import Verdict, worst
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from cotejar.parity.compare import Comparison, SiteComparison
+    from cotejar.parity.gates import Judged
+    from cotejar.parity.preconditions import NaiveRatio, Precondition
+    from cotejar.trace.forward_trace import ForwardTrace, Scope
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteSummary:
+    """One site in one scope over all prompts: the worst of each measure."""
+
+    site: str
+    scope: Scope
+    num_compared: int
+    rel_l2_max: float | None
+    max_abs: float | None
+    cosine_min: float | None
+    nmse: float | None
+    """None for the four where no elements were captured."""
+    std_ratio: float
+    """The ratio furthest from 1."""
+    gate: Judged | None
+    """The gate that decides, with its value."""
+    verdict: Verdict | None
+    bit_identical: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogitsSummary:
+    """The next-token distributions over all prompts and positions."""
+
+    kl_max: float
+    top1_agreement: float
+    """Share of positions with the same most likely token."""
+    top5_overlap: float
+    """Mean share of the reference's five most likely tokens found again."""
+    min_margin: float
+    """Smallest gap between the reference's two largest logits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParityReport:
+    """All prompts of one pair, judged."""
+
+    comparisons: tuple[Comparison, ...]
+    fault: str | None = None
+    """What was injected into the candidate on purpose."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL if a fair comparison failed, else INCOMPARABLE if any was unfair, else PASS."""
+        return worst(c.verdict for c in self.comparisons)
+
+    @property
+    def bit_identical(self) -> bool:
+        """At every site of every prompt."""
+        return bool(self.comparisons) and all(c.bit_identical for c in self.comparisons)
+
+    @property
+    def num_compared(self) -> int:
+        """Numbers compared, over all sites and scopes."""
+        return sum(c.num_compared for c in self.comparisons)
+
+    @property
+    def first_divergence(self) -> SiteComparison | None:
+        """The earliest failing site of the first prompt that fails."""
+        found = (c.first_divergence for c in self.comparisons)
+        return next((f for f in found if f is not None), None)
+
+    @property
+    def naive_ratio(self) -> NaiveRatio | None:
+        """Of the first prompt that has one."""
+        found = (c.naive_ratio for c in self.comparisons)
+        return next((f for f in found if f is not None), None)
+
+    @property
+    def broken(self) -> list[Precondition]:
+        """Every broken precondition that nobody waived, once an id."""
+        by_id = {p.id: p for c in reversed(self.comparisons) for p in c.broken}
+        return list(by_id.values())
+
+    @property
+    def sites(self) -> list[SiteSummary]:
+        """In forward order."""
+        grouped: dict[tuple[str, Scope], list[SiteComparison]] = {}
+        for comparison in self.comparisons:
+            for site in comparison.sites:
+                grouped.setdefault((site.site, site.scope), []).append(site)
+        return [_summarize(group) for group in grouped.values()]
+
+    @property
+    def logits(self) -> LogitsSummary | None:
+        """None where a side did not capture logits, or nothing was comparable."""
+        found = [c.logits for c in self.comparisons if c.logits is not None]
+        if not found:
+            return None
+        positions = sum(len(d.kl) for d in found)
+        return LogitsSummary(
+            kl_max=_worst_of(float(d.kl.max()) for d in found),
+            top1_agreement=sum(float(d.top1_equal.sum()) for d in found) / positions,
+            top5_overlap=sum(float(d.top5_overlap.sum()) for d in found) / positions,
+            min_margin=min(float(d.margin.min()) for d in found),
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """The object that `--json` prints."""
+        first, divergence = self.comparisons[0], self.first_divergence
+        naive = self.naive_ratio
+        return {
+            "verdict": self.verdict.value,
+            "exit_code": self.verdict.exit_code,
+            "reference": _side_json(first.reference),
+            "candidate": _side_json(first.candidate),
+            "fault": self.fault,
+            "tokens": [i for c in self.comparisons for i in c.reference.token_ids],
+            "prompts": [
+                {
+                    "prompt": c.reference.prompt,
+                    "token_ids": list(c.reference.token_ids),
+                    "verdict": c.verdict.value,
+                    "first_divergence": c.first_divergence and c.first_divergence.site,
+                }
+                for c in self.comparisons
+            ],
+            "preconditions": [_precondition_json(p) for p in self._merged_preconditions()],
+            "waived": sorted(first.waived),
+            "naive_ratio": None
+            if naive is None
+            else {
+                "site": naive.site,
+                "reference_scope": naive.reference_scope,
+                "candidate_scope": naive.candidate_scope,
+                "reference_count": naive.reference_count,
+                "candidate_count": naive.candidate_count,
+                "std_ratio": finite(naive.std_ratio),
+            },
+            "sites": [_site_json(s) for s in self.sites],
+            "only_in_reference": list(first.only_in_reference),
+            "only_in_candidate": list(first.only_in_candidate),
+            "bit_identical": self.bit_identical,
+            "first_divergence": divergence.site if divergence else None,
+            "logits": self._logits_json(),
+            "num_compared": self.num_compared,
+        }
+
+    def _logits_json(self) -> dict[str, object] | None:
+        logits = self.logits
+        if logits is None:
+            return None
+        return {
+            "kl_max": finite(logits.kl_max),
+            "top1_agreement": logits.top1_agreement,
+            "top5_overlap": logits.top5_overlap,
+            "min_margin": finite(logits.min_margin),
+        }
+
+    def _merged_preconditions(self) -> list[Precondition]:
+        """One an id: the first prompt's that is broken, else the first prompt's."""
+        merged: dict[str, Precondition] = {}
+        for comparison in self.comparisons:
+            for found in comparison.preconditions:
+                if found.id not in merged or (merged[found.id].holds and not found.holds):
+                    merged[found.id] = found
+        return list(merged.values())
+
+
+def _summarize(group: Sequence[SiteComparison]) -> SiteSummary:
+    distances = [s.distance for s in group if s.distance is not None]
+    judged = [j for s in group for j in s.judged]
+    verdicts = [s.verdict for s in group if s.verdict is not None]
+    return SiteSummary(
+        site=group[0].site,
+        scope=group[0].scope,
+        num_compared=sum(s.num_compared for s in group),
+        rel_l2_max=_worst_of(d.rel_l2_max for d in distances) if distances else None,
+        max_abs=_worst_of(d.max_abs for d in distances) if distances else None,
+        cosine_min=-_worst_of(-d.cosine_min for d in distances) if distances else None,
+        nmse=_worst_of(d.nmse for d in distances) if distances else None,
+        std_ratio=max((s.std_ratio for s in group), key=_distance_from_1),
+        gate=max(judged, key=lambda j: j.severity, default=None),
+        verdict=worst(verdicts) if verdicts else None,
+        bit_identical=len(distances) == len(group) and all(d.bit_identical for d in distances),
+    )
+
+
+def _worst_of(values: Iterable[float]) -> float:
+    """The largest; NaN is larger than all."""
+    return max(values, key=lambda v: math.inf if math.isnan(v) else v)
+
+
+def _distance_from_1(ratio: float) -> float:
+    return abs(math.log(ratio)) if ratio > 0 and math.isfinite(ratio) else math.inf
+
+
+def finite(value: float | None) -> float | None:
+    """For JSON, which has no NaN and no infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _side_json(trace: ForwardTrace) -> dict[str, object]:
+    return {
+        "engine": trace.engine.name,
+        "build": trace.engine.build,
+        "numerics": trace.engine.numerics,
+        "device": trace.engine.device,
+        "model": trace.model.name,
+        "format": trace.model.format,
+        "fingerprint": trace.model.fingerprint,
+    }
+
+
+def _precondition_json(precondition: Precondition) -> dict[str, object]:
+    return {
+        "id": precondition.id,
+        "holds": precondition.holds,
+        "num_checked": precondition.num_checked,
+        "num_broken": precondition.num_broken,
+        "message": precondition.message,
+    }
+
+
+def _site_json(site: SiteSummary) -> dict[str, object]:
+    gate = site.gate
+    return {
+        "site": site.site,
+        "scope": site.scope.value,
+        "num_compared": site.num_compared,
+        "rel_l2_max": finite(site.rel_l2_max),
+        "max_abs": finite(site.max_abs),
+        "cosine_min": finite(site.cosine_min),
+        "nmse": finite(site.nmse),
+        "std_ratio": finite(site.std_ratio),
+        "bit_identical": site.bit_identical,
+        "gate": None
+        if gate is None
+        else {
+            "metric": gate.gate.metric,
+            "limit": gate.gate.limit,
+            "value": finite(gate.value),
+            "origin": gate.gate.origin,
+        },
+        "verdict": None if site.verdict is None else site.verdict.value,
+    }

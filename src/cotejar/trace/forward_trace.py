@@ -1,0 +1,240 @@
+"""A forward trace: what one run of one model over one list of tokens recorded."""
+
+from __future__ import annotations
+
+import enum
+import platform
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import cotejar
+from cotejar.errors import UsageError
+from cotejar.trace.site import CAPTURE_POINTS, SLOTS, Site, parse_slot
+from cotejar.trace.stats import DDOF, ActivationStats, measure_stats
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from jaxtyping import Float
+
+
+class Scope(enum.Enum):
+    """Which token positions a statistic covers."""
+
+    ALL = "all"
+    LAST = "last"
+
+
+BOTH_SCOPES = (Scope.ALL, Scope.LAST)
+
+
+def parse_scopes(text: str) -> tuple[Scope, ...]:
+    """Read `all`, `last` or `both`.
+
+    Raises:
+        UsageError: another word.
+    """
+    if text == "both":
+        return BOTH_SCOPES
+    if text in {"all", "last"}:
+        return (Scope(text),)
+    raise UsageError(
+        f"{text!r} is no scope",
+        where="scope",
+        expected="all, last or both",
+        found=text,
+        hint="a scope says which token positions a statistic covers",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineInfo:
+    """Which program computed, and in which arithmetic."""
+
+    name: str
+    """`oracle`, `native`, `llamacpp`, ..."""
+    build: str
+    """Version of the engine and of the arithmetic under it."""
+    numerics: str
+    """`f64`, `f32`, `q8`, ..."""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """Which model was run."""
+
+    name: str
+    """The file's name, without its folder."""
+    format: str
+    architecture: str
+    fingerprint: str
+    """Of the weights, the same for every container that holds them; `sha256:...`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capture:
+    """What a run is asked to record."""
+
+    scopes: tuple[Scope, ...] = BOTH_SCOPES
+    array_slots: frozenset[str] = frozenset()
+    """Slots whose arrays are kept, not only their statistics."""
+    layers: frozenset[int] | None = None
+    """Layers to record; None for all. Sites outside the layers are always recorded."""
+
+    def wants_site(self, site: Site) -> bool:
+        """Is this site recorded at all?"""
+        return self.layers is None or site.layer is None or site.layer in self.layers
+
+    def wants_array(self, site: Site) -> bool:
+        """Is this site's array kept?"""
+        return site.slot in self.array_slots
+
+
+EVERY_ARRAY = frozenset(CAPTURE_POINTS)
+
+
+def parse_capture(text: str) -> frozenset[str]:
+    """Read `all`, or slots with commas between them, as `--capture` takes them.
+
+    Raises:
+        UnknownSiteError: a slot that does not exist.
+    """
+    if text == "all":
+        return EVERY_ARRAY
+    whole = {"embed", "final_norm", "logits"}
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return frozenset(name if name in whole else parse_slot(name) for name in names)
+
+
+def parse_layers(text: str, num_layers: int) -> frozenset[int]:
+    """Read `3`, `0..4` (both ends included) or several of them with commas between.
+
+    Raises:
+        UsageError: no such layer, or no number.
+    """
+    wanted: set[int] = set()
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        ends = (first, last if dots else first)
+        if not all(end.isascii() and end.isdigit() and len(end) < 7 for end in ends):  # noqa: PLR2004
+            raise _no_layer(text, part, num_layers)
+        start, stop = int(ends[0]), int(ends[1])
+        if start > stop or stop >= num_layers:
+            raise _no_layer(text, part, num_layers)
+        wanted |= set(range(start, stop + 1))
+    return frozenset(wanted)
+
+
+def _no_layer(text: str, part: str, num_layers: int) -> UsageError:
+    return UsageError(
+        f"{part.strip()!r} names no layer of this model",
+        where=f"--layer {text}",
+        expected=f"N, A..B or several with commas, in 0..{num_layers - 1}",
+        found=part.strip() or "nothing",
+        hint="layers count from 0",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteRecord:
+    """What is known of one site."""
+
+    site: Site
+    capture_point: str
+    dtype: str
+    """Of the values as the engine computed them."""
+    shape: tuple[int, int]
+    """(tokens, width) of what was recorded: with scope `last` alone, one token."""
+    stats: Mapping[Scope, ActivationStats]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ForwardTrace:
+    """All that one run recorded."""
+
+    engine: EngineInfo
+    model: ModelInfo
+    config: Mapping[str, object]
+    """`DecoderConfig.comparable()` of the model."""
+    token_ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    prompt: str | None
+    """The text that the ids came from, where there was one."""
+    sites: Mapping[str, SiteRecord]
+    """By name, in the order of the forward pass."""
+    arrays: Mapping[str, Float[np.ndarray, "T W"]] = field(default_factory=dict)
+    """The arrays that were asked for, by site name."""
+    ddof: int = DDOF
+    host: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_layers(self) -> int:
+        """As the configuration declares it; else as many as have a site."""
+        declared = self.config.get("num_layers")
+        if isinstance(declared, int):
+            return declared
+        layers = [r.site.layer for r in self.sites.values() if r.site.layer is not None]
+        return 1 + max(layers, default=-1)
+
+
+class TraceRecorder:
+    """Takes statistics, and arrays if asked for, as an engine reaches each site."""
+
+    def __init__(self, capture: Capture) -> None:
+        if not capture.scopes:
+            raise UsageError(
+                "a trace without a scope records nothing",
+                where="capture scopes",
+                expected="all, last or both",
+                found="none",
+                hint="leave the scope out to record both",
+            )
+        self._capture = capture
+        self.sites: dict[str, SiteRecord] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def record(self, slot: str, values_TW: Float[np.ndarray, "T W"], layer: int | None) -> None:
+        """Record one site: its statistics in every scope, its array if wanted."""
+        site = Site(slot, layer)
+        if not self._capture.wants_site(site):
+            return
+        if Scope.ALL not in self._capture.scopes:
+            values_TW = values_TW[-1:]
+        stats = {}
+        for scope in self._capture.scopes:
+            covered = values_TW if scope is Scope.ALL else values_TW[-1:]
+            stats[scope] = measure_stats(covered)
+        tokens, width = values_TW.shape
+        self.sites[str(site)] = SiteRecord(
+            site=site,
+            capture_point=CAPTURE_POINTS[slot],
+            dtype=str(values_TW.dtype),
+            shape=(tokens, width),
+            stats=stats,
+        )
+        if self._capture.wants_array(site):
+            self.arrays[str(site)] = np.array(values_TW, copy=True)
+
+
+def in_forward_order(records: Mapping[str, SiteRecord]) -> dict[str, SiteRecord]:
+    """Sort records as a forward pass reaches them."""
+    return dict(sorted(records.items(), key=lambda item: item[1].site.order))
+
+
+def describe_host() -> dict[str, str]:
+    """What a reader needs to repeat a run elsewhere."""
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cotejar": cotejar.__version__,
+    }
+
+
+def layer_sites(layers: Sequence[int], slots: Sequence[str] = SLOTS) -> list[str]:
+    """Names of every site of these layers and slots, in forward order."""
+    return [str(Site(slot, layer)) for layer in layers for slot in slots]

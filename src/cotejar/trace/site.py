@@ -1,0 +1,114 @@
+"""Sites: the places of a forward pass that a trace records, by name.
+
+A site is `embed`, `final_norm`, `logits`, or `layer.3.ffn_gate`, whose last part is a
+slot. Slots come in the order in which data flows through a layer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cotejar.errors import UnknownSiteError
+
+CONTRACT_SLOTS = (
+    "attn_norm",
+    "qkv",
+    "attn_out",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_silu_gate",
+    "ffn_swiglu_inner",
+    "ffn_out",
+    "output",
+)
+"""The ten slots of a layer that contracts speak of."""
+
+CAPTURE_POINTS = {
+    "embed": "rows of the embedding table, one a token",
+    "attn_norm": "after the RMSNorm before attention, times its weight",
+    "q": "query projection, after bias, before RoPE; half-split head order",
+    "k": "key projection, after bias, before RoPE; half-split head order",
+    "v": "value projection, after bias",
+    "qkv": "q, k and v side by side, after bias, before RoPE; half-split head order",
+    "q_rope": "queries as attention uses them: after RoPE; half-split head order",
+    "k_rope": "keys as attention uses them: after RoPE; half-split head order",
+    "attn_context": "softmax-weighted values, all heads, before the output projection",
+    "attn_out": "after the output projection and its bias, before the residual",
+    "attn_residual": "after attention's residual addition",
+    "ffn_norm": "after the RMSNorm before the feed-forward, times its weight",
+    "ffn_gate": "gate projection, after bias, before SiLU",
+    "ffn_up": "up projection, after bias",
+    "ffn_silu_gate": "SiLU of the gate projection",
+    "ffn_swiglu_inner": "SiLU of the gate times up, before the down projection",
+    "ffn_out": "after the down projection and its bias, before the residual",
+    "output": "after the feed-forward's residual addition",
+    "final_norm": "after the last RMSNorm, times its weight",
+    "logits": "LM head, every position",
+}
+"""Exactly where each slot is read. Part of a trace, so that two can be compared."""
+
+SLOTS = tuple(slot for slot in CAPTURE_POINTS if slot not in {"embed", "final_norm", "logits"})
+"""A layer's slots in the order in which data flows."""
+
+SLOT_ALIASES = {"ffn_swigl": "ffn_swiglu_inner", "ffn_silu": "ffn_silu_gate"}
+"""Upstream's shorter names: read, never written."""
+
+_LAYER_SITE = re.compile(r"layer\.(0|[1-9][0-9]{0,5})\.([a-z_]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the forward pass. `str(site)` is its name."""
+
+    slot: str
+    layer: int | None = None
+
+    def __str__(self) -> str:
+        return self.slot if self.layer is None else f"layer.{self.layer}.{self.slot}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key: the order in which a forward pass reaches the sites."""
+        if self.layer is not None:
+            return (self.layer, SLOTS.index(self.slot))
+        return {"embed": (-1, 0), "final_norm": (1 << 30, 0), "logits": (1 << 30, 1)}[self.slot]
+
+
+def parse_site(text: str) -> Site:
+    """Read a site's name; aliases of slots are understood.
+
+    Raises:
+        UnknownSiteError: no such site or slot.
+    """
+    if text in {"embed", "final_norm", "logits"}:
+        return Site(text)
+    match = _LAYER_SITE.fullmatch(text)
+    if match:
+        return Site(parse_slot(match[2]), int(match[1]))
+    raise UnknownSiteError(
+        f"{text!r} names no site",
+        where="site name",
+        expected="embed, layer.N.SLOT, final_norm or logits",
+        found=text,
+        hint=f"slots: {' '.join(SLOTS)}",
+    )
+
+
+def parse_slot(text: str) -> str:
+    """Read a slot's name, or an alias of one.
+
+    Raises:
+        UnknownSiteError: no such slot.
+    """
+    slot = SLOT_ALIASES.get(text, text)
+    if slot in SLOTS:
+        return slot
+    raise UnknownSiteError(
+        f"{text!r} names no slot",
+        where="slot name",
+        expected=" ".join(SLOTS),
+        found=text,
+        hint="a slot is the last part of a layer's site: layer.3.ffn_gate",
+    )

@@ -1,0 +1,137 @@
+"""Statistics of an activation, in float64, constant in size whatever they cover.
+
+`count`, the non-finite counts and `zero_count` cover every value; `min`, `max`, `mean`,
+`std` and `rms` cover the finite ones only. `std` has ddof 1 and is 0 for fewer than two
+finite values. With no finite value at all, `min` is +inf, `max` -inf and the rest 0.
+
+Two parts merge by Chan, Golub and LeVeque's formula (1979), so that the statistics of
+chunks are the statistics of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+DDOF = 1
+"""Delta degrees of freedom of `std`."""
+
+FIELDS = (
+    "count",
+    "nan_count",
+    "inf_count",
+    "zero_count",
+    "min",
+    "max",
+    "mean",
+    "std",
+    "rms",
+)
+"""Column names of a trace file's `stats` tensor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActivationStats:
+    """Statistics of one site over one scope."""
+
+    count: int
+    nan_count: int
+    inf_count: int
+    zero_count: int
+    min: float
+    max: float
+    mean: float
+    sum_squared_deviations: float
+    """Sum over the finite values of (value - mean) ** 2."""
+
+    @property
+    def finite_count(self) -> int:
+        """Values that are neither NaN nor infinite."""
+        return self.count - self.nan_count - self.inf_count
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the finite values, ddof 1."""
+        if self.finite_count <= DDOF:
+            return 0.0
+        return math.sqrt(self.sum_squared_deviations / (self.finite_count - DDOF))
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of the finite values."""
+        if self.finite_count == 0:
+            return 0.0
+        return math.sqrt(self.sum_squared_deviations / self.finite_count + self.mean**2)
+
+    def row(self) -> list[float]:
+        """The values of `FIELDS`, in order."""
+        return [float(getattr(self, field)) for field in FIELDS]
+
+    def merged(self, other: ActivationStats) -> ActivationStats:
+        """The statistics of both parts together."""
+        n_a, n_b = self.finite_count, other.finite_count
+        n = n_a + n_b
+        delta = other.mean - self.mean
+        share = n_b / n if n else 0.0
+        return ActivationStats(
+            count=self.count + other.count,
+            nan_count=self.nan_count + other.nan_count,
+            inf_count=self.inf_count + other.inf_count,
+            zero_count=self.zero_count + other.zero_count,
+            min=min(self.min, other.min),
+            max=max(self.max, other.max),
+            mean=self.mean + delta * share,
+            sum_squared_deviations=self.sum_squared_deviations
+            + other.sum_squared_deviations
+            + delta * delta * n_a * share,
+        )
+
+
+def measure_stats(values: Float[np.ndarray, "..."]) -> ActivationStats:
+    """Measure an array of any shape; an empty one gives a count of 0."""
+    flat = np.asarray(values).reshape(-1)
+    wide = flat.astype(np.float64)
+    finite = wide
+    nan_count = inf_count = 0
+    # A sum is non-finite when any value is; it may also overflow, which costs one mask.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = wide.sum()
+    if not math.isfinite(total):
+        mask = np.isfinite(wide)
+        nan_count = int(np.isnan(wide).sum())
+        inf_count = int(wide.size - mask.sum()) - nan_count
+        finite = wide[mask]
+    mean = float(finite.mean()) if finite.size else 0.0
+    deviations = finite - mean
+    with np.errstate(over="ignore"):
+        sum_squared_deviations = float(np.dot(deviations, deviations))
+    return ActivationStats(
+        count=int(flat.size),
+        nan_count=nan_count,
+        inf_count=inf_count,
+        zero_count=int(flat.size - np.count_nonzero(flat)),
+        min=float(finite.min()) if finite.size else math.inf,
+        max=float(finite.max()) if finite.size else -math.inf,
+        mean=mean,
+        sum_squared_deviations=sum_squared_deviations,
+    )
+
+
+def stats_from_row(row: list[float]) -> ActivationStats:
+    """Read back what `ActivationStats.row` wrote."""
+    values = dict(zip(FIELDS, row, strict=True))
+    counts = {f: int(values[f]) for f in FIELDS[:4]}
+    finite = counts["count"] - counts["nan_count"] - counts["inf_count"]
+    return ActivationStats(
+        **counts,
+        min=values["min"],
+        max=values["max"],
+        mean=values["mean"],
+        sum_squared_deviations=values["std"] ** 2 * max(finite - DDOF, 0),
+    )

@@ -1,0 +1,312 @@
+"""The trace file: one safetensors file, its manifest in the header.
+
+Header metadata `cotejar.trace` holds JSON: schema version, engine and build, model and
+fingerprint, configuration, token ids, positions, prompt, ddof, host, and for every site its
+scopes, capture point, dtype and shape. Tensors: `stats`, float64, a row a (site, scope) pair
+as `stats_rows` lists them and a column a statistic as `stats_columns` does; and, where it
+was captured, one array a site under the site's name (`layer.3.ffn_gate`: tokens x width).
+
+Anyone can open one with the safetensors library, and any other program can write one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from cotejar.errors import TraceError, TraceSchemaError
+from cotejar.formats.atomic import atomic_write
+from cotejar.formats.mapped_file import open_mapped
+from cotejar.trace.forward_trace import (
+    EngineInfo,
+    ForwardTrace,
+    ModelInfo,
+    Scope,
+    SiteRecord,
+    in_forward_order,
+)
+from cotejar.trace.site import parse_site
+from cotejar.trace.stats import FIELDS, stats_from_row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA_VERSION = "1"
+MANIFEST_KEY = "cotejar.trace"
+STATS_TENSOR = "stats"
+_HINT = "record it again with `apr trace MODEL --payload -o run.trace`"
+
+
+def write_trace(path: Path, trace: ForwardTrace, *, overwrite: bool = False) -> None:
+    """Write a trace, whole or not at all.
+
+    Raises:
+        FileError: the path cannot be written.
+    """
+    rows = [(name, scope) for name, record in trace.sites.items() for scope in record.stats]
+    stats = np.array([trace.sites[n].stats[s].row() for n, s in rows]).reshape(-1, len(FIELDS))
+    manifest = make_manifest(trace) | {
+        "stats_rows": [f"{name} {scope.value}" for name, scope in rows],
+        "stats_columns": list(FIELDS),
+    }
+    tensors = {STATS_TENSOR: stats}
+    tensors |= {name: np.ascontiguousarray(array) for name, array in trace.arrays.items()}
+    data = save(tensors, metadata={MANIFEST_KEY: json.dumps(manifest, ensure_ascii=False)})
+    with atomic_write(path, overwrite=overwrite) as file:
+        file.write(data)
+
+
+def make_manifest(trace: ForwardTrace) -> dict[str, object]:
+    """The manifest, but for what describes the `stats` tensor."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "engine": {
+            "name": trace.engine.name,
+            "build": trace.engine.build,
+            "numerics": trace.engine.numerics,
+            "device": trace.engine.device,
+        },
+        "model": {
+            "name": trace.model.name,
+            "format": trace.model.format,
+            "architecture": trace.model.architecture,
+            "fingerprint": trace.model.fingerprint,
+        },
+        "config": dict(trace.config),
+        "token_ids": list(trace.token_ids),
+        "positions": list(trace.positions),
+        "prompt": trace.prompt,
+        "ddof": trace.ddof,
+        "host": dict(trace.host),
+        "sites": [
+            {
+                "site": name,
+                "scopes": [scope.value for scope in record.stats],
+                "capture_point": record.capture_point,
+                "dtype": record.dtype,
+                "shape": list(record.shape),
+            }
+            for name, record in trace.sites.items()
+        ],
+    }
+
+
+class RecordedArrays(Mapping[str, np.ndarray]):
+    """The arrays of a trace file; each is read when it is asked for."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, int]]) -> None:
+        self._path = path
+        self._shapes = shapes
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._shapes:
+            raise KeyError(name)
+        with safe_open(self._path, framework="numpy") as file:
+            array: np.ndarray = file.get_tensor(name)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def read_trace(path: Path) -> ForwardTrace:
+    """Open a trace file; arrays are read when they are asked for.
+
+    Raises:
+        FileError: the file cannot be read.
+        TraceError: it is no safetensors file, or its manifest is missing or does not fit.
+        TraceSchemaError: a version of the manifest that we do not read.
+    """
+    open_mapped(path).close()  # missing, a folder, a pipe, empty: the usual clear errors
+    reader = _Reader(str(path))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            manifest = reader.parse((file.metadata() or {}).get(MANIFEST_KEY))
+            names = set(file.keys())
+            stats = file.get_tensor(STATS_TENSOR) if STATS_TENSOR in names else None
+            shapes = {}
+            for name in names - {STATS_TENSOR}:
+                view = file.get_slice(name)
+                if view.get_dtype() not in {"F64", "F32", "F16"}:
+                    reader.fail(f"array {name}", "F32, F64 or F16", view.get_dtype())
+                shapes[name] = tuple(view.get_shape())
+    except SafetensorError as error:
+        raise TraceError(
+            "this is no trace file",
+            where=str(path),
+            expected="a safetensors file with `cotejar.trace` in its header",
+            found=str(error),
+            hint=_HINT,
+        ) from None
+    return reader.build(path, manifest, stats, shapes)
+
+
+class _Reader:
+    """Reads a manifest from strangers: every field is checked before it is used."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def fail(self, part: str, expected: str, found: object) -> NoReturn:
+        raise TraceError(
+            f"the trace does not hold together: {part}",
+            where=self._where,
+            expected=expected,
+            found=f"{found!s:.120}",
+            hint=_HINT,
+        )
+
+    def parse(self, text: str | None) -> dict[str, Any]:
+        if text is None:
+            self.fail("manifest", f"header metadata {MANIFEST_KEY}", "none")
+        try:
+            manifest = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            self.fail("manifest", "JSON", error)
+        if not isinstance(manifest, dict):
+            self.fail("manifest", "a JSON object", type(manifest).__name__)
+        version = manifest.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise TraceSchemaError(
+                "a trace of another schema version",
+                where=self._where,
+                expected=f"schema_version {SCHEMA_VERSION!r}",
+                found=repr(version),
+                hint=_HINT,
+            )
+        return dict(manifest)
+
+    def get(self, holder: dict[str, Any], key: str, kind: type, path: str = "") -> Any:
+        value = holder.get(key)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            self.fail(f"{path}{key}", kind.__name__, repr(value))
+        return value
+
+    def integers(self, manifest: dict[str, Any], key: str) -> tuple[int, ...]:
+        values = self.get(manifest, key, list)
+        if not all(type(v) is int and 0 <= v < 1 << 31 for v in values):
+            self.fail(key, "whole numbers in 0..2147483647", values)
+        return tuple(values)
+
+    def build(
+        self,
+        path: Path,
+        manifest: dict[str, Any],
+        stats: np.ndarray | None,
+        shapes: dict[str, tuple[int, ...]],
+    ) -> ForwardTrace:
+        sites = self._sites(manifest)
+        for name, rows in self._stats(manifest, stats, sites).items():
+            sites[name] = self._with_stats(sites[name], rows)
+        for name, shape in shapes.items():
+            if name not in sites or shape != sites[name].shape:
+                expected = sites[name].shape if name in sites else "a site of the manifest"
+                self.fail(f"array {name}", str(expected), shape)
+        engine, model = self.get(manifest, "engine", dict), self.get(manifest, "model", dict)
+        prompt = manifest.get("prompt")
+        if prompt is not None and not isinstance(prompt, str):
+            self.fail("prompt", "a string or null", prompt)
+        token_ids = self.integers(manifest, "token_ids")
+        positions = self.integers(manifest, "positions")
+        if len(token_ids) != len(positions):
+            self.fail("positions", f"{len(token_ids)}, one a token", len(positions))
+        return ForwardTrace(
+            engine=EngineInfo(
+                **{
+                    key: self.get(engine, key, str, "engine.")
+                    for key in ("name", "build", "numerics", "device")
+                }
+            ),
+            model=ModelInfo(
+                **{
+                    key: self.get(model, key, str, "model.")
+                    for key in ("name", "format", "architecture", "fingerprint")
+                }
+            ),
+            config=self.get(manifest, "config", dict),
+            token_ids=token_ids,
+            positions=positions,
+            prompt=prompt,
+            sites=in_forward_order(sites),
+            arrays=RecordedArrays(path, {n: sites[n].shape for n in shapes}),
+            ddof=self.get(manifest, "ddof", int),
+            host=self.get(manifest, "host", dict),
+        )
+
+    def _sites(self, manifest: dict[str, Any]) -> dict[str, SiteRecord]:
+        sites: dict[str, SiteRecord] = {}
+        for entry in self.get(manifest, "sites", list):
+            if not isinstance(entry, dict):
+                self.fail("sites", "objects", entry)
+            site = parse_site(self.get(entry, "site", str, "sites."))
+            shape = self.get(entry, "shape", list, f"{site}.")
+            if len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):  # noqa: PLR2004
+                self.fail(f"{site}.shape", "[tokens, width]", shape)
+            if str(site) in sites:
+                self.fail("sites", "each site once", f"{site} twice")
+            sites[str(site)] = SiteRecord(
+                site=site,
+                capture_point=self.get(entry, "capture_point", str, f"{site}."),
+                dtype=self.get(entry, "dtype", str, f"{site}."),
+                shape=(shape[0], shape[1]),
+                stats={},
+            )
+            scopes = self.get(entry, "scopes", list, f"{site}.")
+            if not scopes or any(s not in {"all", "last"} for s in scopes):
+                self.fail(f"{site}.scopes", "all, last", scopes)
+        return sites
+
+    def _stats(
+        self,
+        manifest: dict[str, Any],
+        stats: np.ndarray | None,
+        sites: dict[str, SiteRecord],
+    ) -> dict[str, dict[Scope, list[float]]]:
+        rows, columns = self.get(manifest, "stats_rows", list), manifest.get("stats_columns")
+        if columns != list(FIELDS):
+            self.fail("stats_columns", " ".join(FIELDS), columns)
+        shape = (len(rows), len(FIELDS))
+        if stats is None or stats.dtype != np.float64 or stats.shape != shape:
+            self.fail("stats", f"float64 {shape}", "none" if stats is None else stats.shape)
+        wanted = {
+            (entry["site"], scope) for entry in manifest["sites"] for scope in entry["scopes"]
+        }
+        named: dict[str, dict[Scope, list[float]]] = {}
+        for row, values in zip(rows, stats, strict=True):
+            site, _, scope = row.partition(" ") if isinstance(row, str) else ("", "", "")
+            if (site, scope) not in wanted:
+                self.fail("stats_rows", "each site and scope of `sites` once", row)
+            wanted.remove((site, scope))
+            if not all(math.isfinite(v) and v >= 0 for v in values[:4]):
+                self.fail(f"stats of {row}", "counts of at least 0", values[:4])
+            named.setdefault(str(parse_site(site)), {})[Scope(scope)] = [float(v) for v in values]
+        if wanted:
+            self.fail("stats_rows", "each site and scope of `sites` once", f"no {wanted.pop()}")
+        return named
+
+    def _with_stats(self, record: SiteRecord, rows: dict[Scope, list[float]]) -> SiteRecord:
+        measured = {scope: stats_from_row(row) for scope, row in rows.items()}
+        for scope, stats in measured.items():
+            tokens = record.shape[0] if scope is Scope.ALL else 1
+            if stats.count != tokens * record.shape[1]:
+                self.fail(
+                    f"{record.site} {scope.value}",
+                    f"{tokens * record.shape[1]} values, {tokens} x {record.shape[1]}",
+                    stats.count,
+                )
+        return SiteRecord(
+            site=record.site,
+            capture_point=record.capture_point,
+            dtype=record.dtype,
+            shape=record.shape,
+            stats=measured,
+        )
