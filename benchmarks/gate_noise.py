@@ -68,7 +68,8 @@ def main() -> None:
                 logits[pair].append((float(found.kl.max()), float(np.mean(found.top1_equal))))
     print("# Measured noise behind the default gates\n")
     print(f"`python benchmarks/gate_noise.py {' '.join(Path(p).name for p in sys.argv[1:])}`\n")
-    print(f"{describe_host()}, {len(PROMPTS)} prompts a model.\n")
+    host = ", ".join(f"{key} {value}" for key, value in describe_host().items())
+    print(f"{host}; {len(PROMPTS)} prompts a model. Worst over all of them.\n")
     head = " | ".join(f"{a} {b}: rel L2, nmse" for a, b in PAIRS)
     print(f"| slot | {head} |\n| --- | {' | '.join('---' for _ in PAIRS)} |")
     for slot in CAPTURE_POINTS:
@@ -78,7 +79,9 @@ def main() -> None:
     for pair in PAIRS:
         kl = max(v for v, _ in logits[pair])
         top1 = np.mean([v for _, v in logits[pair]])
-        print(f"- {pair[0]} against {pair[1]}: largest KL {kl:.3g} nats, top-1 equal {top1:.2%}")
+        print(
+            f"- {pair[0]} against {pair[1]}: largest KL {kl:.3g} nats, top-1 equal {top1:.2%}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,26 @@
-"""What the tests of many rooms share: where the real models are."""
+"""What the tests of many rooms share: where the real models are, and tiny models to open."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from cotejar.errors import MissingExtraError
 from cotejar.formats.open_model import resolve_model_path
+from cotejar.model.language_model import open_language_model
+from cotejar.testing.tiny_models import (
+    write_tiny_apr,
+    write_tiny_gguf,
+    write_tiny_hugging_face,
+)
+
+if TYPE_CHECKING:
+    from cotejar.model.config import RopePairing
+    from cotejar.model.language_model import LanguageModel
+    from cotejar.testing.tiny_decoder import TinyDecoder
 
 QWEN = "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"
 
@@ -32,3 +44,34 @@ def qwen_model() -> Path:
     if not path.is_file():
         pytest.skip(f"no {QWEN} in {folder}, which COTEJAR_MODELS names")
     return path
+
+
+class TinyModels:
+    """Writes tiny models into the test's folder and opens them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(
+        self,
+        decoder: TinyDecoder | None = None,
+        kind: Literal["gguf", "apr", "safetensors"] = "gguf",
+        *,
+        pairing: RopePairing = "halves",
+    ) -> LanguageModel:
+        path = self.folder / f"tiny-{len(list(self.folder.iterdir()))}.{kind}"
+        if kind == "gguf":
+            write_tiny_gguf(path, decoder)
+        elif kind == "apr":
+            write_tiny_apr(path, decoder, pairing=pairing)
+        else:
+            write_tiny_hugging_face(path, decoder)
+        return open_language_model(path)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyModels:
+    """`tiny(TinyDecoder(...), "apr")` writes a model and opens it."""
+    folder = tmp_path / "tiny-models"
+    folder.mkdir()
+    return TinyModels(folder)

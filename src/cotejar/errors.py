@@ -137,6 +137,12 @@ class OutputExistsError(FileError):
     code = "APR-F006"
 
 
+class ReadBackError(FileError):
+    """A file that was written does not hold what it should."""
+
+    code = "APR-F007"
+
+
 # --- the bytes ----------------------------------------------------------------------
 
 
@@ -421,3 +427,27 @@ class NoContractsError(ContractError):
 
     code = "PV-E006"
     exit_code = Verdict.INCOMPARABLE.exit_code
+
+
+class UnknownRuleError(ContractError):
+    """A rule id, a gate or a severity that nothing has."""
+
+    code = "PV-E007"
+
+
+class SettingsError(ContractError):
+    """The project's settings for runs are no TOML, or one of them means nothing."""
+
+    code = "PV-E008"
+
+
+class UnknownTestError(ContractError):
+    """A test or harness id that no contract has."""
+
+    code = "PV-E009"
+
+
+class EvidenceError(ContractError):
+    """A file of evidence that does not say what it must."""
+
+    code = "PV-E010"

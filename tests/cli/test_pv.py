@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from cotejar.cli.main import COTEJAR_VERBS, cotejar
 from cotejar.cli.pv.main import PV_VERBS, pv
 from cotejar.contracts.rules.example import BASE_BLOCKS, fill_example
+from cotejar.errors import CotejarError, OutputExistsError, WriteError
 
 GOOD = "".join(BASE_BLOCKS.values())
 
@@ -140,3 +141,211 @@ def test_nothing_to_check_is_never_a_pass(
     assert done.returncode == exit_code
     assert json.loads(done.stdout)["exit_code"] == exit_code
     assert done.stderr.startswith("error[")
+
+
+# --- the other verbs ----------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    contracts = tmp_path / "contracts"
+    contracts.mkdir()
+    (contracts / "a-v1.yaml").write_text(
+        fill_example(
+            "metadata: {version: 1.0.0, description: d, references: [a], depends_on: [b-v1]}\n"
+        )
+    )
+    (contracts / "broken.yaml").write_text("{{")
+    return contracts
+
+
+OVER_A_FOLDER = ("audit", "coverage", "graph", "score")
+
+
+@pytest.mark.parametrize("verb", OVER_A_FOLDER)
+def test_a_verb_over_a_folder_names_what_it_skipped(verb: str, folder: Path) -> None:
+    plain, as_json = run(verb, str(folder)), run(verb, str(folder), "--json")
+
+    assert (plain.exit_code, as_json.exit_code) == (0, 0)
+    assert plain.stderr.startswith(f"warning: skipped {folder}/broken.yaml:")
+    assert [s["file"] for s in json.loads(as_json.stdout)["skipped"]] == [
+        f"{folder}/broken.yaml"
+    ]
+
+
+@pytest.mark.parametrize("verb", ["validate", "lint", *OVER_A_FOLDER])
+def test_a_folder_without_contracts_is_declined_by_every_verb(
+    verb: str, tmp_path: Path
+) -> None:
+    done = run_process(verb, str(tmp_path), "--json")
+
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"]["code"] == "PV-E006"
+
+
+ON_A_FILE = (
+    ("status",),
+    ("audit",),
+    ("coverage",),
+    ("graph",),
+    ("equations",),
+    ("score",),
+    ("scaffold",),
+    ("diff", "GOOD"),
+)
+
+
+@pytest.mark.parametrize("verb", ON_A_FILE, ids=lambda verb: verb[0])
+@pytest.mark.parametrize("content", ["{{", "- a", "metadata: {version: 1}", "[" * 500])
+def test_bad_input_is_one_error_and_exit_2(
+    verb: tuple, content: str, good: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    args = [str(good) if arg == "GOOD" else arg for arg in verb]
+
+    done = run(*args, str(file))
+
+    error = done.exception
+    assert isinstance(error, CotejarError)
+    assert (error.exit_code, str(file) in error.parts["where"]) == (2, True)
+
+
+def test_status_prints_its_counts_and_its_json(good: Path) -> None:
+    assert run("status", str(good)).stdout.startswith("Contract: An example\nVersion: 1.0.0\n")
+    assert json.loads(run("status", str(good), "--json").stdout)["equations"] == 1
+
+
+def test_audit_fails_on_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(fill_example("kani_harnesses: [{id: K, obligation: ''}]\n"))
+
+    done = run("audit", str(file))
+
+    assert done.exit_code == 1
+    assert "[ERROR] AUDIT-002: the harness K names no obligation" in done.stdout
+
+
+def test_audit_and_coverage_and_score_take_a_registry(good: Path, tmp_path: Path) -> None:
+    registry = tmp_path / "binding.yaml"
+    entry = "{contract: good.yaml, equation: identity, status: partial}"
+    registry.write_text(f"version: 1\ntarget_crate: c\nbindings: [{entry}]\n")
+    options = [str(good), "--binding", str(registry), "--json"]
+
+    audit, coverage, score = (
+        json.loads(run(verb, *options).stdout) for verb in ("audit", "coverage", "score")
+    )
+
+    assert [f["rule"] for f in audit["contracts"][0]["findings"]] == ["BIND-002"]
+    assert coverage["contracts"][0]["binding_partial"] == 1
+    assert score["contracts"][0]["parts"]["binding"] == 0.5
+
+
+def test_diff_checks_the_bump_only_when_asked(good: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "new.yaml"
+    changed.write_text(fill_example("equations: {identity: {formula: y = 2}}\n"))
+
+    plain = run("diff", str(good), str(changed))
+    checked = run("diff", str(good), str(changed), "--check", "--json")
+
+    assert (plain.exit_code, checked.exit_code) == (0, 1)
+    assert json.loads(checked.stdout)["suggested_bump"] == "major"
+    assert checked.stderr == (
+        "error: the changes ask for a major bump, but 1.0.0 -> 1.0.0 is none\n"
+    )
+
+
+def test_a_cycle_of_contracts_exits_1_after_it_is_drawn(tmp_path: Path) -> None:
+    for stem, target in (("a", "b"), ("b", "a")):
+        meta = f"metadata: {{version: 1, description: d, depends_on: [{target}]}}\n"
+        (tmp_path / f"{stem}.yaml").write_text(fill_example(meta))
+
+    results = {
+        f: run("graph", str(tmp_path), "-f", f) for f in ("text", "dot", "mermaid", "json")
+    }
+
+    assert {done.exit_code for done in results.values()} == {1}
+    assert results["text"].stdout.endswith("cycle: a -> b -> a\n")
+    assert results["dot"].stdout.startswith("digraph contracts {")
+    assert results["mermaid"].stdout.startswith("graph LR")
+    assert json.loads(results["json"].stdout)["cycles"] == [["a", "b"]]
+
+
+def test_equations_are_written_in_three_formats(good: Path) -> None:
+    outputs = {
+        f: run("equations", str(good), "-f", f).stdout for f in ("text", "latex", "json")
+    }
+
+    assert outputs["text"] == "identity:\n  y = x\n"
+    assert "\\begin{equation}\n  y = x\n\\end{equation}" in outputs["latex"]
+    assert json.loads(outputs["json"])["equations"][0]["latex"] == "y = x"
+
+
+def test_score_fails_below_the_least(good: Path) -> None:
+    assert run("score", str(good), "--min-score", "0.5").exit_code == 0
+    assert run("score", str(good), "--min-score", "0.9").exit_code == 1
+
+
+def test_scaffold_writes_a_new_file_and_never_over_one(good: Path, tmp_path: Path) -> None:
+    output = tmp_path / "test_new.py"
+
+    first = run("scaffold", str(good), "-o", str(output))
+    written = output.read_text()
+    second = run("scaffold", str(good), "-o", str(output))
+
+    assert (first.exit_code, written) == (0, run("scaffold", str(good)).stdout)
+    assert isinstance(second.exception, OutputExistsError)
+    assert output.read_text() == written
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["good.yaml", "test_new.py"]
+
+
+def test_scaffold_into_a_folder_that_is_not_there_leaves_nothing(
+    good: Path, tmp_path: Path
+) -> None:
+    done = run("scaffold", str(good), "-o", str(tmp_path / "none/test.py"))
+
+    assert isinstance(done.exception, WriteError)
+    assert [p.name for p in tmp_path.iterdir()] == ["good.yaml"]
+
+
+def test_lint_writes_every_format_and_fails_on_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(fill_example("kind: x\n"))
+
+    outputs = {f: run("lint", str(file), "-f", f) for f in ("text", "json", "sarif", "github")}
+
+    assert {done.exit_code for done in outputs.values()} == {1}
+    assert outputs["text"].stdout.endswith("Result: FAIL\n")
+    assert json.loads(outputs["json"].stdout)["gates"][0]["state"] == "failed"
+    rules = {r["ruleId"] for r in json.loads(outputs["sarif"].stdout)["runs"][0]["results"]}
+    assert rules == {"PV-VAL-001", "PV-VAL-003"}
+    assert outputs["github"].stdout.startswith(
+        f"::error file={file},line=14,col=1,title=PV-VAL"
+    )
+
+
+def test_lint_of_an_unknown_gate_is_bad_input(good: Path) -> None:
+    done = run_process("lint", str(good), "--gate", "sigma")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error[PV-E007]: there is no gate 'sigma'\n")
+
+
+def test_explain_prints_one_rule_or_lists_them_all() -> None:
+    one, as_json = run("explain", "schema-012"), run("explain", "SCHEMA-012", "--json")
+    every = run("explain")
+
+    first = one.stdout.partition("\n")[0]
+    assert first == "SCHEMA-012 [WARN]: a harness has no bound"
+    assert json.loads(as_json.stdout)["severity"] == "warning"
+    assert "\nPV-AUD-004       WARN   an equation has no domain\n" in every.stdout
+    assert len(json.loads(run("explain", "--json").stdout)["rules"]) == len(
+        every.stdout.splitlines()
+    )
+
+
+def test_explain_of_an_unknown_rule_names_its_neighbours() -> None:
+    done = run_process("explain", "SCHEMA-099")
+
+    assert done.returncode == 2
+    assert "try       near it: SCHEMA-0" in done.stderr

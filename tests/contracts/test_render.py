@@ -11,7 +11,7 @@ from cotejar.contracts.render.github import github_lines
 from cotejar.contracts.render.junit import junit_xml
 from cotejar.contracts.render.sarif import sarif_log
 from cotejar.contracts.render.text import validation_text
-from cotejar.contracts.rules.catalogue import all_rules
+from cotejar.contracts.rules.every_rule import all_rules
 from cotejar.contracts.rules.example import BASE_BLOCKS, fill_example
 from cotejar.contracts.validate import ValidationReport, validate_path
 

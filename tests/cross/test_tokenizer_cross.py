@@ -1,10 +1,12 @@
 """Ids and templates against those who define them: llama.cpp, SentencePiece, transformers."""
 
+# ruff: noqa: RUF001 - text in many scripts is the point
 from __future__ import annotations
 
 import ctypes
 import importlib.util
 import io
+import json
 import os
 import random
 from dataclasses import replace
@@ -36,6 +38,7 @@ CORPUS = (
     "\n\n\r\n\n \n",
     " " * 300 + "x" + "\n" * 50,
     "I'm, you're, he'd, we'll, they've, DON'T, I'LL, WE'RE, it's 'quoted'",
+    "it'Sx 'REally 'Ding 'LLama 'VEx 'tis 'rex",
     "1234567890 3.14159 1,000,000 0x1F 2024-01-31 ２０２４ Ⅷ ½ ٣",
     "def f(x: int) -> str:\n    return f'{x!r:>10}'  # note\n\n\n\tif x != 0 && y <= 1 {}",
     "中文字符测试，日本語のテスト。한국어 시험",
@@ -46,7 +49,10 @@ CORPUS = (
     "http://example.com/?q=a%20b&c=[1,2]#x ~/.config/*.json `code` $HOME ^_^ |",
 )
 # Few characters that matter to the patterns, so that they meet often.
-ALPHABET = "aAsStTrRlLeEvVdDmMéñß中字のカ한аб0129１Ⅷ½  \t\n\r\u00a0\x85.,!?-_$+<=>^~|`'’…。٣क\u0301😀\x7f"
+ALPHABET = (
+    "aAsStTrRlLeEvVdDmMéñß中字のカ한аб0129１Ⅷ½٣क"
+    "  \t\n\r\u00a0\x85\u0301\x7f.,!?-_$+<=>^~|`'’…。😀"
+)
 TEXTS = st.text(ALPHABET, max_size=40)
 
 
@@ -127,8 +133,6 @@ def joining_vocabulary() -> dict[str, Any]:
         show_progress=False,
     )
     library.train_from_iterator(texts, trainer)
-    import json
-
     model = json.loads(library.to_str())["model"]
     # "zzqq" cannot be merged: only a model that ignores merges for whole words has it.
     tokens = [*sorted(model["vocab"], key=model["vocab"].get), "zzqq"]
@@ -384,12 +388,13 @@ CHATS = (
 # What templates of the families use: macros, namespaces, JSON, stripping, loop variables.
 TEMPLATES = (
     "{%- set ns = namespace(first=true) -%}\n{%- for m in messages -%}\n"
-    "  {%- if loop.first and m['role'] != 'system' -%}\n    {{- bos_token -}}\n  {%- endif -%}\n"
+    "  {%- if loop.first and m.role != 'system' -%}\n    {{- bos_token -}}\n  {%- endif -%}\n"
+    "  {% if loop.last %}\n last\n  {% endif %}\n"
     "  [{{ loop.index0 }}/{{ loop.length }}] {{ m.content | trim | tojson }}\n{% endfor %}",
     "{% macro line(m) %}{{ '<' ~ m.role ~ '>' }}{{ m.content.strip().split('\\n')[-1] }}"
     "{% endmacro %}\n{% for m in messages[::-1] %}\n    {{ line(m) }}\n{% endfor %}",
     "{{ messages | tojson(indent=2) }}{{ messages | selectattr('role', 'equalto', 'user')"
-    " | map(attribute='content') | list | length }}{% if tools is defined and tools %}x{% endif %}",
+    " | map(attribute='content') | list | length }}{% if tools %}x{% endif %}",
 )
 
 

@@ -114,14 +114,14 @@ def test_a_range_has_a_limit(bpe_spec: Maker) -> None:
         BIG + "{{ big.join(big) }}",
         BIG + "{{ big | join(big) }}",
         BIG + "{{ '{0}{0}{0}'.format(big) }}",
-        BIG + "{{ big ~ big }}",
-        BIG + "{{ big + big }}",
-        BIG + "{{ [big, big] }}",
-        BIG + "{{ {'a': big, 'b': big} }}",
+        BIG + "{% set x = big ~ big %}",
+        BIG + "{% set x = big + big %}",
+        BIG + "{% set x = [big, big] %}",
+        BIG + "{% set x = {'a': big, 'b': big} %}",
         "{% set n = namespace(x=[0]) %}"
-        "{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+        "{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}",
         "{% set n = namespace(x=[0]) %}"
-        "{% for i in range(60) %}{% set n.x = (n.x, n.x) %}{% endfor %}{{ n.x }}",
+        "{% for i in range(60) %}{% set n.x = (n.x, n.x) %}{% endfor %}",
         "{% set n = namespace(x='ab') %}"
         "{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
         "{{ range(90000) | list | tojson(indent=20) }}",
@@ -132,6 +132,12 @@ def test_a_value_of_absurd_size_is_not_made(bpe_spec: Maker, template: str) -> N
 
     assert found.startswith("it makes a value of size ")
     assert found.endswith("; 1048576 is the limit")
+
+
+def test_a_method_that_no_chat_needs_is_refused(bpe_spec: Maker) -> None:
+    assert failure_of(bpe_spec, "{{ 'a\t'.expandtabs(9) }}") == (
+        "it calls 'expandtabs', which no chat needs"
+    )
 
 
 def test_lists_in_lists_have_a_limit(bpe_spec: Maker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,8 +63,6 @@ def test_unknown_characters_in_a_row_are_one_unknown_token(spm_spec: Maker) -> N
 
 
 def test_a_character_that_nothing_can_stand_for_is_named(spm_spec: Maker) -> None:
-    from dataclasses import replace
-
     spec = replace(spm_spec({"a": -1.0, "▁": -2.0}, has_bytes=False), unk_id=None)
 
     with pytest.raises(TokenizerError) as caught:
@@ -79,8 +78,6 @@ def test_a_character_that_nothing_can_stand_for_is_named(spm_spec: Maker) -> Non
 
 
 def test_a_byte_token_that_is_spelled_otherwise_is_refused(spm_spec: Maker) -> None:
-    from dataclasses import replace
-
     spec = spm_spec({})
     spec = replace(spec, tokens=(*spec.tokens[:-1], "<0xGG>"))
 

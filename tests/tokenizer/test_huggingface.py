@@ -142,6 +142,21 @@ def test_a_named_default_template_is_found_among_several() -> None:
     assert read(byte_level(), chat_template=templates).spec.chat_template == "d"
 
 
+def test_a_template_in_a_file_of_its_own_is_found_first() -> None:
+    metadata = folder(byte_level()) | {"chat_template.jinja": "own"}
+
+    assert read_tokenizer_spec("safetensors", metadata).chat_template == "own"
+
+
+def test_special_ids_that_have_no_text_are_those_of_the_configuration() -> None:
+    metadata = folder(byte_level(), eos_token=None, pad_token="[none]")
+    metadata["config"] = {"eos_token_id": [259, 3], "pad_token_id": 9999}
+
+    spec = read_tokenizer_spec("safetensors", metadata)
+
+    assert (spec.eos_id, spec.pad_id) == (259, None)
+
+
 def test_a_wordpiece_tokenizer_is_refused() -> None:
     metadata = {"tokenizer.json": {"model": {"type": "WordPiece", "vocab": {}}}}
 

@@ -81,10 +81,15 @@ def test_whether_bos_is_added_follows_the_pre_tokenizer_if_nothing_says_it(
     assert read_tokenizer_spec("gguf", metadata).add_bos is adds
 
 
-def test_an_apr_of_qwen_without_a_pre_tokenizer_gets_qwens() -> None:
-    metadata = without(APR, "tokenizer.pre_type") | {"architecture": "qwen2"}
+@pytest.mark.parametrize(("architecture", "pre"), [("qwen2", "qwen2"), ("llama", "")])
+def test_without_a_pre_tokenizer_a_qwen_has_qwens_and_others_the_default(
+    architecture: str, pre: str
+) -> None:
+    gguf = without(BPE, "tokenizer.ggml.pre") | {"general.architecture": architecture}
+    apr = without(APR, "tokenizer.pre_type") | {"architecture": architecture}
 
-    assert read_tokenizer_spec("apr", metadata).pre_tokenizer == "qwen2"
+    assert read_tokenizer_spec("gguf", gguf).pre_tokenizer == pre
+    assert read_tokenizer_spec("apr", apr).pre_tokenizer == pre
 
 
 def test_an_apr_without_token_types_has_the_tokens_that_look_special() -> None:

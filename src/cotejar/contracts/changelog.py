@@ -8,7 +8,8 @@
         five_whys:
           - {why: Why did it fail?, because: The last answer is the root cause}
 
-An entry that changes what a gate means owes its five whys; `pv audit` asks for them.
+An entry that changes what a gate means owes its five whys; `pv audit` asks for them. Other
+people's contracts have changelogs of other shapes: what is not of this one is passed over.
 """
 
 from __future__ import annotations
@@ -16,12 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cotejar.contracts.coerce import Fields
-
 if TYPE_CHECKING:
     from cotejar.contracts.schema import Contract
-    from cotejar.contracts.source import Path, Source
-    from cotejar.contracts.yaml_nodes import Node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +33,8 @@ class Why:
 class ChangelogEntry:
     """What one version changed."""
 
+    index: int
+    """In the block, from 0."""
     version: str
     date: str | None
     changes: tuple[str, ...]
@@ -54,26 +53,30 @@ class ChangelogEntry:
 
 
 def read_changelog(contract: Contract) -> tuple[ChangelogEntry, ...]:
-    """The entries, as written; empty if there is no such block.
+    """The entries that have a version, as written; empty if there is none."""
+    found = []
+    for index, values in enumerate(_items(contract.source.value_of("changelog"))):
+        version = contract.source.text_at(("changelog", index, "version"))
+        if isinstance(values, dict) and version:
+            found.append(_entry(index, version, values))
+    return tuple(found)
 
-    Raises:
-        ContractSchemaError: the block is no list of entries.
-    """
-    source = contract.source
-    return Fields(source.root, source, (), ("changelog",)).structs("changelog", _entry)
 
-
-def _entry(node: Node, source: Source, path: Path) -> ChangelogEntry:
-    fields = Fields(node, source, path, tuple(ChangelogEntry.__dataclass_fields__))
+def _entry(index: int, version: str, values: dict[Any, Any]) -> ChangelogEntry:
+    date = values.get("date")
     return ChangelogEntry(
-        version=fields.text("version"),
-        date=fields.optional_text("date"),
-        changes=fields.texts("changes"),
-        changes_gate_meaning=fields.boolean("changes_gate_meaning") or False,
-        five_whys=fields.structs("five_whys", _why),
+        index=index,
+        version=version,
+        date=None if date is None else str(date),
+        changes=tuple(str(change) for change in _items(values.get("changes"))),
+        changes_gate_meaning=values.get("changes_gate_meaning") is True,
+        five_whys=tuple(
+            Why(why=str(step["why"]), because=str(step["because"]))
+            for step in _items(values.get("five_whys"))
+            if isinstance(step, dict) and {"why", "because"} <= step.keys()
+        ),
     )
 
 
-def _why(node: Node, source: Source, path: Path) -> Why:
-    fields = Fields(node, source, path, ("why", "because"))
-    return Why(why=fields.text("why"), because=fields.text("because"))
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -6,7 +6,7 @@
       prompts: ["What is 2+2?"]
       scopes: [all, last]
       required_sites: [ffn_gate, ...]    # slots that every layer must have on both sides
-      preconditions: [token-ids, ...]    # none listed: all
+      preconditions: [token-ids, ...]    # none listed: all; three are judged in any case
       gates:
         - {metric: rel_l2_max, sites: all, limit: 1.0e-5, origin: "where it comes from"}
         - {metric: std_ratio, sites: ffn_swiglu_inner, band: [0.5, 2.0], origin: "..."}
@@ -25,12 +25,12 @@ from cotejar.contracts.coerce import Fields, fail
 from cotejar.contracts.read import read_source
 from cotejar.contracts.scalars import parse_float
 from cotejar.contracts.yaml_nodes import MappingNode, Node, ScalarNode, SequenceNode
-from cotejar.errors import ContractError
+from cotejar.errors import ContractError, UnknownSiteError
 from cotejar.parity.compare import Plan
 from cotejar.parity.gates import METRICS, Gate
 from cotejar.parity.preconditions import CHECKS
 from cotejar.trace.forward_trace import Scope
-from cotejar.trace.site import CONTRACT_SLOTS, SLOT_ALIASES, SLOTS
+from cotejar.trace.site import CONTRACT_SLOTS, SLOT_ALIASES, SLOTS, parse_site
 
 if TYPE_CHECKING:
     from pathlib import Path as FilePath
@@ -112,17 +112,33 @@ def _read_gate(node: Node, source: Source, path: Path) -> Gate:
     fields = Fields(node, source, path, keys)
     metric = fields.text("metric")
     _require_words((metric,), METRICS, node, source, (*path, "metric"))
+    sites = _read_sites(fields.text("sites", "all"), node, source, (*path, "sites"))
     limit, band = fields.number("limit"), fields.node("band")
     if (limit is None) == (band is None):
         fail(node, source, path, "a limit or a band, one of them", "both or neither")
     if band is not None:
+        if metric != "std_ratio":
+            fail(band, source, (*path, "band"), f"a limit: {metric} is no ratio", "a band")
         limit = _read_band(band, source, (*path, "band"))
     if limit is None or not limit >= 0 or math.isinf(limit):
         fail(node, source, (*path, "limit"), "a finite number of at least 0", str(limit))
     origin = fields.text("origin").strip()
     if not origin:
         fail(node, source, (*path, "origin"), "where the limit comes from", "nothing")
-    return Gate(metric=metric, sites=fields.text("sites", "all"), limit=limit, origin=origin)
+    return Gate(metric=metric, sites=sites, limit=limit, origin=origin)
+
+
+def _read_sites(text: str, node: Node, source: Source, path: Path) -> str:
+    """`all`, a slot or a site, without aliases: a misspelt one would be judged nowhere."""
+    if text == "all":
+        return text
+    text = SLOT_ALIASES.get(text, text)
+    if text in SLOTS:
+        return text
+    try:
+        return str(parse_site(text))
+    except UnknownSiteError:
+        fail(node, source, path, f"all, a site, or one of: {', '.join(SLOTS)}", text)
 
 
 def _read_band(node: Node, source: Source, path: Path) -> float:
@@ -131,7 +147,7 @@ def _read_band(node: Node, source: Source, path: Path) -> float:
         plain = isinstance(item, ScalarNode) and item.plain
         ends.append(parse_float(item.text) if plain and isinstance(item, ScalarNode) else None)
     low, high = ends if len(ends) == _BAND_ENDS else (None, None)
-    if low is None or high is None or not (low > 0 and math.isclose(low * high, 1)):
+    if low is None or high is None or not (0 < low <= high and math.isclose(low * high, 1)):
         fail(node, source, path, "[1/x, x]: the same band whichever side is first", str(ends))
     return high
 

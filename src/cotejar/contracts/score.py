@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cotejar.contracts.binding import BindingStatus
+from cotejar.contracts.scalars import parse_float
 from cotejar.contracts.schema import HarnessStrategy, LeanStatus
 from cotejar.errors import UsageError
+from cotejar.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cotejar.contracts.binding import BindingRegistry
     from cotejar.contracts.schema import Contract, Harness
@@ -106,24 +108,33 @@ def score_contract(
     )
 
 
-def normalise_weights(given: Mapping[str, float]) -> dict[str, float]:
-    """The default weights with `given` in their place, divided by their sum.
+def parse_weights(text: str) -> dict[str, float]:
+    """`PART=NUMBER,...` in place of the default weights, all divided by their sum.
 
     Raises:
-        UsageError: an unknown part, a negative or non-finite weight, or a sum of 0.
+        UsageError: an unknown part, no number, a negative one, or a sum of 0.
     """
-    weights = dict(WEIGHTS) | dict(given)
-    bad = [n for n, w in weights.items() if n not in WEIGHTS or not 0 <= w < math.inf]
-    if bad or sum(weights.values()) == 0:
-        raise UsageError(
-            "these weights give no score",
-            where="--weights",
-            expected=f"finite numbers of at least 0, not all 0, for: {', '.join(WEIGHTS)}",
-            found=", ".join(f"{n}={weights[n]}" for n in bad) or "a sum of 0",
-            hint="leave a part out to keep its default",
-        )
+    weights: dict[str, float] = dict(WEIGHTS)
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (piece.strip() for piece in pair.partition("="))
+        value = parse_float(number)
+        if name not in WEIGHTS or value is None or not 0 <= value < math.inf:
+            raise _no_weights(pair)
+        weights[name] = value
     total = sum(weights.values())
+    if not 0 < total < math.inf:
+        raise _no_weights(f"a sum of {total:g}")
     return {name: weight / total for name, weight in weights.items()}
+
+
+def _no_weights(found: str) -> UsageError:
+    return UsageError(
+        "these weights give no score",
+        where="--weights",
+        expected=f"PART=NUMBER,... with at least one above 0; parts: {', '.join(WEIGHTS)}",
+        found=found,
+        hint="leave a part out to keep its default",
+    )
 
 
 def specification_part(contract: Contract) -> float:
@@ -173,3 +184,32 @@ def binding_part(contract: Contract, bindings: BindingRegistry | None) -> float:
 
 def _harness_weight(harness: Harness) -> float:
     return 1.0 if harness.actually_verified else STRATEGY_WEIGHTS[harness.strategy]
+
+
+def score_json(scores: Sequence[Score], *, min_score: float | None) -> dict[str, Any]:
+    """All scores, their mean, and the verdict against `min_score`; never of none."""
+    below = [] if min_score is None else [s for s in scores if not s.composite >= min_score]
+    verdict = Verdict.FAIL if below else Verdict.PASS
+    return {
+        "verdict": verdict.value,
+        "exit_code": verdict.exit_code,
+        "mean": sum(score.composite for score in scores) / len(scores),
+        "min_score": min_score,
+        "below": [score.stem for score in below],
+        "contracts": [score.as_json() for score in scores],
+    }
+
+
+def score_text(scores: Sequence[Score], *, top_gaps: int = 5) -> str:
+    """A line a contract, the mean, and the dearest gaps of all."""
+    width = max(len(score.stem) for score in scores)
+    lines = []
+    for score in scores:
+        parts = "  ".join(f"{name} {value:.2f}" for name, value in score.parts.items())
+        lines.append(f"{score.grade}  {score.composite:.3f}  {score.stem:<{width}}  {parts}")
+    mean = sum(score.composite for score in scores) / len(scores)
+    lines += ["", f"{len(scores)} contract(s), mean {mean:.3f}"]
+    gaps = [(cost, s.stem, name) for s in scores for name, cost in s.gaps if cost > 0]
+    dearest = sorted(gaps, key=lambda gap: -gap[0])[:top_gaps]
+    lines += [f"gap {cost:.3f}  {stem}: {name}" for cost, stem, name in dearest]
+    return "\n".join(lines)

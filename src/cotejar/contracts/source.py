@@ -67,6 +67,16 @@ class Source:
         found = _child(self.root, key)
         return None if found is None else plain_value(found[0])
 
+    def text_at(self, path: Path) -> str | None:
+        """The raw text of the scalar that `path` leads to: `1.10` stays `1.10`."""
+        node = self.root
+        for step in path:
+            found = _child(node, step)
+            if found is None:
+                return None
+            node = found[0]
+        return node.text if isinstance(node, ScalarNode) else None
+
     def top_level_keys(self) -> list[str]:
         """The scalar keys of the root mapping, in the file's order, each once."""
         if not isinstance(self.root, MappingNode):

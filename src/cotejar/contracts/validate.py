@@ -64,6 +64,13 @@ class ReadProblem:
     """From 1; 1 where the problem is the file as a whole."""
     column: int
 
+    @classmethod
+    def of(cls, error: CotejarError) -> ReadProblem:
+        """Take an error apart; its `where` may end in `:line:column`."""
+        place = _PLACE.search(error.parts["where"])
+        line, column = (int(part or 1) for part in place.groups()) if place else (1, 1)
+        return cls(text=str(error), facts=error.as_json(), line=line, column=column)
+
     def as_finding(self, file: str) -> Finding:
         """The same, for formats that know findings only."""
         facts = self.facts
@@ -293,9 +300,7 @@ def _validate_in_folder(name: str) -> FileReport:
 
 
 def _failed(name: str, kind: ArtifactKind, error: CotejarError) -> FileReport:
-    place = _PLACE.search(error.parts["where"])
-    line, column = (int(part or 1) for part in place.groups()) if place else (1, 1)
-    problem = ReadProblem(text=str(error), facts=error.as_json(), line=line, column=column)
+    problem = ReadProblem.of(error)
     return FileReport(file=name, kind=kind, findings=(), problem=problem)
 
 

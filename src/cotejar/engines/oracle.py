@@ -21,8 +21,8 @@ import numpy as np
 
 import cotejar
 from cotejar.engines.protocol import check_token_ids
-from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
 from cotejar.engines.tracing import finish_trace
+from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ def rms_norm(
 ) -> Float64[np.ndarray, "... W"]:
     """Zhang and Sennrich, 2019 (arXiv:1910.07467): x / sqrt(mean(x^2) + eps) * weight."""
     mean_square = np.mean(values**2, axis=-1, keepdims=True)
-    return values / np.sqrt(mean_square + eps) * weight_W
+    normed: np.ndarray = values / np.sqrt(mean_square + eps) * weight_W
+    return normed
 
 
 def split_heads(values_TW: Float64[np.ndarray, "T W"], e: int) -> Float64[np.ndarray, "T H E"]:

@@ -13,9 +13,9 @@ An engine's target is text, so that nothing of it loads until it is used.
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotejar.errors import UnknownEngineError
@@ -89,11 +89,19 @@ def parse_engine_name(text: str) -> EngineName:
     if match is None or match[1] == "demo":
         return EngineName(engine="native", numerics="q8", device="cpu", path=text)
     name, numerics, device, path = match.groups()
-    if name == RECORDED and not numerics and not device:
+    if name == RECORDED:
+        if numerics or device:
+            raise UnknownEngineError(
+                "a recorded trace has its numerics and its device already",
+                where=text,
+                expected=f"recorded:{path}",
+                found=text[: -len(path) - 1],
+                hint="`apr trace recorded:PATH` shows what it was recorded with",
+            )
         return EngineName(engine=RECORDED, numerics="", device="", path=path)
     spec = ENGINES.get(name)
     if spec is None:
-        if Path(text).exists():
+        if os.path.exists(text):  # noqa: PTH110 - unlike Path.exists, it never raises
             return EngineName(engine="native", numerics="q8", device="cpu", path=text)
         raise _unknown("engine", text, known, name)
     numerics, device = numerics or spec.numerics[0], device or spec.devices[0]

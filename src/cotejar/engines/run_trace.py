@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotejar.engines.registry import create_engine, parse_engine_name
-from cotejar.errors import UsageError
+from cotejar.errors import EmptyPromptError, UsageError
 from cotejar.model.language_model import LanguageModel, open_language_model
-from cotejar.trace.forward_trace import Capture
 from cotejar.trace.trace_file import read_trace
 
 if TYPE_CHECKING:
-    from cotejar.trace.forward_trace import ForwardTrace
+    from cotejar.trace.forward_trace import Capture, ForwardTrace
 
 DEFAULT_PROMPT = "What is 2+2?"
 
@@ -36,6 +35,22 @@ class TraceResult:
 
     trace: ForwardTrace
     model: LanguageModel | None
+
+
+def require_text(prompt: str) -> None:
+    """Refuse an empty prompt, of which a tokenizer may still make a first token of its own.
+
+    Raises:
+        EmptyPromptError: the prompt is empty.
+    """
+    if not prompt:
+        raise EmptyPromptError(
+            "the prompt is empty",
+            where="prompt",
+            expected="at least 1 character",
+            found="0 characters",
+            hint="leave --prompt out for the default, or give ids with --tokens",
+        )
 
 
 def run_trace(request: TraceRequest) -> TraceResult:
@@ -64,10 +79,12 @@ def run_trace(request: TraceRequest) -> TraceResult:
                 hint="name the model to trace something else",
             )
         return TraceResult(trace=read_trace(Path(name.path)), model=None)
-    model = open_language_model(name.path)
     prompt = request.prompt
     if prompt is None and not request.token_ids:
         prompt = DEFAULT_PROMPT
+    if prompt is not None:
+        require_text(prompt)
+    model = open_language_model(name.path)
     ids = list(request.token_ids) if prompt is None else model.tokenizer.encode(prompt)
     engine = create_engine(name, model)
     return TraceResult(

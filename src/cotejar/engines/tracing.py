@@ -38,7 +38,7 @@ def finish_trace(
             fingerprint=model.fingerprint,
         ),
         config=declared.comparable(),
-        token_ids=tuple(token_ids),
+        token_ids=tuple(int(token) for token in token_ids),  # numpy's are no JSON
         positions=tuple(range(len(token_ids))),
         prompt=prompt,
         sites=in_forward_order(recorder.sites),

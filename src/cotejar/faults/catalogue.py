@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cotejar.model.language_model import LanguageModel
 
 
+MAX_LAYER_DIGITS = 6
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
     """One way to be wrong."""
@@ -41,12 +44,13 @@ def parse_fault(text: str) -> tuple[Fault, int]:
         UsageError: no such fault, or no number after the `@`.
     """
     name, at, layer = text.partition("@")
-    if name not in FAULTS or (at and not (layer.isascii() and layer.isdigit())):
+    is_number = layer.isascii() and layer.isdigit() and len(layer) <= MAX_LAYER_DIGITS
+    if name not in FAULTS or (at and not is_number):
         raise UsageError(
-            f"there is no fault {text!r}",
+            f"there is no fault {text[:80]!r}",
             where="--fault",
             expected=f"ID or ID@LAYER with one of: {', '.join(FAULTS)}",
-            found=text,
+            found=text[:80],
             hint="for example nibble-order@3",
         )
     return FAULTS[name], int(layer or 0)

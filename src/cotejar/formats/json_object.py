@@ -25,6 +25,7 @@ MAX_DEPTH = 64
 # Only an escape can smuggle half a surrogate pair past the UTF-8 decoder.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _HINT = "the file is damaged, or its writer is at fault: convert the model again"
+_WRITE_HINT = "the source says something that cannot be: correct its metadata"
 
 
 def parse_json_object(data: bytes, *, where: str, unique: bool = False) -> dict[str, object]:
@@ -68,6 +69,7 @@ def encode_json_object(metadata: Mapping[str, object], *, where: str) -> bytes:
             where=where,
             expected="text that is UTF-8 and finite numbers",
             found=str(error)[:120],
+            hint=_WRITE_HINT,
         )
     if len(data) > MAX_JSON_BYTES:
         _refuse(
@@ -75,6 +77,7 @@ def encode_json_object(metadata: Mapping[str, object], *, where: str) -> bytes:
             where=where,
             expected=f"at most {MAX_JSON_BYTES} bytes of JSON",
             found=f"{len(data)} bytes",
+            hint=_WRITE_HINT,
         )
     return data
 
@@ -173,8 +176,10 @@ def _refuse_depth(where: str) -> NoReturn:
     )
 
 
-def _refuse(problem: str, *, where: str, expected: str, found: str) -> NoReturn:
-    raise MetadataError(problem, where=where, expected=expected, found=found, hint=_HINT)
+def _refuse(
+    problem: str, *, where: str, expected: str, found: str, hint: str = _HINT
+) -> NoReturn:
+    raise MetadataError(problem, where=where, expected=expected, found=found, hint=hint)
 
 
 def _json_kind(value: object) -> str:

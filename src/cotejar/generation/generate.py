@@ -11,7 +11,8 @@ import numpy as np
 from cotejar.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence, Set
+    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from cotejar.engines.protocol import GeneratingEngine
     from cotejar.generation.sampler import Sampler
@@ -40,13 +41,12 @@ def generate(
     *,
     sampler: Sampler,
     max_tokens: int,
-    end_ids: Set[int],
+    end_ids: AbstractSet[int],
     on_token: Callable[[int], None] = lambda _: None,
 ) -> Generation:
     """Continue the prompt until an end token or `max_tokens`; the end token is not kept.
 
-    Args:
-        on_token: called with each token as soon as it is chosen.
+    `on_token` is called with each token as soon as it is chosen.
 
     Raises:
         UsageError: `max_tokens` is below 1.

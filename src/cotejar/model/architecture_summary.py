@@ -42,7 +42,7 @@ class ArchitectureSummary:
         return asdict(self)
 
 
-_GGUF_KEYS = {
+_GGUF_KEYS: dict[str, tuple[str, ...]] = {
     "num_layers": ("block_count",),
     "hidden_size": ("embedding_length",),
     "num_heads": ("attention.head_count",),
@@ -54,7 +54,7 @@ _GGUF_KEYS = {
     "rms_eps": ("attention.layer_norm_rms_epsilon",),
     "rope_theta": ("rope.freq_base",),
 }
-_APR_KEYS = {
+_APR_KEYS: dict[str, tuple[str, ...]] = {
     "num_layers": ("num_layers", "n_layers", "num_hidden_layers", "n_layer"),
     "hidden_size": ("hidden_size", "hidden_dim", "d_model", "n_embd"),
     "num_heads": ("num_heads", "n_heads", "num_attention_heads", "n_head"),
@@ -122,9 +122,10 @@ def _derive_heads(sizes: dict[str, int]) -> None:
 
 
 def _embedding_rows(file: ModelFile) -> int:
-    names = (EMBEDDING, to_gguf(EMBEDDING))
-    entry = next((file.tensors[n] for n in names if n in file.tensors), None)
-    return entry.shape[0] if entry is not None else 0
+    for name in (EMBEDDING, to_gguf(EMBEDDING) or EMBEDDING):
+        if name in file.tensors:
+            return file.tensors[name].shape[0]
+    return 0
 
 
 def _first(values: Mapping[str, object], names: list[str], *, real: bool) -> float | None:

@@ -16,6 +16,8 @@ RopePairing = Literal["halves", "adjacent"]
 
 MAX_LAYERS = 4096
 """More layers than any model has; a larger count is a broken file."""
+MAX_HEAD_DIM = 1 << 16
+"""Likewise, for the values of a head."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,28 +89,7 @@ def check_config(config: DecoderConfig, *, where: str) -> DecoderConfig:
         ConfigValueError: a size is not positive, heads do not divide, or a float is no
             usable number.
     """
-    sizes = {
-        "num_layers": config.num_layers,
-        "hidden_size": config.hidden_size,
-        "num_heads": config.num_heads,
-        "num_kv_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "ffn_size": config.ffn_size,
-        "vocab_size": config.vocab_size,
-        "context_length": config.context_length,
-    }
-    for key, size in sizes.items():
-        if size < 1:
-            _refuse(where, key, "a number of at least 1", str(size))
-    if config.num_layers > MAX_LAYERS:
-        _refuse(where, "num_layers", f"at most {MAX_LAYERS}", str(config.num_layers))
-    if config.num_heads % config.num_kv_heads:
-        _refuse(
-            where,
-            "num_kv_heads",
-            f"a divisor of the {config.num_heads} query heads",
-            str(config.num_kv_heads),
-        )
+    _check_sizes(config, where)
     rope = config.rope
     if rope.dim < 2 or rope.dim % 2 or rope.dim > config.head_dim:  # noqa: PLR2004 - a pair
         _refuse(where, "rope dim", f"an even number in 2..{config.head_dim}", str(rope.dim))
@@ -127,6 +108,32 @@ def check_config(config: DecoderConfig, *, where: str) -> DecoderConfig:
     if config.sliding_window is not None and config.sliding_window < 1:
         _refuse(where, "sliding_window", "at least 1", str(config.sliding_window))
     return config
+
+
+def _check_sizes(config: DecoderConfig, where: str) -> None:
+    sizes = {
+        "num_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "num_heads": config.num_heads,
+        "num_kv_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "ffn_size": config.ffn_size,
+        "vocab_size": config.vocab_size,
+        "context_length": config.context_length,
+    }
+    for key, size in sizes.items():
+        if size < 1:
+            _refuse(where, key, "a number of at least 1", str(size))
+    for key, limit in (("num_layers", MAX_LAYERS), ("head_dim", MAX_HEAD_DIM)):
+        if sizes[key] > limit:
+            _refuse(where, key, f"at most {limit}", str(sizes[key]))
+    if config.num_heads % config.num_kv_heads:
+        _refuse(
+            where,
+            "num_kv_heads",
+            f"a divisor of the {config.num_heads} query heads",
+            str(config.num_kv_heads),
+        )
 
 
 def _refuse(where: str, key: str, expected: str, found: str) -> None:

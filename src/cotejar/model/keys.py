@@ -40,7 +40,7 @@ class Keys:
                 self._missing(names)
             return default
         if isinstance(value, float) and value.is_integer():
-            return int(value)
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self._wrong(names, "a whole number", value)
         if abs(value) >= _INTEGER_LIMIT:  # JSON has integers of any length

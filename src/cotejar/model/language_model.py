@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.errors import LeftoverTensorError, MissingTensorError, WeightShapeError
 from cotejar.formats.open_model import open_model, resolve_model_path
+from cotejar.model.config import MAX_HEAD_DIM
 from cotejar.model.inventory import EMBEDDING, LM_HEAD, ROPE_DIVISORS, tensor_shapes
 from cotejar.model.names import canonical_names
 from cotejar.model.read_config import read_config
@@ -21,6 +21,7 @@ from cotejar.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from cotejar.formats.model_file import ModelFile, TensorEntry
     from cotejar.model.config import DecoderConfig
@@ -115,19 +116,27 @@ def open_language_model(path: str | Path) -> LanguageModel:
 
 
 def _rows(entry: TensorEntry | None) -> int:
-    return entry.shape[0] if entry is not None else 0
+    return entry.shape[0] if entry is not None and entry.shape else 0
 
 
 def _rope_divisors(file: ModelFile, entries: Mapping[str, TensorEntry]) -> tuple[float, ...]:
     entry = entries.get(ROPE_DIVISORS)
     if entry is None:
         return ()
+    if entry.num_elements > MAX_HEAD_DIM:
+        raise WeightShapeError(
+            f"tensor {ROPE_DIVISORS} has the wrong shape",
+            where=str(file.path),
+            expected=f"one value a pair of a head, at most {MAX_HEAD_DIM}",
+            found=f"{entry.shape}",
+            hint="it holds something else; convert the model again",
+        )
     matrix = _open_matrix(file, entry)
     return tuple(float(v) for v in matrix.decode_rows(0, matrix.rows).reshape(-1))
 
 
 def _open_matrix(file: ModelFile, entry: TensorEntry) -> BlockMatrix:
-    rows = 1 if len(entry.shape) == 1 else entry.shape[0]
+    rows = entry.shape[0] if len(entry.shape) > 1 else 1
     return BlockMatrix(
         block_type=entry.block_type,
         rows=rows,

@@ -11,11 +11,18 @@ import math
 from typing import TYPE_CHECKING
 
 from cotejar.errors import ArchitectureError, ConfigValueError, MissingConfigError
-from cotejar.model.config import DecoderConfig, RopeConfig, RopePairing, check_config
+from cotejar.model.config import (
+    MAX_HEAD_DIM,
+    DecoderConfig,
+    RopeConfig,
+    RopePairing,
+    check_config,
+)
 from cotejar.model.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Set
+    from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from cotejar.formats.model_file import ModelFile
 
@@ -30,7 +37,7 @@ ROPE_TYPE_HALVES = 2
 
 def read_config(
     file: ModelFile,
-    canonical_names: Set[str],
+    canonical_names: AbstractSet[str],
     *,
     rope_divisors: tuple[float, ...],
     embedding_rows: int,
@@ -56,17 +63,21 @@ def read_config(
     elif file.format == "apr":
         config = _from_apr(file.metadata, canonical_names, rope_divisors, where)
     else:
-        config = _from_hugging_face(file.metadata, canonical_names, rope_divisors, where)
+        config = _from_hugging_face(file.metadata, rope_divisors, where)
     return check_config(config, where=where)
 
 
-def _presence(names: Set[str]) -> dict[str, bool]:
+def _optional_parts(architecture: str, names: AbstractSet[str]) -> dict[str, bool]:
+    """What some models have: as the architecture demands, and else as the tensors show.
+
+    A qwen2 without its biases, or a qwen3 without its norms, must not pass for whole.
+    """
     layer = "model.layers.0."
     return {
-        "qkv_bias": layer + "self_attn.q_proj.bias" in names,
+        "qkv_bias": architecture == "qwen2" or layer + "self_attn.q_proj.bias" in names,
         "output_bias": layer + "self_attn.o_proj.bias" in names,
         "mlp_bias": layer + "mlp.down_proj.bias" in names,
-        "qk_norm": layer + "self_attn.q_norm.weight" in names,
+        "qk_norm": architecture == "qwen3",
     }
 
 
@@ -85,7 +96,7 @@ def _known_architecture(name: str, where: str) -> str:
 
 def _from_gguf(
     metadata: Mapping[str, object],
-    names: Set[str],
+    names: AbstractSet[str],
     rope_divisors: tuple[float, ...],
     embedding_rows: int,
     where: str,
@@ -101,7 +112,8 @@ def _from_gguf(
     rope_dim = keys.integer(f"{prefix}.rope.dimension_count", default=head_dim)
     divisors = rope_divisors
     if not divisors:
-        kind = keys.text(f"{prefix}.rope.scaling.type", default="none")
+        # Of a factor alone llama.cpp takes linear scaling.
+        kind = keys.text(f"{prefix}.rope.scaling.type", default="linear")
         factor = keys.real(
             f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear", default=1.0
         )
@@ -128,13 +140,13 @@ def _from_gguf(
         sliding_window=None
         if window is None
         else keys.integer(f"{prefix}.attention.sliding_window"),
-        **_presence(names),
+        **_optional_parts(architecture, names),
     )
 
 
 def _from_apr(
     metadata: Mapping[str, object],
-    names: Set[str],
+    names: AbstractSet[str],
     rope_divisors: tuple[float, ...],
     where: str,
 ) -> DecoderConfig:
@@ -169,7 +181,7 @@ def _from_apr(
         ),
         tied_embeddings="lm_head.weight" not in names,
         sliding_window=None if window is None else keys.integer("sliding_window"),
-        **_presence(names),
+        **_optional_parts(architecture, names),
     )
 
 
@@ -191,7 +203,6 @@ def _apr_pairing(keys: Keys) -> RopePairing:
 
 def _from_hugging_face(
     metadata: Mapping[str, object],
-    names: Set[str],
     rope_divisors: tuple[float, ...],
     where: str,
 ) -> DecoderConfig:
@@ -205,19 +216,20 @@ def _from_hugging_face(
             hint="open the folder that the model was saved to",
         )
     keys = Keys(config, f"{where}, config.json")
-    architecture = _known_architecture(keys.text("model_type"), keys.where)
+    model_type = keys.text("model_type")
+    architecture = _known_architecture(model_type, keys.where)
+    _require_plain_layers(keys)
     hidden_size = keys.integer("hidden_size")
     num_heads = keys.integer("num_attention_heads")
     head_dim = keys.integer("head_dim", default=hidden_size // max(num_heads, 1))
     parameters = keys.find("rope_parameters")
     rope_keys = Keys(parameters, keys.where) if isinstance(parameters, dict) else keys
-    theta = rope_keys.real("rope_theta", default=10000.0)
-    windowed = keys.flag("use_sliding_window", default=architecture == "llama")
-    window = keys.find("sliding_window") if windowed else None
-    tied = keys.flag("tie_word_embeddings", default=False)
+    theta = rope_keys.real("rope_theta", default=keys.real("rope_theta", default=10000.0))
+    num_layers = keys.integer("num_hidden_layers")
+    has_biases = model_type in {"llama", "qwen3"} and keys.flag("attention_bias", default=False)
     return DecoderConfig(
         architecture=architecture,
-        num_layers=keys.integer("num_hidden_layers"),
+        num_layers=num_layers,
         hidden_size=hidden_size,
         num_heads=num_heads,
         num_kv_heads=keys.integer("num_key_value_heads", default=num_heads),
@@ -232,10 +244,54 @@ def _from_hugging_face(
             pairing="halves",
             frequency_divisors=rope_divisors or _hugging_face_divisors(keys, theta, head_dim),
         ),
-        tied_embeddings=tied,
-        sliding_window=None if window is None else keys.integer("sliding_window"),
-        **_presence(names),
+        qkv_bias=has_biases or model_type == "qwen2",
+        output_bias=has_biases,
+        mlp_bias=model_type == "llama" and keys.flag("mlp_bias", default=False),
+        qk_norm=model_type == "qwen3",
+        tied_embeddings=keys.flag("tie_word_embeddings", default=False),
+        sliding_window=_hugging_face_window(keys, model_type, num_layers),
     )
+
+
+def _require_plain_layers(keys: Keys) -> None:
+    """Refuse what would make another layer of these architectures than we compute."""
+    for name, plain in (("hidden_act", {"silu", "swish"}), ("partial_rotary_factor", {1})):
+        value = keys.find(name)
+        if not (value is None or (isinstance(value, (str, float, int)) and value in plain)):
+            raise ArchitectureError(
+                f"no engine here runs this model with {name} {value!r:.40}",
+                where=keys.where,
+                expected=" or ".join(str(one) for one in sorted(plain, key=str)),
+                found=f"{value!r:.40}",
+                hint="another activation or rotation would be another model",
+            )
+
+
+def _hugging_face_window(keys: Keys, model_type: str, num_layers: int) -> int | None:
+    """`LlamaConfig` has no window; Qwen's has one that may start at a later layer."""
+    if model_type == "llama" or keys.find("sliding_window") is None:
+        return None
+    window = keys.integer("sliding_window")
+    if model_type == "mistral":
+        return window
+    if not keys.flag("use_sliding_window", default=False):
+        return None
+    kinds = keys.find("layer_types")
+    if isinstance(kinds, list):
+        windowed = kinds.count("sliding_attention")
+    else:
+        windowed = num_layers - keys.integer("max_window_layers", default=28)
+    if windowed <= 0:
+        return None
+    if windowed < num_layers:
+        raise ArchitectureError(
+            "no engine here runs a model whose layers differ in their window",
+            where=keys.where,
+            expected=f"a sliding window in all {num_layers} layers or in none",
+            found=f"in {windowed} of them",
+            hint="one window for all would give fluent nonsense, so it is refused",
+        )
+    return window
 
 
 def _hugging_face_divisors(keys: Keys, theta: float, rope_dim: int) -> tuple[float, ...]:
@@ -246,13 +302,21 @@ def _hugging_face_divisors(keys: Keys, theta: float, rope_dim: int) -> tuple[flo
     inner = Keys(scaling, f"{keys.where}, rope_scaling")
     kind = inner.text("rope_type", "type", default="default")
     if kind == "llama3":
+        factor = inner.real("factor")
+        low, high = inner.real("low_freq_factor"), inner.real("high_freq_factor")
+        if not (factor > 0 and low < high):
+            raise ConfigValueError(
+                "the figures of llama3's RoPE scaling cannot be",
+                where=inner.where,
+                expected="a positive factor, and low_freq_factor below high_freq_factor",
+                found=f"factor {factor:g}, low {low:g}, high {high:g}",
+                hint="compare with the model's original config.json",
+            )
+        if not theta > 0 or rope_dim > MAX_HEAD_DIM:
+            return ()  # `check_config` refuses both
+        context = inner.integer("original_max_position_embeddings")
         return _llama3_divisors(
-            theta,
-            rope_dim,
-            factor=inner.real("factor"),
-            low=inner.real("low_freq_factor"),
-            high=inner.real("high_freq_factor"),
-            original_context=inner.integer("original_max_position_embeddings"),
+            theta, rope_dim, factor=factor, low=low, high=high, original_context=context
         )
     return _linear_divisors(kind, inner.real("factor", default=1.0), rope_dim, inner.where)
 
@@ -261,7 +325,8 @@ def _linear_divisors(kind: str, factor: float, dim: int, where: str) -> tuple[fl
     if kind in {"none", "default"}:
         return ()
     if kind == "linear":
-        return () if factor == 1.0 else (factor,) * (dim // 2)
+        # A size out of range is refused by `check_config`, and no table made of it before.
+        return () if factor == 1.0 or dim > MAX_HEAD_DIM else (factor,) * (dim // 2)
     raise ArchitectureError(
         f"no engine here knows the RoPE scaling {kind!r}",
         where=where,

@@ -46,7 +46,7 @@ class Weights(Mapping[str, BlockMatrix]):
 
     def replaced(self, changes: Mapping[str, BlockMatrix]) -> Weights:
         """The same weights with some of them exchanged."""
-        return Weights(self._matrices | changes)
+        return Weights({**self._matrices, **changes})
 
 
 def fingerprint_weights(weights: Weights) -> str:

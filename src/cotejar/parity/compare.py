@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cotejar.parity.gates import LOGITS_METRICS, Gate, Judged, default_gates
+from cotejar.parity.gates import Gate, Judged, default_gates
 from cotejar.parity.metrics import (
     ArrayDistance,
     LogitsDistance,
+    divide,
     measure_distance,
     measure_logits,
     std_ratio,
@@ -28,7 +29,12 @@ from cotejar.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
     from cotejar.trace.forward_trace import SiteRecord
+    from cotejar.trace.stats import ActivationStats
+
+    Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +46,7 @@ class Plan:
     scopes: tuple[Scope, ...] = BOTH_SCOPES
     required_slots: tuple[str, ...] = CONTRACT_SLOTS
     preconditions: tuple[str, ...] = ()
-    """Ids to judge; empty: all."""
+    """Ids to judge, beside those that are always judged; empty: all."""
     waived: frozenset[str] = frozenset()
     """Ids that are judged and reported but do not decide."""
 
@@ -58,7 +64,7 @@ class SiteComparison:
     num_compared: int
     std_ratio: float
     distance: ArrayDistance | None
-    """None where a side recorded statistics only."""
+    """None where a side recorded statistics only, or (waived) the shapes differ."""
     judged: tuple[Judged, ...]
 
     @property
@@ -85,6 +91,9 @@ class Comparison:
     naive_ratio: NaiveRatio | None
     sites: tuple[SiteComparison, ...]
     """In forward order; empty when a precondition is broken."""
+    unjudged_gates: tuple[Gate, ...]
+    """Gates that were asked for and judged nowhere: a contract may name a site that is not
+    there, and must not pass for that."""
     logits: LogitsDistance | None
     only_in_reference: tuple[str, ...]
     only_in_candidate: tuple[str, ...]
@@ -96,11 +105,13 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """INCOMPARABLE if a precondition is broken or nothing was judged."""
+        """INCOMPARABLE if a precondition is broken, or a gate or everything was not judged."""
         verdicts = [s.verdict for s in self.sites if s.verdict is not None]
         if self.broken or not verdicts:
             return Verdict.INCOMPARABLE
-        return Verdict.FAIL if Verdict.FAIL in verdicts else Verdict.PASS
+        if Verdict.FAIL in verdicts:
+            return Verdict.FAIL
+        return Verdict.INCOMPARABLE if self.unjudged_gates else Verdict.PASS
 
     @property
     def bit_identical(self) -> bool:
@@ -125,13 +136,13 @@ def compare_traces(
 ) -> Comparison:
     """Judge two traces; of no fair measurement the verdict is INCOMPARABLE."""
     plan = plan or Plan()
-    gates = plan.gates or tuple(default_gates(reference, candidate))
+    gates = plan.gates or default_gates(reference, candidate)
     question = Question(
         reference=reference,
         candidate=candidate,
         scopes=plan.scopes,
         required_slots=plan.required_slots,
-        needs_arrays=any(gate.needs_arrays for gate in gates),
+        gates=gates,
     )
     preconditions = tuple(check_preconditions(question, plan.preconditions))
     fair = all(p.holds or p.id in plan.waived for p in preconditions)
@@ -149,10 +160,16 @@ def compare_traces(
         waived=plan.waived,
         naive_ratio=None if fair else find_naive_ratio(question),
         sites=tuple(sites),
+        unjudged_gates=_unjudged(plan.gates, sites) if fair else (),
         logits=logits,
         only_in_reference=tuple(n for n in reference.sites if n not in candidate.sites),
         only_in_candidate=tuple(n for n in candidate.sites if n not in reference.sites),
     )
+
+
+def _unjudged(gates: Sequence[Gate], sites: Sequence[SiteComparison]) -> tuple[Gate, ...]:
+    judged = {judged.gate for site in sites for judged in site.judged}
+    return tuple(gate for gate in gates if gate not in judged)
 
 
 def _compare_site(
@@ -160,28 +177,25 @@ def _compare_site(
 ) -> list[SiteComparison]:
     """One comparison a scope that both sides recorded."""
     name = str(record.site)
-    arrays = question.reference.arrays, question.candidate.arrays
-    pair = tuple(a[name] for a in arrays) if all(name in a for a in arrays) else None
+    arrays = _arrays(question, name)
     compared = []
     for scope in question.shared_scopes(record, other):
         a, b = record.stats[scope], other.stats[scope]
-        distance = None
-        if pair is not None:
-            rows = [array if scope is Scope.ALL else array[-1:] for array in pair]
-            distance = measure_distance(rows[0], rows[1])
-        ratio = std_ratio(a, b)
-        logits = _measure_logits(question, scope) if name == "logits" else None
+        rows = _rows(arrays, scope)
+        distance = None if rows is None else measure_distance(*rows)
+        logits = None if rows is None or name != "logits" else measure_logits(*rows)
+        values = _gate_values(a, b, distance, logits)
         judged = [
-            Judged(gate=gate, value=_value(gate.metric, ratio, distance, logits))
+            Judged(gate=gate, value=values[gate.metric])
             for gate in gates
-            if gate.applies_to(name)
+            if gate.applies_to(name) and gate.metric in values
         ]
         compared.append(
             SiteComparison(
                 site=name,
                 scope=scope,
-                num_compared=a.count,
-                std_ratio=ratio,
+                num_compared=min(a.count, b.count),
+                std_ratio=std_ratio(a, b),
                 distance=distance,
                 judged=tuple(judged),
             )
@@ -189,13 +203,18 @@ def _compare_site(
     return compared
 
 
-def _measure_logits(question: Question, scope: Scope) -> LogitsDistance | None:
-    """The logits' distance in one scope; None where a side did not capture them."""
-    arrays = question.reference.arrays, question.candidate.arrays
-    if not all("logits" in a for a in arrays):
+def _arrays(question: Question, name: str) -> Pair | None:
+    """A site's elements; None where a side did not capture them."""
+    a, b = question.reference.arrays, question.candidate.arrays
+    return (a[name], b[name]) if name in a and name in b else None
+
+
+def _rows(arrays: Pair | None, scope: Scope) -> Pair | None:
+    """What a scope covers of them; None where the shapes differ, which someone waived."""
+    if arrays is None:
         return None
-    rows = [a["logits"] if scope is Scope.ALL else a["logits"][-1:] for a in arrays]
-    return measure_logits(rows[0], rows[1])
+    a, b = arrays if scope is Scope.ALL else (arrays[0][-1:], arrays[1][-1:])
+    return (a, b) if a.shape == b.shape else None
 
 
 def _compare_logits(question: Question) -> LogitsDistance | None:
@@ -203,33 +222,38 @@ def _compare_logits(question: Question) -> LogitsDistance | None:
     if pair[0] is None or pair[1] is None:
         return None
     shared = question.shared_scopes(pair[0], pair[1])
-    return _measure_logits(question, shared[0]) if shared else None
+    rows = _rows(_arrays(question, "logits"), shared[0]) if shared else None
+    return None if rows is None else measure_logits(*rows)
 
 
-def _value(
-    metric: str,
-    ratio: float,
+def _gate_values(
+    a: ActivationStats,
+    b: ActivationStats,
     distance: ArrayDistance | None,
     logits: LogitsDistance | None,
-) -> float:
-    """The metric as gates judge it; NaN, which fails, where it could not be measured."""
-    if metric == "std_ratio":
-        if math.isnan(ratio):
-            return math.nan
-        return max(ratio, 1 / ratio) if ratio > 0 else math.inf
-    if metric in LOGITS_METRICS:
-        if logits is None:
-            return math.nan
-        return {
+) -> dict[str, float]:
+    """Every metric that could be measured, as gates judge it."""
+    # Statistics cover finite values only: of others a ratio must not pass.
+    finite = a.finite_count == a.count and b.finite_count == b.count
+    values = {"std_ratio": _spread(a.std, b.std) if finite else math.nan}
+    if distance is not None:
+        values |= {
+            "rel_l2_max": distance.rel_l2_max,
+            "max_abs": distance.max_abs,
+            "cosine_distance": 1 - distance.cosine_min,
+            "nmse": distance.nmse,
+        }
+    if logits is not None:
+        values |= {
             "kl_max": float(logits.kl.max()),
             "top1_disagreement": 1 - float(logits.top1_equal.mean()),
             "top5_disagreement": 1 - float(logits.top5_overlap.mean()),
-        }[metric]
-    if distance is None:
+        }
+    return values
+
+
+def _spread(a: float, b: float) -> float:
+    """max(a/b, b/a), rounded once, so that (b, a) gives the same; 1 where both are 0."""
+    if math.isnan(a) or math.isnan(b):
         return math.nan
-    return {
-        "rel_l2_max": distance.rel_l2_max,
-        "max_abs": distance.max_abs,
-        "cosine_distance": 1 - distance.cosine_min,
-        "nmse": distance.nmse,
-    }[metric]
+    return 1.0 if a == b == 0 else divide(max(a, b), min(a, b))

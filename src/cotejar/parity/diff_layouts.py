@@ -39,7 +39,8 @@ _STEP_VALUES = 1 << 16
 _CLEARLY = 0.25
 _UNRELATED = math.sqrt(2)
 _MATRIX_DIMS = 2
-_QK_NAME = re.compile(r".*\.self_attn\.[qk]_proj\.(weight|bias)")
+QK_NAME = re.compile(r".*\.self_attn\.[qk]_proj\.(weight|bias)")
+"""Canonical names of the tensors whose rows RoPE's pairing orders."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +80,7 @@ def find_layout(
     if len(a.shape) == _MATRIX_DIMS and a.shape == b.shape[::-1]:
         distance = _measure_transposed(a, b, num_worst)
         found.append(Layout(name="transposed", distance=distance, is_declared=False))
-    if _QK_NAME.fullmatch(name) and a.shape == b.shape:
+    if QK_NAME.fullmatch(name) and a.shape == b.shape:
         found += _measure_permuted(a, b, summaries, num_worst)
     best = min(found, key=lambda layout: layout.distance.severity, default=None)
     apart = _UNRELATED if plain is None else plain.rel_l2

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cotejar.errors import TokenizerError
+from cotejar.errors import NoTokenizerError, TokenizerError
 from cotejar.formats.gguf.metadata import GgufMetadata
 from cotejar.model.architecture_summary import summarize_architecture
 from cotejar.parity.preconditions import FLOAT32_ROUNDING
@@ -25,6 +25,7 @@ Pair = tuple[object, object]
 
 _SHOWN_CHARS = 200
 _HUGGING_FACE_FACTS = ("tokenizer.bos_id", "tokenizer.eos_id", "tokenizer.chat_template")
+PAIRING_FACT = "rope_pairing"
 """Of its tokenizer, what a Hugging Face folder says in a form that other formats share."""
 
 
@@ -75,6 +76,11 @@ class MetadataDiff:
     def is_same(self) -> bool:
         """Nothing that was compared differs."""
         return not self.facts and not self.keys
+
+    def without_fact(self, key: str) -> MetadataDiff:
+        """The same without a difference that something else explains."""
+        facts = tuple(difference for difference in self.facts if difference.key != key)
+        return replace(self, facts=facts)
 
     def as_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -155,11 +161,13 @@ def _facts(file: ModelFile) -> dict[str, object]:
 
 
 def _tokenizer_facts(file: ModelFile) -> dict[str, object]:
-    """Nothing for a model without a tokenizer, or with one that is not understood."""
+    """What it is; of none, or of one that is not understood, only that."""
     try:
         spec = read_tokenizer_spec(file.format, file.metadata)
-    except TokenizerError:
-        return {}
+    except NoTokenizerError:
+        return {"tokenizer": "none"}
+    except TokenizerError as error:
+        return {"tokenizer": f"not understood: {error.problem} ({error.code})"}
     fields = (
         "kind",
         "pre_tokenizer",
@@ -174,7 +182,8 @@ def _tokenizer_facts(file: ModelFile) -> dict[str, object]:
         "add_bos",
         "chat_template",
     )
-    return {f"tokenizer.{name}": getattr(spec, name) for name in fields}
+    facts = {f"tokenizer.{name}": getattr(spec, name) for name in fields}
+    return {"tokenizer": "understood", **facts}
 
 
 def _difference(key: str, a: object, b: object) -> ValueDifference:

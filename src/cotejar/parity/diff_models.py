@@ -10,26 +10,27 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cotejar.errors import NothingMeasuredError
 from cotejar.formats.open_model import open_model
 from cotejar.formats.tensor_names import EMBEDDING, LM_HEAD
 from cotejar.model.architecture_summary import ArchitectureSummary, summarize_architecture
 from cotejar.model.names import canonical_names
-from cotejar.parity.diff_layouts import Layout, find_layout
-from cotejar.parity.diff_metadata import MetadataDiff, diff_metadata
-from cotejar.parity.elementwise import ElementwiseDistance, measure_elements
+from cotejar.parity.diff_layouts import QK_NAME, Layout, find_layout
+from cotejar.parity.diff_metadata import PAIRING_FACT, MetadataDiff, diff_metadata
+from cotejar.parity.elementwise import (
+    ElementwiseDistance,
+    measure_elements,
+    require_threshold,
+)
 from cotejar.parity.name_filter import NameFilter
-from cotejar.parity.tensor_values import TensorValues, open_values
+from cotejar.parity.tensor_values import TensorValues, have_same_bytes, open_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from cotejar.formats.model_file import ModelFile, TensorEntry
-
-_BYTES_AT_A_TIME = 1 << 22
+    from cotejar.model.config import RopePairing
 
 
 class TensorStatus(enum.Enum):
@@ -39,6 +40,8 @@ class TensorStatus(enum.Enum):
     """The same type, shape and bytes."""
     SAME_VALUES = "same_values"
     """Other bytes, or another type, and the same decoded values."""
+    REORDERED = "reordered"
+    """The same rows of q or k, in the RoPE order that each file declares."""
     TIED_COPY = "tied_copy"
     """One file stores the LM head, the other ties it to its embedding table: the same."""
     DIFFERS = "differs"
@@ -49,7 +52,11 @@ class TensorStatus(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiffOptions:
-    """What is asked of `apr diff` between two models."""
+    """What is asked of `apr diff` between two models.
+
+    Raises:
+        UsageError: a threshold that decides nothing.
+    """
 
     name_filter: str | None = None
     """Text or glob; None for every tensor."""
@@ -61,6 +68,9 @@ class DiffOptions:
     """Relative L2 up to which a tensor counts as the same; None for 0."""
     num_worst: int = 0
     """Elements kept a tensor, the largest differences first."""
+
+    def __post_init__(self) -> None:
+        require_threshold(self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +91,11 @@ class TensorDiff:
         """Does this tensor make the two files differ?"""
         if self.status in _SAME:
             return False
+        if self.status is not TensorStatus.DIFFERS or self.distance is None:
+            return True
         if self.layout is not None and not self.layout.is_declared:
             return True
-        compared = self.status is TensorStatus.DIFFERS and self.distance is not None
-        return not (compared and self.distance is not None and self.distance.is_within(threshold))
+        return not self.distance.is_within(threshold)
 
     def as_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -106,13 +117,19 @@ class TensorDiff:
         return facts | self.distance.as_json() | ({"top_diffs": worst} if worst else {})
 
 
-_SAME = (TensorStatus.EQUAL, TensorStatus.SAME_VALUES, TensorStatus.TIED_COPY)
+_SAME = (
+    TensorStatus.EQUAL,
+    TensorStatus.SAME_VALUES,
+    TensorStatus.REORDERED,
+    TensorStatus.TIED_COPY,
+)
 _ONE_SIDED = (TensorStatus.ONLY_IN_A, TensorStatus.ONLY_IN_B)
 _ORDER = (
     TensorStatus.SHAPE_DIFFERS,
     *_ONE_SIDED,
     TensorStatus.DIFFERS,
     TensorStatus.SAME_VALUES,
+    TensorStatus.REORDERED,
     TensorStatus.TIED_COPY,
     TensorStatus.EQUAL,
 )
@@ -146,6 +163,8 @@ class ModelDiff:
 
     a: Side
     b: Side
+    rope_pairings: tuple[RopePairing | None, RopePairing | None]
+    """How the two say that they order the rows of q and k."""
     metadata: MetadataDiff | None
     """None where it was left out."""
     tensors: tuple[TensorDiff, ...]
@@ -219,15 +238,18 @@ def diff_models(
     options = options or DiffOptions()
     with open_model(path_a) as a, open_model(path_b) as b:
         comparison = _Comparison(a, b, options)
-        metadata = None if options.weights_only else diff_metadata(a, b)
         names = comparison.names
         tensors = []
         for done, name in enumerate(names):
             on_tensor(name, done, len(names))
             tensors.append(comparison.compare(name))
+        metadata = None if options.weights_only else diff_metadata(a, b)
+        if metadata is not None and _are_rows_as_declared(tensors):
+            metadata = metadata.without_fact(PAIRING_FACT)
         return ModelDiff(
             a=_side(a),
             b=_side(b),
+            rope_pairings=comparison.rope_pairings,
             metadata=metadata,
             tensors=tuple(sorted(tensors, key=_worst_first)),
             threshold=options.threshold,
@@ -242,6 +264,12 @@ def _side(file: ModelFile) -> Side:
         num_tensors=len(file.tensors),
         num_bytes=sum(entry.num_bytes for entry in file.tensors.values()),
     )
+
+
+def _are_rows_as_declared(tensors: list[TensorDiff]) -> bool:
+    """Are all q and k weights in the orders that the two files declare, which differ?"""
+    layouts = [t.layout for t in tensors if t.a and t.b and QK_NAME.fullmatch(t.name)]
+    return bool(layouts) and all(x is not None and x.is_declared for x in layouts)
 
 
 def _worst_first(tensor: TensorDiff) -> tuple[int, bool, float]:
@@ -262,6 +290,11 @@ class _Comparison:
         )
         self.names = self._chosen_names()
 
+    @property
+    def rope_pairings(self) -> tuple[RopePairing | None, RopePairing | None]:
+        """How the two order the rows of q and k, as they say."""
+        return self._summaries[0].rope_pairing, self._summaries[1].rope_pairing
+
     def compare(self, name: str) -> TensorDiff:
         """Compare one tensor that at least one side has."""
         a, b = (entries.get(name) for entries in self._entries)
@@ -281,7 +314,7 @@ class _Comparison:
         mine, other = self._entries
         both = [name for name in dict.fromkeys([*mine, *other]) if wanted.matches(name)]
         if not any(name in mine and name in other for name in both):
-            wanted.require(both, [*mine, *other], where=self._where)
+            wanted.require(both, {*mine, *other}, where=self._where)
             raise NothingMeasuredError(
                 "the two files have no tensor in common",
                 where=self._where,
@@ -303,11 +336,9 @@ class _Comparison:
         b: TensorValues,
     ) -> TensorDiff:
         found = TensorDiff(name=name, a=entries[0], b=entries[1], status=TensorStatus.EQUAL)
-        if a.block_type is b.block_type and _same_bytes(a.raw, b.raw):
+        if a.block_type is b.block_type and have_same_bytes(a.raw, b.raw):
             return found
-        distance = measure_elements(
-            a.chunks(), b.chunks(), num_worst=self._options.num_worst
-        )
+        distance = measure_elements(a.chunks(), b.chunks(), num_worst=self._options.num_worst)
         if distance.is_zero:
             return replace(found, status=TensorStatus.SAME_VALUES, distance=distance)
         found = replace(found, status=TensorStatus.DIFFERS, distance=distance)
@@ -326,7 +357,9 @@ class _Comparison:
         )
         if layout is None:
             return found
-        return replace(found, layout=layout, distance=layout.distance)
+        is_same = layout.is_declared and layout.distance.is_zero
+        status = TensorStatus.REORDERED if is_same else found.status
+        return replace(found, status=status, layout=layout, distance=layout.distance)
 
     def _is_tied_copy(self) -> bool:
         """Is the one LM head that is stored equal to the other side's embedding table?"""
@@ -335,17 +368,10 @@ class _Comparison:
         table = self._entries[1 - has_head].get(EMBEDDING)
         if table is None or (head.block_type, head.shape) != (table.block_type, table.shape):
             return False
-        return _same_bytes(
+        return have_same_bytes(
             open_values(self._files[has_head], head).raw,
             open_values(self._files[1 - has_head], table).raw,
         )
-
-
-def _same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.size == b.size and all(
-        np.array_equal(a[start : start + _BYTES_AT_A_TIME], b[start : start + _BYTES_AT_A_TIME])
-        for start in range(0, a.size, _BYTES_AT_A_TIME)
-    )
 
 
 def _one_sided(a: Mapping[str, object], b: Mapping[str, object], names: list[str]) -> str:

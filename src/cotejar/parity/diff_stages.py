@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 
 from cotejar.errors import NothingMeasuredError
 from cotejar.formats.apr.stage_file import StageFile, read_stage_file
-from cotejar.parity.elementwise import ElementwiseDistance, measure_elements
+from cotejar.parity.elementwise import (
+    ElementwiseDistance,
+    measure_elements,
+    require_threshold,
+)
 from cotejar.parity.tensor_values import split_array
 from cotejar.verdict import Verdict
 
@@ -78,9 +82,11 @@ def diff_stages(
         threshold: the relative L2 up to which they count as the same; None for 0.
 
     Raises:
+        UsageError: a threshold that decides nothing.
         FileError: one of them cannot be read.
         NothingMeasuredError: they are of different layers or lengths, or hold nothing.
     """
+    require_threshold(threshold)
     a, b = read_stage_file(path_a), read_stage_file(path_b)
     where = f"{path_a} and {path_b}"
     if a.layer != b.layer:
@@ -89,7 +95,7 @@ def diff_stages(
             where=where,
             expected=f"{_layer(a)} on both sides",
             found=f"{_layer(a)} and {_layer(b)}",
-            hint="compare files of one stage: DIR_A/layer-N/STAGE.bin DIR_B/layer-N/STAGE.bin",
+            hint="compare files of one stage: A/layer-N/STAGE.bin B/layer-N/STAGE.bin",
         )
     if a.values.size != b.values.size or a.values.size == 0:
         raise NothingMeasuredError(
@@ -99,9 +105,7 @@ def diff_stages(
             found=f"{a.values.size} and {b.values.size} values",
             hint="save both from one prompt: the same tokens, all positions or the last",
         )
-    distance = measure_elements(
-        split_array(a.values), split_array(b.values), num_worst=limit
-    )
+    distance = measure_elements(split_array(a.values), split_array(b.values), num_worst=limit)
     return StageDiff(
         path_a=path_a, path_b=path_b, layer=a.layer, distance=distance, threshold=threshold
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.errors import UsageError
 from cotejar.parity.metrics import divide
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ class ElementwiseDistance:
     @property
     def severity(self) -> tuple[bool, float]:
         """Sorts the worst last: unlike pairs, or nothing compared, are worse than all."""
-        rel_l2 = self.rel_l2
-        return (self.num_unlike > 0 or math.isnan(rel_l2), 0.0 if math.isnan(rel_l2) else rel_l2)
+        rel_l2 = 0.0 if self.num_compared == 0 else self.rel_l2
+        return self.num_unlike > 0 or self.num_compared == 0, rel_l2
 
     def is_within(self, threshold: float | None) -> bool:
         """Nothing differs; or, with a threshold, `rel_l2` is at most that."""
@@ -137,6 +138,23 @@ class ElementwiseDistance:
         }
 
 
+def require_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that decides nothing.
+
+    Raises:
+        UsageError: it is negative, NaN or infinite.
+    """
+    if threshold is None or (threshold >= 0 and math.isfinite(threshold)):
+        return
+    raise UsageError(
+        f"a threshold of {threshold} decides nothing",
+        where="--threshold",
+        expected="a finite relative L2, 0 or more",
+        found=str(threshold),
+        hint="0 asks for equality; Q8_0 lies some 0.005 from its source, Q4_0 some 0.1",
+    )
+
+
 class ElementwiseMeasure:
     """Adds up chunks; each is a few elements of both lists, in order."""
 
@@ -168,7 +186,8 @@ class ElementwiseMeasure:
             magnitude = np.abs(error)
             # One NaN or infinity anywhere makes the sum one, which costs no mask.
             if not math.isfinite(float(a.sum())) or not math.isfinite(float(b.sum())):
-                a, b, error, magnitude = self._set_aside_nonfinite(a, b, error, magnitude, start)
+                values = a, b, error, magnitude
+                a, b, error, magnitude = self._set_aside_nonfinite(*values, start)
             else:
                 self._counts["compared"] += a.size
             self._counts["different"] += int(np.count_nonzero(magnitude))

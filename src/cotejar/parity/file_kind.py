@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cotejar.formats.apr.stage_file import MAGIC as STAGE_MAGIC
 from cotejar.formats.json_object import parse_json_object
-from cotejar.formats.mapped_file import MappedFile, open_mapped
+from cotejar.formats.mapped_file import open_mapped
 from cotejar.formats.open_model import resolve_model_path
 from cotejar.formats.safetensors.header import MAX_HEADER_BYTES, METADATA_KEY
-from cotejar.trace.trace_file import MANIFEST_KEY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cotejar.formats.mapped_file import MappedFile
 
 FileKind = Literal["model", "trace", "stage"]
 
@@ -46,9 +49,10 @@ def _has_manifest(mapped: MappedFile, head: bytes) -> bool:
         return False
     if _LENGTH_BYTES + length > mapped.size_bytes:
         return False  # opening it says how it is cut short
+    from cotejar.trace.trace_file import MANIFEST_KEY  # imports the safetensors library
+
     data = mapped.bytes(_LENGTH_BYTES, length, "the header")
     if MANIFEST_KEY.encode() not in data:
         return False
     texts = parse_json_object(data, where=f"{mapped.path}, header").get(METADATA_KEY)
     return isinstance(texts, dict) and MANIFEST_KEY in texts
-

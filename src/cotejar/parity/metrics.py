@@ -48,7 +48,17 @@ class ArrayDistance:
 def measure_distance(
     reference_TW: Float[np.ndarray, "T W"], candidate_TW: Float[np.ndarray, "T W"]
 ) -> ArrayDistance:
-    """Measure two arrays; the caller has checked that the shapes agree and hold something."""
+    """Measure two arrays; the caller has checked that the shapes agree and hold something.
+
+    Where either holds NaN or infinity no measure passes a gate: each is NaN or infinite.
+    """
+    with np.errstate(all="ignore"):
+        return _measure(reference_TW, candidate_TW)
+
+
+def _measure(
+    reference_TW: Float[np.ndarray, "T W"], candidate_TW: Float[np.ndarray, "T W"]
+) -> ArrayDistance:
     reference = reference_TW.astype(np.float64)
     candidate = candidate_TW.astype(np.float64)
     error = candidate - reference
@@ -59,7 +69,7 @@ def measure_distance(
     np.divide(error_norm, reference_norm, out=rel_l2, where=reference_norm > 0)
     both = reference_norm * candidate_norm
     cosine = np.where((reference_norm == 0) & (candidate_norm == 0), 1.0, 0.0)
-    np.divide((reference * candidate).sum(axis=1), both, out=cosine, where=both > 0)
+    np.divide((reference * candidate).sum(axis=1), both, out=cosine, where=both != 0)
     return ArrayDistance(
         num_compared=error.size,
         rel_l2=rel_l2,
@@ -98,7 +108,7 @@ class LogitsDistance:
     """The distance between two models' next-token distributions, per token."""
 
     kl: Float64[np.ndarray, "T"]
-    """KL(reference || candidate), in nats."""
+    """KL(reference || candidate), in nats; NaN where a logit is NaN or +inf."""
     top1_equal: np.ndarray
     """(T,) bool: the same most likely token; of equals, the lowest id."""
     top5_overlap: Float64[np.ndarray, "T"]
@@ -110,19 +120,23 @@ class LogitsDistance:
 def measure_logits(
     reference_TV: Float[np.ndarray, "T V"], candidate_TV: Float[np.ndarray, "T V"]
 ) -> LogitsDistance:
-    """Measure logits of one shape with at least one finite token."""
-    reference, candidate = _log_softmax(reference_TV), _log_softmax(candidate_TV)
-    probability = np.exp(reference)
-    kl = np.where(probability > 0, probability * (reference - candidate), 0.0).sum(axis=1)
+    """Measure logits of one shape; a token with a NaN is equal to none."""
+    with np.errstate(all="ignore"):
+        reference, candidate = _log_softmax(reference_TV), _log_softmax(candidate_TV)
+        probability = np.exp(reference)
+        terms = np.where(probability == 0, 0.0, probability * (reference - candidate))
+        kl = terms.sum(axis=1)
+    unusable = np.isnan(reference).any(axis=1) | np.isnan(candidate).any(axis=1)
     top = min(5, reference.shape[1])
     top_reference, top_candidate = _top(reference_TV, top), _top(candidate_TV, top)
     pairs = zip(top_reference, top_candidate, strict=True)
-    overlap = [len(set(a) & set(b)) / top for a, b in pairs]
+    overlap = np.array([len(set(a) & set(b)) / top for a, b in pairs])
     largest = np.sort(reference_TV.astype(np.float64), axis=1)[:, -2:]
     return LogitsDistance(
-        kl=np.maximum(kl, 0.0),  # rounding can make equal distributions slightly negative
-        top1_equal=reference_TV.argmax(axis=1) == candidate_TV.argmax(axis=1),
-        top5_overlap=np.array(overlap),
+        # Rounding can make equal distributions slightly negative.
+        kl=np.where(unusable, np.nan, np.maximum(kl, 0.0)),
+        top1_equal=(reference_TV.argmax(axis=1) == candidate_TV.argmax(axis=1)) & ~unusable,
+        top5_overlap=np.where(unusable, 0.0, overlap),
         margin=largest[:, -1] - largest[:, 0],
     )
 

@@ -31,7 +31,9 @@ class NameFilter:
         spellings = [name, to_gguf(name), to_hugging_face(name)]
         return any(spelling and self._fits(spelling) for spelling in spellings)
 
-    def require(self, matched: Collection[str], names: Collection[str], *, where: str) -> None:
+    def require(
+        self, matched: Collection[object], names: Collection[str], *, where: str
+    ) -> None:
         """Refuse to go on with nothing.
 
         Raises:

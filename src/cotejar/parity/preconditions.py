@@ -19,6 +19,7 @@ from cotejar.trace.site import CONTRACT_SLOTS, Site
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from cotejar.parity.gates import Gate
     from cotejar.trace.forward_trace import ForwardTrace, SiteRecord
 
 FLOAT32_ROUNDING = 2.0**-23
@@ -49,8 +50,8 @@ class Question:
     scopes: tuple[Scope, ...]
     """Scopes that the comparison is to cover."""
     required_slots: tuple[str, ...] = CONTRACT_SLOTS
-    needs_arrays: bool = True
-    """Does a gate need more than statistics?"""
+    gates: tuple[Gate, ...] = ()
+    """What is to be judged: says which arrays are needed."""
 
     @property
     def common(self) -> list[tuple[SiteRecord, SiteRecord]]:
@@ -65,14 +66,26 @@ class Question:
         layers = min(layers, MAX_LAYERS)  # a recorded trace can claim anything
         return [str(Site(slot, n)) for n in range(layers) for slot in self.required_slots]
 
+    @property
+    def judged_arrays(self) -> list[str]:
+        """Common sites at which a gate judges elements."""
+        gates = [gate for gate in self.gates if gate.needs_arrays]
+        names = [str(record.site) for record, _ in self.common]
+        return [name for name in names if any(gate.applies_to(name) for gate in gates)]
+
     def shared_scopes(self, a: SiteRecord, b: SiteRecord) -> list[Scope]:
         """Wanted scopes that both sides recorded at a site."""
         return [scope for scope in self.scopes if scope in a.stats and scope in b.stats]
 
 
+ALWAYS_JUDGED = frozenset({"shapes", "sample-count", "arrays"})
+"""Without these there is nothing to measure, whatever a contract asks for."""
+
+
 def check_preconditions(question: Question, wanted: Sequence[str] = ()) -> list[Precondition]:
-    """Judge the preconditions `wanted`, or all of them; every one is judged and reported."""
-    return [CHECKS[name](question) for name in (wanted or CHECKS)]
+    """Judge the preconditions `wanted` and `ALWAYS_JUDGED`, or all; every one is reported."""
+    names = {*wanted, *ALWAYS_JUDGED} if wanted else CHECKS.keys()
+    return [check(question) for name, check in CHECKS.items() if name in names]
 
 
 def _check_token_ids(question: Question) -> Precondition:
@@ -199,10 +212,13 @@ class NaiveRatio:
     @property
     def sentence(self) -> str:
         """For people."""
+        ratio = self.std_ratio
+        factor = max(ratio, 1 / ratio) if ratio > 0 else math.inf
         return (
             f"at {self.site} the standard deviations of {self.reference_count:,} values "
             f"({self.reference_scope}) and {self.candidate_count:,} ({self.candidate_scope}) "
-            f"would have given a ratio of {self.std_ratio:.4g}, and it would mean nothing"
+            f"would have given a ratio of {self.std_ratio:.4g}, a factor of {factor:.4g}, "
+            "and it would mean nothing"
         )
 
 
@@ -229,7 +245,11 @@ def find_naive_ratio(question: Question) -> NaiveRatio | None:
             )
         )
     famous = [r for r in ratios if r.site.endswith("ffn_swiglu_inner")]
-    return max(famous or ratios, key=lambda r: abs(math.log(r.std_ratio)), default=None)
+    return max(famous or ratios, key=lambda r: _distance_from_1(r.std_ratio), default=None)
+
+
+def _distance_from_1(ratio: float) -> float:
+    return abs(math.log(ratio)) if ratio > 0 and math.isfinite(ratio) else math.inf
 
 
 def _widest(record: SiteRecord) -> Scope:
@@ -283,28 +303,26 @@ def _check_finite(question: Question) -> Precondition:
     message = f"{checked} sites hold finite numbers only"
     if bad:
         message = f"{len(bad)} of {checked} sites do not; the first is {bad[0]}"
-    return Precondition(
-        id="finite", num_checked=checked, num_broken=len(bad), message=message
-    )
+    return Precondition(id="finite", num_checked=checked, num_broken=len(bad), message=message)
 
 
 def _check_arrays(question: Question) -> Precondition:
-    if not question.needs_arrays:
+    if not any(gate.needs_arrays for gate in question.gates):
         return Precondition(
             id="arrays", num_checked=1, num_broken=0, message="no gate needs elements"
         )
-    required = question.required_sites
+    needed = question.judged_arrays
     traces = (("reference", question.reference), ("candidate", question.candidate))
-    missing = [f"{s} {n}" for n in required for s, t in traces if n not in t.arrays]
-    message = f"both sides hold the elements of {len(required)} required sites"
+    missing = [f"{s} {n}" for n in needed for s, t in traces if n not in t.arrays]
+    message = f"both sides hold the elements of the {len(needed)} sites that gates judge"
     if missing:
         message = (
-            f"{len(missing)} of {2 * len(required)} required arrays were not captured, the "
-            f"first is {missing[0]}; statistics alone cannot show a fault "
+            f"{len(missing)} of {2 * len(needed)} arrays that gates judge were not captured, "
+            f"the first is {missing[0]}; statistics alone cannot show a fault "
             "(record with --capture all)"
         )
     return Precondition(
-        id="arrays", num_checked=len(required), num_broken=len(missing), message=message
+        id="arrays", num_checked=2 * len(needed), num_broken=len(missing), message=message
     )
 
 

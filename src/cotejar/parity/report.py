@@ -151,6 +151,10 @@ class ParityReport:
                 "std_ratio": finite(naive.std_ratio),
             },
             "sites": [_site_json(s) for s in self.sites],
+            "unjudged_gates": [
+                {"metric": gate.metric, "sites": gate.sites}
+                for gate in dict.fromkeys(g for c in self.comparisons for g in c.unjudged_gates)
+            ],
             "only_in_reference": list(first.only_in_reference),
             "only_in_candidate": list(first.only_in_candidate),
             "bit_identical": self.bit_identical,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cotejar.engines.run_trace import DEFAULT_PROMPT
+from cotejar.engines.run_trace import DEFAULT_PROMPT, require_text
 from cotejar.errors import UsageError
 from cotejar.parity.compare import Comparison, Plan, compare_traces
 from cotejar.parity.report import ParityReport
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cotejar.parity.side import Side
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """What is asked of `apr parity`."""
@@ -27,7 +26,8 @@ class Request:
     candidate: str
     """`[ENGINE[+numerics][@device]:]PATH`."""
     prompts: tuple[str, ...] = ()
-    """Empty, with no token ids either: `DEFAULT_PROMPT`."""
+    default_prompts: tuple[str, ...] = (DEFAULT_PROMPT,)
+    """Run where neither a prompt nor ids are given, and no side is recorded."""
     token_ids: tuple[int, ...] = ()
     plan: Plan = field(default_factory=Plan)
     reference_scopes: tuple[Scope, ...] = BOTH_SCOPES
@@ -66,19 +66,22 @@ def _prompts(request: Request, reference: Side, candidate: Side) -> Sequence[str
             found="both",
             hint="--tokens runs ids as they are; --prompt is tokenized by each side",
         )
-    if request.prompts:
-        if reference.recorded or candidate.recorded:
+    if reference.recorded or candidate.recorded:
+        if request.prompts or request.token_ids:
             raise UsageError(
                 "a recorded trace has its prompt already",
-                where="--prompt",
-                expected="no prompt",
-                found=f"{len(request.prompts)}",
-                hint="leave it out: the other side runs the trace's own tokens",
+                where="--prompt" if request.prompts else "--tokens",
+                expected="no prompt and no ids",
+                found=f"{len(request.prompts or request.token_ids)}",
+                hint="leave them out: the other side runs the trace's own tokens",
             )
-        return request.prompts
-    if request.token_ids or reference.recorded or candidate.recorded:
         return [None]
-    return [DEFAULT_PROMPT]
+    if request.token_ids:
+        return [None]
+    prompts = request.prompts or request.default_prompts
+    for prompt in prompts:
+        require_text(prompt)
+    return prompts
 
 
 def _compare_prompt(

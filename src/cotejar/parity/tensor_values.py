@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VALUES_AT_A_TIME = 1 << 16
 """A multiple of every block's size; in float64 they fit a core's own cache."""
+_BYTES_AT_A_TIME = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,6 +68,15 @@ def open_values(file: ModelFile, entry: TensorEntry) -> TensorValues:
     """A file's tensor, not yet decoded; errors as `ModelFile.read_bytes`."""
     raw = np.asarray(file.read_bytes(entry.name))
     return TensorValues(block_type=entry.block_type, shape=entry.shape, raw=raw)
+
+
+def have_same_bytes(a: UInt8[np.ndarray, "n"], b: UInt8[np.ndarray, "m"]) -> bool:
+    """Whether two runs of bytes are equal, in pieces: they may be as large as a file."""
+    step = _BYTES_AT_A_TIME
+    return a.size == b.size and all(
+        np.array_equal(a[start : start + step], b[start : start + step])
+        for start in range(0, a.size, step)
+    )
 
 
 def split_array(values: Float[np.ndarray, "..."]) -> Iterator[Float[np.ndarray, "n"]]:

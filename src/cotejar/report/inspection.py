@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 
 from cotejar.formats.apr.layout import Flag
 from cotejar.formats.apr.reader import AprFile
-from cotejar.formats.apr.stage_file import read_stage_file
 from cotejar.formats.mapped_file import open_mapped
 from cotejar.formats.open_model import open_model
 from cotejar.model.architecture_summary import ArchitectureSummary, summarize_architecture
 from cotejar.parity.file_kind import find_file_kind
 from cotejar.report.metadata_values import as_json as metadata_json
 from cotejar.report.metadata_values import count_elements, read_shown_metadata
-from cotejar.trace.stats import ActivationStats, measure_stats
-from cotejar.trace.trace_file import SCHEMA_VERSION, make_manifest, read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
 
     from cotejar.formats.model_file import ModelFile
     from cotejar.trace.forward_trace import ForwardTrace
+    from cotejar.trace.stats import ActivationStats
 
 _CHUNK_BYTES = 1 << 24
 _UNQUANTISED = ("F32", "F16", "BF16")
@@ -123,7 +121,7 @@ class Inspection:
             "flags": dict(self.flags),
             "metadata": metadata_json(self.metadata),
             **facts,
-            "parameter_count": sum(share.num_values for share in self.block_types),
+            "value_count": sum(share.num_values for share in self.block_types),
             "tensor_bytes": sum(share.num_bytes for share in self.block_types),
             "block_types": [
                 {
@@ -157,6 +155,8 @@ class TraceInspection:
 
     def as_json(self) -> dict[str, object]:
         """Upstream's keys for a model, as far as a trace has them, then ours."""
+        from cotejar.trace.trace_file import SCHEMA_VERSION, make_manifest
+
         trace, config = self.trace, self.trace.config
         return {
             "file": self.path,
@@ -232,19 +232,31 @@ def inspect_file(
     """
     kind, found = find_file_kind(path)
     if kind == "trace":
-        return TraceInspection(
-            path=found, size_bytes=found.stat().st_size, trace=read_trace(found)
-        )
+        return _inspect_trace(found)
     if kind == "stage":
-        stage = read_stage_file(found)
-        return StageInspection(
-            path=found,
-            size_bytes=found.stat().st_size,
-            layer=stage.layer,
-            stats=measure_stats(stage.values),
-        )
+        return _inspect_stage(found)
     with open_model(found) as file:
         return _inspect_model(file, verify=verify, whole_lists=whole_lists)
+
+
+# These two import what a model's inspection, which must be quick, has no use for.
+def _inspect_trace(path: Path) -> TraceInspection:
+    from cotejar.trace.trace_file import read_trace
+
+    return TraceInspection(path=path, size_bytes=path.stat().st_size, trace=read_trace(path))
+
+
+def _inspect_stage(path: Path) -> StageInspection:
+    from cotejar.formats.apr.stage_file import read_stage_file
+    from cotejar.parity.tensor_values import measure_chunks, split_array
+
+    stage = read_stage_file(path)
+    return StageInspection(
+        path=path,
+        size_bytes=path.stat().st_size,
+        layer=stage.layer,
+        stats=measure_chunks(split_array(stage.values)),
+    )
 
 
 def _inspect_model(file: ModelFile, *, verify: bool, whole_lists: bool) -> Inspection:

@@ -44,24 +44,15 @@ def encode_json(facts: Mapping[str, object]) -> str:
 
 def strict(value: object) -> JsonValue:
     """Make of a value what JSON has; see the module for numbers that are not finite."""
-    if value is None or isinstance(value, bool):
-        return value
     if isinstance(value, enum.Enum):
         return strict(value.value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, (str, Path)):
-        # A file name that is not UTF-8 arrives with half surrogate pairs in it.
-        return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, Mapping):
-        return _strict_object(value)
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
-        return [strict(item) for item in value]
     if hasattr(value, "tolist"):  # numpy's scalars and arrays, without importing numpy
         return strict(value.tolist())
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    if isinstance(value, Mapping):
+        return _strict_object(value)
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
+        return [strict(item) for item in value]
+    return _strict_scalar(value)
 
 
 def nonfinite_name(number: float) -> str:
@@ -71,11 +62,24 @@ def nonfinite_name(number: float) -> str:
     return "Infinity" if number > 0 else "-Infinity"
 
 
+def _strict_scalar(value: object) -> JsonValue:
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (str, Path)):
+        # A file name that is not UTF-8 arrives with half surrogate pairs in it.
+        return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
 def _strict_object(facts: Mapping[object, object]) -> dict[str, JsonValue]:
     result: dict[str, JsonValue] = {}
     for key, value in facts.items():
         name = str(strict(str(key)))
         result[name] = strict(value)
+        if hasattr(value, "item") and not getattr(value, "shape", ()):
+            value = value.item()  # noqa: PLW2901 - numpy's float32 is no float of Python's
         if isinstance(value, float) and not math.isfinite(value):
             result[name + NONFINITE_SUFFIX] = nonfinite_name(value)
     return result

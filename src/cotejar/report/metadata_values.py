@@ -44,9 +44,9 @@ class Omitted:
         return facts | ({"of": self.element} if self.element else {})
 
     def __str__(self) -> str:
-        unit = {"text": "characters", "object": "keys", "file": "bytes"}
-        what = f"{self.element}s" if self.element else unit.get(self.kind, "elements")
-        return f"{self.count:,} {what}"
+        units = {"text": "characters", "object": "keys", "file": "bytes"}
+        unit = "strings" if self.element == "string" else f"{self.element} values".strip()
+        return f"{self.count:,} {units.get(self.kind, unit)}"
 
 
 def read_shown_metadata(file: ModelFile, *, whole: bool = False) -> dict[str, object]:
@@ -112,7 +112,7 @@ def describe(value: object, width: int = 160) -> str:
         return str(value)
     if isinstance(value, (Mapping, list)):
         return shortened(json.dumps(strict(as_json(value)), ensure_ascii=False), width)
-    return {True: "true", False: "false", None: "null"}.get(value, str(value))  # type: ignore[call-overload,no-any-return] # any other value is its own text
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _read_value(file: ModelFile, key: str) -> object:

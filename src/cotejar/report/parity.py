@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cotejar.report.tables import Column, output_width, render_table, visible
+from cotejar.trace.forward_trace import Scope
 from cotejar.trace.site import CAPTURE_POINTS
 from cotejar.verdict import Verdict
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 _COLUMNS = (
     Column("site"),
     Column("scope"),
-    Column("compared", is_number=True),
     Column("rel L2 max", is_number=True),
     Column("max abs", is_number=True),
     Column("cosine min", is_number=True),
@@ -28,8 +28,12 @@ _COLUMNS = (
 )
 
 
-def parity_lines(report: ParityReport, *, every_site: bool = False) -> Iterator[str]:
-    """The text of `apr parity`: a row a slot, or with `every_site` a row a site."""
+Detail = Literal["none", "slots", "sites"]
+"""Of the table: none, each slot's worst site, or every site."""
+
+
+def parity_lines(report: ParityReport, *, detail: Detail = "slots") -> Iterator[str]:
+    """The text of `apr parity`."""
     first = report.comparisons[0]
     yield f"reference  {_side_text(first.reference)}"
     yield f"candidate  {_side_text(first.candidate)}"
@@ -41,12 +45,13 @@ def parity_lines(report: ParityReport, *, every_site: bool = False) -> Iterator[
     yield from _precondition_lines(report)
     yield ""
     sites = report.sites
-    if sites:
-        rows = sites if every_site else _worst_of_each_slot(sites)
+    if sites and detail != "none":
+        rows = sites if detail == "sites" else _worst_of_each_slot(sites)
         yield from render_table(_COLUMNS, [_row(s) for s in rows], output_width())
-        if not every_site:
-            yield "(the worst layer of each slot; --all-sites shows every site)"
+        if detail == "slots":
+            yield "  (each slot's worst layer and scope; --all-sites shows every site)"
         yield ""
+    if sites:
         yield from _logits_lines(report)
     yield from _unpaired_lines(report)
     yield from _verdict_lines(report, sites)
@@ -54,9 +59,9 @@ def parity_lines(report: ParityReport, *, every_site: bool = False) -> Iterator[
 
 def _side_text(trace: ForwardTrace) -> str:
     engine, model = trace.engine, trace.model
-    return (
-        f"{engine.name}+{engine.numerics}@{engine.device}  {visible(model.name)}  "
-        f"{model.fingerprint[:19]}  ({visible(engine.build)})"
+    return visible(
+        f"{engine.name}+{engine.numerics}@{engine.device}  {model.name}  "
+        f"{model.fingerprint[:19]}  ({engine.build})"
     )
 
 
@@ -73,12 +78,11 @@ def _precondition_lines(report: ParityReport) -> Iterator[str]:
 
 
 def _worst_of_each_slot(sites: Sequence[SiteSummary]) -> list[SiteSummary]:
-    worst: dict[tuple[str, str], SiteSummary] = {}
+    worst: dict[str, SiteSummary] = {}
     for site in sites:
-        key = (site.site.rpartition(".")[2], site.scope.value)
-        held = worst.get(key)
-        if held is None or _badness(site) > _badness(held):
-            worst[key] = site
+        slot = site.site.rpartition(".")[2]
+        if slot not in worst or _badness(site) > _badness(worst[slot]):
+            worst[slot] = site
     order = list(CAPTURE_POINTS)
     return sorted(worst.values(), key=lambda s: order.index(s.site.rpartition(".")[2]))
 
@@ -89,19 +93,15 @@ def _badness(site: SiteSummary) -> tuple[float, float]:
 
 
 def _row(site: SiteSummary) -> list[str]:
-    gate = site.gate
     return [
         site.site,
         site.scope.value,
-        f"{site.num_compared:,}",
         _number(site.rel_l2_max),
         _number(site.max_abs),
         "" if site.cosine_min is None else f"{site.cosine_min:.6f}",
         _number(site.nmse),
         f"{site.std_ratio:.4f}",
-        "" if gate is None else f"{gate.gate.metric} {gate.value:.2e} <= {gate.gate.limit:.1e}"
-        if gate.passed
-        else f"{gate.gate.metric} {gate.value:.2e} > {gate.gate.limit:.1e}",
+        "" if site.gate is None else f"{site.gate.gate.metric} <= {site.gate.gate.limit:.1e}",
         "not judged" if site.verdict is None else site.verdict.value,
     ]
 
@@ -135,8 +135,9 @@ def _unpaired_lines(report: ParityReport) -> Iterator[str]:
 def _verdict_lines(report: ParityReport, sites: Sequence[SiteSummary]) -> Iterator[str]:
     verdict = report.verdict
     if verdict is Verdict.INCOMPARABLE:
-        reasons = [f"{p.id}: {visible(p.message)}" for p in report.broken]
-        yield f"INCOMPARABLE  {reasons[0] if reasons else 'no site was judged'}"
+        broken = [p.id for p in report.broken]
+        nothing = f"broken: {', '.join(broken)}; nothing was measured"
+        yield f"INCOMPARABLE  {nothing if broken else _no_gate_text(report)}"
         if report.naive_ratio is not None:
             yield f"  {report.naive_ratio.sentence}"
         return
@@ -147,29 +148,46 @@ def _verdict_lines(report: ParityReport, sites: Sequence[SiteSummary]) -> Iterat
             f"PASS  {judged} of {len(sites)} cells (site x scope) within their gates, "
             f"{report.num_compared:,} numbers compared{same}"
         )
-        yield from _origin_lines(sites)
+        if not report.bit_identical:
+            yield from _origin_lines(sites)
         return
     first = report.first_divergence
     failed = sum(s.verdict is Verdict.FAIL for s in sites)
     yield f"FAIL  {failed} of {judged} cells (site x scope) are beyond their gates"
     if first is not None and first.deciding is not None:
         gate = first.deciding
-        worst_token = "" if first.distance is None else f", token {first.distance.worst_token}"
+        token = "last token" if first.scope is Scope.LAST else "all tokens"
+        if first.distance is not None and first.scope is Scope.ALL:
+            token = f"all tokens, worst is token {first.distance.worst_token}"
         yield (
-            f"  first at {first.site} ({first.scope.value}{worst_token}): {gate.gate.metric} "
+            f"  first at {first.site} ({token}): {gate.gate.metric} "
             f"{gate.value:.3e}, limit {gate.gate.limit:.1e}"
         )
-        yield f"  origin of the limit: {gate.gate.origin}"
+        yield f"  origin of the limit: {visible(gate.gate.origin)}"
+
+
+def _no_gate_text(report: ParityReport) -> str:
+    unjudged = [gate for c in report.comparisons for gate in c.unjudged_gates]
+    if unjudged:
+        return (
+            f"{len(unjudged)} gates were judged nowhere, the first is {unjudged[0].metric} at "
+            f"{visible(unjudged[0].sites)}"
+        )
+    first = report.comparisons[0]
+    pair = f"{first.reference.engine.numerics} against {first.candidate.engine.numerics}"
+    return f"no gate is known for {pair} (give one with --contract)"
 
 
 def _origin_lines(sites: Sequence[SiteSummary]) -> Iterator[str]:
     nearest = max(
-        (s for s in sites if s.gate), key=lambda s: s.gate.severity if s.gate else 0, default=None
+        (s for s in sites if s.gate),
+        key=lambda s: s.gate.severity if s.gate else 0,
+        default=None,
     )
     if nearest is None or nearest.gate is None:
         return
     gate = nearest.gate
     yield (
         f"  nearest to its limit: {nearest.site}, {gate.gate.metric} {gate.value:.2e} "
-        f"of {gate.gate.limit:.1e} ({gate.gate.origin})"
+        f"of {gate.gate.limit:.1e} ({visible(gate.gate.origin)})"
     )

@@ -6,6 +6,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from cotejar.report.tables import visible
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -17,7 +19,9 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield lambda _: None
         return
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        yield status.update
+        # A tensor's name is a stranger's, and may look like markup or be an escape sequence.
+        yield lambda text: status.update(escape(visible(text)))

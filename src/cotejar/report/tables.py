@@ -54,14 +54,18 @@ def output_width() -> int | None:
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines; colour reaches a terminal only, and not where NO_COLOR is set."""
-    text = "\n".join(lines)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    text = encodable("\n".join(lines))
     click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
 
+def encodable(text: str) -> str:
+    """The text, with an escape for every character that stdout cannot encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def visible(text: str) -> str:
-    """The text with everything that does not print shown as an escape: `\\x1b`, `\\n`."""
+    r"""The text with everything that does not print shown as an escape: `\x1b`, `\n`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -80,10 +84,15 @@ def heading(text: str) -> str:
     return click.style(text, bold=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def with_unit(num_bytes: int) -> str:
     """`491,400,032 bytes (468.6 MiB)`."""
     if num_bytes < _STEP:
-        return f"{num_bytes} byte{'' if num_bytes == 1 else 's'}"
+        return counted(num_bytes, "byte")
     size, unit = num_bytes / _STEP, "KiB"
     for larger in ("MiB", "GiB", "TiB", "PiB", "EiB"):
         if size < _STEP:
@@ -112,9 +121,9 @@ def render_table(
     ]
     total = sum(widths) + GAP * (len(columns) - 1) + len(INDENT)
     if width is not None and total > width:
-        folds = next(i for i, column in enumerate(columns) if not column.is_number)
+        folds = next((i for i, column in enumerate(columns) if not column.is_number), 0)
         widths[folds] -= total - width
-        if widths[folds] < max(MIN_FOLDED, cells(columns[folds].title)):
+        if columns[folds].is_number or widths[folds] < MIN_FOLDED:
             return _blocks(columns, rows, width)
     titles = [column.title for column in columns]
     lines = _row_lines(columns, [heading(title) for title in titles], widths)
@@ -140,6 +149,13 @@ def render_pairs(pairs: Iterable[tuple[str, str]], width: int | None) -> list[st
     return [line for pair in pairs for line in _row_lines(columns, pair, (widest, room or 0))]
 
 
+def render_text(text: str, width: int | None) -> list[str]:
+    """A paragraph, its first line indented once and the others twice."""
+    room = None if width is None else width - 2 * len(INDENT)
+    first, *others = fold(text, room)
+    return [INDENT + first, *(2 * INDENT + line for line in others)]
+
+
 def fold(text: str, width: int | None) -> list[str]:
     """Cut text into lines, at spaces where there are any, else anywhere; none is empty."""
     if width is None or cells(text) <= width:
@@ -148,8 +164,9 @@ def fold(text: str, width: int | None) -> list[str]:
     while cells(rest) > width:
         cut = _fitting(rest, width)
         space = rest.rfind(" ", cut // 2, cut + 1)
-        head, rest = (rest[:space], rest[space + 1 :]) if space > 0 else (rest[:cut], rest[cut:])
-        lines.append(head)
+        end, start = (space, space + 1) if space > 0 else (cut, cut)
+        lines.append(rest[:end])
+        rest = rest[start:]
     return [*lines, rest] if rest else lines
 
 

@@ -6,7 +6,6 @@ of a trace, and adds to every slot its scope, ddof, capture point, and all scope
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +24,20 @@ if TYPE_CHECKING:
 TOP_PREDICTIONS = 5
 
 
-def trace_lines(trace: ForwardTrace, model: LanguageModel | None) -> Iterator[str]:
+def trace_lines(
+    trace: ForwardTrace, model: LanguageModel | None, *, brief: bool = False
+) -> Iterator[str]:
     """The text of `apr trace --payload`: ten lines a layer, for every format."""
+    if brief:
+        yield from _summary_lines(trace)
+        return
     yield "Traced Inference (APR-TRACE-001)"
     yield ""
-    yield f"Format: {trace.model.format}   Model: {visible(trace.model.name)}"
-    yield f"Weights: {trace.model.fingerprint}"
-    yield f"Engine: {trace.engine.name}+{trace.engine.numerics}  ({trace.engine.build})"
+    yield visible(f"Format: {trace.model.format}   Model: {trace.model.name}")
+    yield visible(f"Weights: {trace.model.fingerprint}")
+    yield visible(
+        f"Engine: {trace.engine.name}+{trace.engine.numerics}  ({trace.engine.build})"
+    )
     if model is not None:
         yield from architecture_lines(model.declared.config)
     prompt = "(token ids)" if trace.prompt is None else visible(trace.prompt)
@@ -42,7 +48,9 @@ def trace_lines(trace: ForwardTrace, model: LanguageModel | None) -> Iterator[st
     yield from _site_lines(trace, "EMBEDDING", "embed")
     yield ""
     yield "LAYER-BY-LAYER ACTIVATIONS:"
-    for layer in sorted({r.site.layer for r in trace.sites.values() if r.site.layer is not None}):
+    for layer in sorted(
+        {r.site.layer for r in trace.sites.values() if r.site.layer is not None}
+    ):
         yield from _layer_lines(trace, layer)
     yield ""
     yield from _site_lines(trace, "FINAL LAYER NORM", "final_norm")
@@ -120,17 +128,23 @@ def _token_text(model: LanguageModel, token: int) -> str:
 def top_logits(logits_V: np.ndarray, count: int = TOP_PREDICTIONS) -> list[tuple[int, float]]:
     """(token id, logit) of the largest finite logits; of equals the lowest id first."""
     order = np.argsort(-logits_V, kind="stable")
-    finite = [int(i) for i in order[: count * 2] if math.isfinite(logits_V[i])]
-    return [(i, float(logits_V[i])) for i in finite[:count]]
+    finite = order[np.isfinite(logits_V[order])][:count]
+    return [(int(i), float(logits_V[i])) for i in finite]
 
 
 def _summary_lines(trace: ForwardTrace) -> Iterator[str]:
-    bad = [n for n, r in trace.sites.items() if any(s.nan_count + s.inf_count for s in r.stats.values())]
+    bad = [
+        name
+        for name, record in trace.sites.items()
+        if any(s.nan_count + s.inf_count for s in record.stats.values())
+    ]
     scopes = next(iter(trace.sites.values())).stats if trace.sites else {}
     yield "TRACE SUMMARY"
     yield (
-        f"  {len(trace.sites)} sites, scopes {' and '.join(s.value for s in scopes)}, "
-        f"std with ddof {trace.ddof}"
+        f"  {visible(trace.model.name)}, {visible(trace.engine.name)}"
+        f"+{visible(trace.engine.numerics)}: "
+        f"{len(trace.sites)} sites, scope {' and '.join(s.value for s in scopes)}, "
+        f"{len(trace.token_ids)} tokens, std with ddof {trace.ddof}"
     )
     if bad:
         yield f"  NaN or infinite at {len(bad)} sites; the first is {bad[0]}"
@@ -226,9 +240,7 @@ def metadata_json(model: LanguageModel) -> dict[str, object]:
         "prompt": None,
         "encoded_tokens": None,
         "embedding": None,
-        "layers": [
-            {"layer_idx": n} | dict.fromkeys(SLOTS) for n in range(config.num_layers)
-        ],
+        "layers": [{"layer_idx": n} | dict.fromkeys(SLOTS) for n in range(config.num_layers)],
         "final_norm": None,
         "logits_stats": None,
         "logits": None,

@@ -17,7 +17,7 @@ from cotejar.errors import ChatTemplateError
 from cotejar.tokenizer.chat_sandbox import ChatSandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cotejar.tokenizer.spec import TokenizerSpec
     from cotejar.tokenizer.tokenizer import Tokenizer
@@ -66,14 +66,7 @@ def render_chat(
             unk_token=spec.token_of(spec.unk_id),
             pad_token=spec.token_of(spec.pad_id),
         )
-        parts: list[str] = []
-        num_chars = 0
-        for chunk in chunks:
-            parts.append(chunk)
-            num_chars += len(chunk)
-            if num_chars > MAX_OUTPUT_CHARS:
-                raise SecurityError(f"it writes more than {MAX_OUTPUT_CHARS} characters")  # noqa: TRY301 - reported with the template's line
-        return "".join(parts)
+        return _join_bounded(chunks)
     except Exception as error:
         raise _failure(error) from error
 
@@ -94,6 +87,17 @@ def apply_chat(tokenizer: Tokenizer, prompt: str, *, now: datetime | None = None
     if spec.add_bos and spec.bos_id is not None and ids[:1] != [spec.bos_id]:
         ids.insert(0, spec.bos_id)
     return ids
+
+
+def _join_bounded(chunks: Iterable[str]) -> str:
+    parts: list[str] = []
+    num_chars = 0
+    for chunk in chunks:
+        num_chars += len(chunk)
+        if num_chars > MAX_OUTPUT_CHARS:
+            raise SecurityError(f"it writes more than {MAX_OUTPUT_CHARS} characters")
+        parts.append(chunk)
+    return "".join(parts)
 
 
 def _require_template(spec: TokenizerSpec) -> str:

@@ -28,8 +28,8 @@ def read_huggingface_spec(metadata: Mapping[str, object]) -> TokenizerSpec:
     """Read the tokenizer of a folder.
 
     Args:
-        metadata: `tokenizer.json`, and if there is one `tokenizer_config.json`, each as
-            the object that the file holds.
+        metadata: `tokenizer.json`, and as far as they are there `tokenizer_config.json`
+            and `config` as objects, and `chat_template.jinja` as text.
 
     Raises:
         NoTokenizerError: there is no `tokenizer.json`.
@@ -45,7 +45,7 @@ def read_huggingface_spec(metadata: Mapping[str, object]) -> TokenizerSpec:
     kind = _spelling(content)
     tokens, token_types, ids = _read_vocabulary(content, kind)
     special = {
-        name: _special_id(config, f"{name}_token", ids) for name in ("bos", "eos", "unk", "pad")
+        name: _special_id(metadata, config, name, ids) for name in ("bos", "eos", "unk", "pad")
     }
     before, after = _added_around(content, ids)
     add_bos = config.get("add_bos_token")
@@ -61,7 +61,7 @@ def read_huggingface_spec(metadata: Mapping[str, object]) -> TokenizerSpec:
         pad_id=special["pad"],
         add_bos=add_bos if isinstance(add_bos, bool) else before is not None,
         add_eos=add_eos if isinstance(add_eos, bool) else after is not None,
-        chat_template=_chat_template(config),
+        chat_template=_chat_template(metadata, config),
         huggingface_json=json.dumps(content, ensure_ascii=False),
     )
 
@@ -201,19 +201,31 @@ def _steps(value: object, name: str) -> Iterator[Mapping[str, object]]:
             yield from _steps(step, name)
 
 
-def _special_id(config: Mapping[str, object], name: str, ids: Mapping[str, int]) -> int | None:
-    token = config.get(name)
+def _special_id(
+    metadata: Mapping[str, object],
+    config: Mapping[str, object],
+    name: str,
+    ids: Mapping[str, int],
+) -> int | None:
+    """A special token's id: by its text in tokenizer_config.json, else as config.json says."""
+    token = config.get(f"{name}_token")
     if isinstance(token, Mapping):
         token = token.get("content")
-    if token is None:
-        return None
-    if not isinstance(token, str) or token not in ids:
-        raise _malformed(f"{_CONFIG}, {name}", "a token of the vocabulary", repr(token)[:80])
-    return ids[token]
+    if isinstance(token, str) and token in ids:
+        return ids[token]
+    if token is not None and name in ("bos", "eos"):
+        where = f"{_CONFIG}, {name}_token"
+        raise _malformed(where, "a token of the vocabulary", repr(token)[:80])
+    model_config = metadata.get("config")
+    number = model_config.get(f"{name}_token_id") if isinstance(model_config, Mapping) else None
+    if isinstance(number, list) and number:
+        number = number[0]
+    return number if number in ids.values() and isinstance(number, int) else None
 
 
-def _chat_template(config: Mapping[str, object]) -> str | None:
-    template = config.get("chat_template")
+def _chat_template(metadata: Mapping[str, object], config: Mapping[str, object]) -> str | None:
+    """The file chat_template.jinja of newer folders, else what tokenizer_config.json says."""
+    template = metadata.get("chat_template.jinja", config.get("chat_template"))
     if isinstance(template, list):  # several by name, of which one is the default
         named = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}
         template = named.get("default")

@@ -162,7 +162,7 @@ def _read_gguf(metadata: Mapping[str, object]) -> TokenizerSpec:
     keys = MetadataKeys(metadata, _GGUF_KEYS)
     tokens = _read_tokens(keys)
     token_types = keys.integers("token_type", len(tokens))
-    return _build(keys, tokens, token_types, pre_tokenizer=keys.text("pre") or "")
+    return _build(keys, tokens, token_types, metadata.get("general.architecture"))
 
 
 def _read_apr(metadata: Mapping[str, object]) -> TokenizerSpec:
@@ -174,12 +174,7 @@ def _read_apr(metadata: Mapping[str, object]) -> TokenizerSpec:
             int(TokenType.CONTROL if _SPECIAL_LOOK.fullmatch(token) else TokenType.NORMAL)
             for token in tokens
         )
-    pre_tokenizer = keys.text("pre")
-    architecture = metadata.get("architecture")
-    if pre_tokenizer is None and architecture in ("qwen2", "qwen3"):
-        # Every model of the two families has this one; the default would give other ids.
-        pre_tokenizer = "qwen2"
-    return _build(keys, tokens, token_types, pre_tokenizer=pre_tokenizer or "")
+    return _build(keys, tokens, token_types, metadata.get("architecture"))
 
 
 def _read_tokens(keys: MetadataKeys) -> tuple[str, ...]:
@@ -210,9 +205,12 @@ def _build(
     keys: MetadataKeys,
     tokens: tuple[str, ...],
     token_types: tuple[int, ...],
-    *,
-    pre_tokenizer: str,
+    architecture: object,
 ) -> TokenizerSpec:
+    pre_tokenizer = keys.text("pre")
+    if pre_tokenizer is None:
+        # Every Qwen has this one. llama.cpp takes the default, and gives other ids.
+        pre_tokenizer = "qwen2" if architecture in ("qwen2", "qwen3") else ""
     merges = keys.strings("merges")
     kind = _read_kind(keys, has_merges=bool(merges))
     adds_bos = kind == "spm"

@@ -67,7 +67,8 @@ class ActivationStats:
         """Root mean square of the finite values."""
         if self.finite_count == 0:
             return 0.0
-        return math.sqrt(self.sum_squared_deviations / self.finite_count + self.mean**2)
+        mean_square = self.mean * self.mean  # not `**`, which raises where this gives inf
+        return math.sqrt(self.sum_squared_deviations / self.finite_count + mean_square)
 
     def row(self) -> list[float]:
         """The values of `FIELDS`, in order."""
@@ -79,6 +80,7 @@ class ActivationStats:
         n = n_a + n_b
         delta = other.mean - self.mean
         share = n_b / n if n else 0.0
+        between = delta * delta * n_a * share if n_a and n_b else 0.0
         return ActivationStats(
             count=self.count + other.count,
             nan_count=self.nan_count + other.nan_count,
@@ -89,7 +91,7 @@ class ActivationStats:
             mean=self.mean + delta * share,
             sum_squared_deviations=self.sum_squared_deviations
             + other.sum_squared_deviations
-            + delta * delta * n_a * share,
+            + between,
         )
 
 
@@ -107,9 +109,11 @@ def measure_stats(values: Float[np.ndarray, "..."]) -> ActivationStats:
         nan_count = int(np.isnan(wide).sum())
         inf_count = int(wide.size - mask.sum()) - nan_count
         finite = wide[mask]
-    mean = float(finite.mean()) if finite.size else 0.0
-    deviations = finite - mean
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(finite.mean()) if finite.size else 0.0
+        if not math.isfinite(mean):
+            mean = float((finite / finite.size).sum())
+        deviations = finite - mean
         sum_squared_deviations = float(np.dot(deviations, deviations))
     return ActivationStats(
         count=int(flat.size),
@@ -133,5 +137,5 @@ def stats_from_row(row: list[float]) -> ActivationStats:
         min=values["min"],
         max=values["max"],
         mean=values["mean"],
-        sum_squared_deviations=values["std"] ** 2 * max(finite - DDOF, 0),
+        sum_squared_deviations=values["std"] * values["std"] * max(finite - DDOF, 0),
     )

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from cotejar.errors import TraceError, TraceSchemaError
+from cotejar.errors import TraceError, TraceSchemaError, UnknownSiteError
 from cotejar.formats.atomic import atomic_write
 from cotejar.formats.mapped_file import open_mapped
 from cotejar.trace.forward_trace import (
@@ -31,7 +31,7 @@ from cotejar.trace.forward_trace import (
     SiteRecord,
     in_forward_order,
 )
-from cotejar.trace.site import parse_site
+from cotejar.trace.site import Site, parse_site
 from cotejar.trace.stats import FIELDS, stats_from_row
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1"
 MANIFEST_KEY = "cotejar.trace"
 STATS_TENSOR = "stats"
+_MAX_DIGITS = 18
+"""Of an integer in a manifest: JSON sets no limit, and sizes are multiplied here."""
 _HINT = "record it again with `apr trace MODEL --payload -o run.trace`"
 
 
@@ -132,7 +134,12 @@ def read_trace(path: Path) -> ForwardTrace:
         with safe_open(path, framework="numpy") as file:
             manifest = reader.parse((file.metadata() or {}).get(MANIFEST_KEY))
             names = set(file.keys())
-            stats = file.get_tensor(STATS_TENSOR) if STATS_TENSOR in names else None
+            stats = None
+            if STATS_TENSOR in names:
+                dtype = file.get_slice(STATS_TENSOR).get_dtype()
+                if dtype != "F64":  # numpy has no name for some of the others
+                    reader.fail("stats", "F64", dtype)
+                stats = file.get_tensor(STATS_TENSOR)
             shapes = {}
             for name in names - {STATS_TENSOR}:
                 view = file.get_slice(name)
@@ -148,6 +155,16 @@ def read_trace(path: Path) -> ForwardTrace:
             hint=_HINT,
         ) from None
     return reader.build(path, manifest, stats, shapes)
+
+
+def _read_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 class _Reader:
@@ -169,7 +186,7 @@ class _Reader:
         if text is None:
             self.fail("manifest", f"header metadata {MANIFEST_KEY}", "none")
         try:
-            manifest = json.loads(text)
+            manifest = json.loads(text, parse_int=_read_int, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             self.fail("manifest", "JSON", error)
         if not isinstance(manifest, dict):
@@ -191,6 +208,12 @@ class _Reader:
             self.fail(f"{path}{key}", kind.__name__, repr(value))
         return value
 
+    def site(self, name: str) -> Site:
+        try:
+            return parse_site(name)
+        except UnknownSiteError as error:
+            self.fail("sites", error.parts["expected"], name)
+
     def integers(self, manifest: dict[str, Any], key: str) -> tuple[int, ...]:
         values = self.get(manifest, key, list)
         if not all(type(v) is int and 0 <= v < 1 << 31 for v in values):
@@ -205,7 +228,7 @@ class _Reader:
         shapes: dict[str, tuple[int, ...]],
     ) -> ForwardTrace:
         sites = self._sites(manifest)
-        for name, rows in self._stats(manifest, stats, sites).items():
+        for name, rows in self._stats(manifest, stats).items():
             sites[name] = self._with_stats(sites[name], rows)
         for name, shape in shapes.items():
             if name not in sites or shape != sites[name].shape:
@@ -247,7 +270,7 @@ class _Reader:
         for entry in self.get(manifest, "sites", list):
             if not isinstance(entry, dict):
                 self.fail("sites", "objects", entry)
-            site = parse_site(self.get(entry, "site", str, "sites."))
+            site = self.site(self.get(entry, "site", str, "sites."))
             shape = self.get(entry, "shape", list, f"{site}.")
             if len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):  # noqa: PLR2004
                 self.fail(f"{site}.shape", "[tokens, width]", shape)
@@ -261,7 +284,7 @@ class _Reader:
                 stats={},
             )
             scopes = self.get(entry, "scopes", list, f"{site}.")
-            if not scopes or any(s not in {"all", "last"} for s in scopes):
+            if not scopes or any(s not in ("all", "last") for s in scopes):
                 self.fail(f"{site}.scopes", "all, last", scopes)
         return sites
 
@@ -269,13 +292,12 @@ class _Reader:
         self,
         manifest: dict[str, Any],
         stats: np.ndarray | None,
-        sites: dict[str, SiteRecord],
     ) -> dict[str, dict[Scope, list[float]]]:
         rows, columns = self.get(manifest, "stats_rows", list), manifest.get("stats_columns")
         if columns != list(FIELDS):
             self.fail("stats_columns", " ".join(FIELDS), columns)
         shape = (len(rows), len(FIELDS))
-        if stats is None or stats.dtype != np.float64 or stats.shape != shape:
+        if stats is None or stats.shape != shape:
             self.fail("stats", f"float64 {shape}", "none" if stats is None else stats.shape)
         wanted = {
             (entry["site"], scope) for entry in manifest["sites"] for scope in entry["scopes"]
@@ -286,12 +308,25 @@ class _Reader:
             if (site, scope) not in wanted:
                 self.fail("stats_rows", "each site and scope of `sites` once", row)
             wanted.remove((site, scope))
-            if not all(math.isfinite(v) and v >= 0 for v in values[:4]):
-                self.fail(f"stats of {row}", "counts of at least 0", values[:4])
-            named.setdefault(str(parse_site(site)), {})[Scope(scope)] = [float(v) for v in values]
+            self._check_row(row, dict(zip(FIELDS, values.tolist(), strict=True)))
+            named.setdefault(str(parse_site(site)), {})[Scope(scope)] = values.tolist()
         if wanted:
             self.fail("stats_rows", "each site and scope of `sites` once", f"no {wanted.pop()}")
         return named
+
+    def _check_row(self, row: str, values: dict[str, float]) -> None:
+        """Refuse statistics that no values can have."""
+        counts = [values[name] for name in FIELDS[:4]]
+        if not all(v.is_integer() and v >= 0 for v in counts):
+            self.fail(f"stats of {row}", "counts: whole numbers of at least 0", counts)
+        count, nan_count, inf_count, zero_count = counts
+        finite = count - nan_count - inf_count
+        if not zero_count <= finite:
+            self.fail(f"stats of {row}", f"at most {count:.0f} values in all", counts)
+        if not (math.isfinite(values["mean"]) and values["std"] >= 0 and values["rms"] >= 0):
+            self.fail(f"stats of {row}", "a finite mean, and std and rms of at least 0", values)
+        if finite and not values["min"] <= values["max"]:
+            self.fail(f"stats of {row}", "a minimum that is no more than the maximum", values)
 
     def _with_stats(self, record: SiteRecord, rows: dict[Scope, list[float]]) -> SiteRecord:
         measured = {scope: stats_from_row(row) for scope, row in rows.items()}

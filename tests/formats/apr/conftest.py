@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 HEADER = "<4sBBHIQIQQI20s"
 
 
-def entry(  # noqa: PLR0917 - the order is the file's
-    name: bytes, code: int, dims: tuple[int, ...], offset: int, num_bytes: int
-) -> bytes:
+def entry(name: bytes, code: int, dims: tuple[int, ...], offset: int, num_bytes: int) -> bytes:
     """An index entry."""
     head = struct.pack("<H", len(name)) + name + struct.pack("<BB", code, len(dims))
     return head + struct.pack(f"<{len(dims)}QQQ", *dims, offset, num_bytes)

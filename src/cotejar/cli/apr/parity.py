@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cotejar.cli.token_ids import TOKEN_IDS
+from cotejar.cli.token_ids import ids
 
 SCOPES = click.Choice(["all", "last", "both"])
 
@@ -15,7 +15,7 @@ SCOPES = click.Choice(["all", "last", "both"])
 @click.argument("reference", required=False)
 @click.argument("candidate", required=False)
 @click.option("-p", "--prompt", "prompts", multiple=True, help="Compare over this text; again.")
-@click.option("--tokens", type=TOKEN_IDS, default=(), help="Token ids instead: 1,2,3.")
+@click.option("--tokens", type=ids, default=(), help="Token ids instead: 1,2,3.")
 @click.option(
     "--contract",
     type=click.Path(path_type=Path),
@@ -27,6 +27,7 @@ SCOPES = click.Choice(["all", "last", "both"])
 @click.option("--waive", multiple=True, metavar="ID", help="Do not insist on a precondition.")
 @click.option("--fault", metavar="ID[@LAYER]", help="Inject a fault into the candidate.")
 @click.option("--all-sites", is_flag=True, help="Show every site, not each slot's worst.")
+@click.option("--brief", is_flag=True, help="The verdict alone, without the table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON here.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -44,6 +45,7 @@ def parity(
     output: Path | None,
     *,
     all_sites: bool,
+    brief: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -58,23 +60,24 @@ def parity(
     apr parity --contract contracts/apr-vs-gguf-forward-parity-v1.yaml model.gguf model.apr
 
     Exits 0 on PASS, 1 on FAIL, 2 on bad input, 3 when the two cannot be compared.
-    """
+    """  # noqa: D301 - click wants the control character
     from cotejar.contracts.parity_block import read_parity_block
+    from cotejar.engines.run_trace import DEFAULT_PROMPT
     from cotejar.parity.compare import Plan
     from cotejar.parity.preconditions import CHECKS
     from cotejar.parity.run import Request, run_parity
     from cotejar.report.json_output import encode_json, print_json
-    from cotejar.report.parity import parity_lines
+    from cotejar.report.parity import Detail, parity_lines
     from cotejar.report.progress import progress
     from cotejar.report.tables import print_lines
     from cotejar.trace.forward_trace import parse_scopes
 
     plan = Plan()
+    default_prompts: tuple[str, ...] = ()
     if contract is not None:
         block = read_parity_block(contract)
-        plan = block.plan
+        plan, default_prompts = block.plan, block.prompts
         reference, candidate = reference or block.reference, candidate or block.candidate
-        prompts = prompts or (() if tokens else block.prompts)
     if reference is None or candidate is None:
         raise click.UsageError("name two sides: apr parity REFERENCE CANDIDATE")
     unknown = [name for name in waive if name not in CHECKS]
@@ -86,6 +89,7 @@ def parity(
         reference=reference,
         candidate=candidate,
         prompts=prompts,
+        default_prompts=default_prompts or (DEFAULT_PROMPT,),
         token_ids=tokens,
         plan=plan.with_options(parse_scopes(scope) if scope else None, frozenset(waive)),
         reference_scopes=parse_scopes(reference_scope),
@@ -102,5 +106,6 @@ def parity(
     if as_json:
         print_json(facts)
     else:
-        print_lines(parity_lines(report, every_site=all_sites))
+        detail: Detail = "none" if brief else "sites" if all_sites else "slots"
+        print_lines(parity_lines(report, detail=detail))
     raise SystemExit(report.verdict.exit_code)

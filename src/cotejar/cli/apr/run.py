@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SEED = 299792458  # upstream's default; generation.sampler.DEFAULT_SEED, kept numpy-free
 
@@ -48,8 +51,10 @@ def run(
     apr run native+f32:model.apr --prompt "def fib(n):" --raw
 
     Exits 0 when done, 2 on bad input.
-    """
+    """  # noqa: D301 - click wants the control character
     from cotejar.generation.run import RunRequest, run_prompt
+    from cotejar.report.json_output import print_json
+    from cotejar.report.tables import encodable
 
     del no_gpu  # there is no GPU engine to leave out
     if prompt is not None and prompt_argument is not None:
@@ -67,7 +72,7 @@ def run(
         skip_contract=skip_contract,
     )
     start = time.perf_counter()
-    printer = _Printer(model, quiet=as_json)
+    printer = _Printer(model, encodable, quiet=as_json)
     result = run_prompt(request, printer.write)
     seconds = time.perf_counter() - start
     if not as_json:
@@ -90,14 +95,15 @@ def run(
         "engine": result.engine.engine,
         "numerics": result.engine.numerics,
     }
-    click.echo(json.dumps(facts, ensure_ascii=False))
+    print_json(facts)
 
 
 class _Printer:
     """Prints the heading before the first piece, so that an error prints nothing else."""
 
-    def __init__(self, source: str, *, quiet: bool) -> None:
+    def __init__(self, source: str, encode: Callable[[str], str], *, quiet: bool) -> None:
         self._source = source
+        self._encode = encode
         self._quiet = quiet
         self._began = False
 
@@ -105,9 +111,9 @@ class _Printer:
         if self._quiet:
             return
         if not self._began:
-            click.echo(f"=== APR Run ===\nSource: {self._source}\n\nOutput:")
+            click.echo(self._encode(f"=== APR Run ===\nSource: {self._source}\n\nOutput:"))
             self._began = True
-        click.echo(text, nl=False)
+        click.echo(self._encode(text), nl=False)
 
     def finish(self) -> None:
         """Nothing was generated at all: the heading is due all the same."""

@@ -6,39 +6,41 @@ from pathlib import Path
 
 import click
 
-from cotejar.cli.token_ids import TOKEN_IDS
+from cotejar.cli.token_ids import ids
 
 
 @click.command("trace", short_help="Record what every layer computes.")
 @click.argument("model")
 @click.option("--payload", is_flag=True, help="Run the model; without it, metadata only.")
 @click.option("-p", "--prompt", help='The text to run.  [default: "What is 2+2?"]')
-@click.option("--tokens", type=TOKEN_IDS, default=(), help="Token ids instead: 1,2,3.")
+@click.option("--tokens", type=ids, default=(), help="Token ids instead: 1,2,3.")
 @click.option("--layer", metavar="N|A..B", help="Only these layers.")
 @click.option(
     "--scope",
     type=click.Choice(["all", "last", "both"]),
-    default="both",
-    show_default=True,
-    help="Positions that statistics cover: all tokens, the last one, or both apart.",
+    default=None,
+    help="Positions that statistics cover: all tokens, the last one, or both apart.  "
+    "[default: both]",
 )
 @click.option(
     "--capture", metavar="all|SLOT,..", help="Keep these arrays too, not only statistics."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a trace file.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it is there.")
+@click.option("--brief", is_flag=True, help="The summary alone.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def trace(
     model: str,
     prompt: str | None,
     tokens: tuple[int, ...],
     layer: str | None,
-    scope: str,
+    scope: str | None,
     capture: str | None,
     output: Path | None,
     *,
     payload: bool,
     force: bool,
+    brief: bool,
     as_json: bool,
 ) -> None:
     """Run MODEL once and record every site of every layer.
@@ -51,7 +53,7 @@ def trace(
     apr trace oracle:model.apr --payload --capture all -o run.trace
 
     Exits 0 when done, 2 on bad input.
-    """
+    """  # noqa: D301 - click wants the control character
     from cotejar.engines.registry import parse_engine_name
     from cotejar.engines.run_trace import TraceRequest, run_trace
     from cotejar.model.language_model import open_language_model
@@ -67,10 +69,13 @@ def trace(
     from cotejar.trace.trace_file import write_trace
 
     name = parse_engine_name(model)
+    recording = [option is not None for option in (layer, scope, capture)]
     runs = payload or output is not None or name.is_recorded
     if not runs:
-        if prompt is not None or tokens or capture:
-            raise click.UsageError("--prompt, --tokens and --capture need --payload")
+        if prompt is not None or tokens or any(recording):
+            raise click.UsageError(
+                "--prompt, --tokens, --layer, --scope and --capture need --payload"
+            )
         opened = open_language_model(name.path)
         if as_json:
             print_json(metadata_json(opened))
@@ -78,8 +83,12 @@ def trace(
             print_lines(architecture_lines(opened.declared.config))
             click.echo("No statistics: --payload runs the model.")
         return
+    if name.is_recorded and any(recording):
+        raise click.UsageError(
+            "--layer, --scope and --capture say what to record; a recorded trace is shown whole"
+        )
     layers = None
-    if layer is not None and not name.is_recorded:
+    if layer is not None:
         num_layers = open_language_model(name.path).declared.config.num_layers
         layers = parse_layers(layer, num_layers)
     request = TraceRequest(
@@ -87,7 +96,7 @@ def trace(
         prompt=prompt,
         token_ids=tokens,
         capture=Capture(
-            scopes=parse_scopes(scope),
+            scopes=parse_scopes(scope or "both"),
             # Logits are small, and the text shows the best predictions.
             array_slots=parse_capture(capture or "logits"),
             layers=layers,
@@ -100,4 +109,4 @@ def trace(
         config = result.model.declared.config if result.model else None
         print_json(trace_json(result.trace, config))
     else:
-        print_lines(trace_lines(result.trace, result.model))
+        print_lines(trace_lines(result.trace, result.model, brief=brief))

@@ -14,6 +14,19 @@ PV_VERBS: VerbTable = {
         "cotejar.cli.pv.validate:validate",
         "Check contracts against the schema and every rule of it.",
     ),
+    "lint": ("cotejar.cli.pv.lint:lint", "Judge contracts gate by gate."),
+    "explain": ("cotejar.cli.pv.explain:explain", "Say why a rule is there; list every rule."),
+    "status": ("cotejar.cli.pv.status:status", "Say what a contract holds."),
+    "audit": (
+        "cotejar.cli.pv.audit:audit",
+        "Follow every name, from equation to code and from spec to contract.",
+    ),
+    "diff": ("cotejar.cli.pv.diff:diff", "Compare two versions; suggest a version bump."),
+    "coverage": ("cotejar.cli.pv.coverage:coverage", "Count what backs the obligations."),
+    "graph": ("cotejar.cli.pv.graph:graph", "Draw which contract depends on which."),
+    "equations": ("cotejar.cli.pv.equations:equations", "Write equations as text or LaTeX."),
+    "score": ("cotejar.cli.pv.score:score", "Score how complete contracts are."),
+    "scaffold": ("cotejar.cli.pv.scaffold:scaffold", "Write failing tests for the claims."),
 }
 """Every verb of `pv`, in the order of its help."""
 

@@ -61,9 +61,11 @@ def validate(path: str, output_format: str, jobs: int, *, as_json: bool) -> None
         click.echo(json.dumps(report.as_json(), ensure_ascii=False))
     elif output_format == "sarif":
         from cotejar.contracts.render.sarif import sarif_log
-        from cotejar.contracts.rules.catalogue import all_rules
+        from cotejar.contracts.rules.catalogue import CONTRACT_RULES
+        from cotejar.contracts.rules.manifest import MANIFEST_RULES
 
-        rules = [rule.help() for rule in all_rules()]
+        rules = [rule.help() for rule in CONTRACT_RULES]
+        rules += [rule.help() for rule in MANIFEST_RULES]
         log = sarif_log(report.findings_and_problems, rules)
         click.echo(json.dumps(log, ensure_ascii=False))
     elif output_format == "github":

@@ -6,13 +6,12 @@ counts, and the rules of single kinds. Ids are never reused.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cotejar.contracts.rules import beat, claims, crux, evidence, kaizen, metadata, obligations
-from cotejar.contracts.rules.manifest import MANIFEST_RULES
 
 if TYPE_CHECKING:
-    from cotejar.contracts.rules.rule import AnyRule, Rule
+    from cotejar.contracts.rules.rule import Rule
 
 CONTRACT_RULES: tuple[Rule, ...] = (
     metadata.NoReferences(),
@@ -56,8 +55,3 @@ CONTRACT_RULES: tuple[Rule, ...] = (
     crux.DemandScore(),
     crux.UnknownCompetitor(),
 )
-
-
-def all_rules() -> tuple[AnyRule[Any], ...]:
-    """The rules on contracts and those on publish manifests."""
-    return (*CONTRACT_RULES, *MANIFEST_RULES)

@@ -70,7 +70,8 @@ class NativeSession:
 
     def append(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "V"]:
         """Add tokens; return the logits after the last of them."""
-        return _run(self._pass, token_ids, last_only=True)[0]
+        logits_1V = _run(self._pass, token_ids, last_only=True)
+        return logits_1V.reshape(-1)
 
 
 def _run(

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from cotejar.quant.block_matrix import BlockMatrix
     from cotejar.trace.forward_trace import TraceRecorder
 
-    Multiply = Callable[
-        [BlockMatrix, Float32[np.ndarray, "T C"]], Float32[np.ndarray, "T R"]
-    ]
+    Multiply = Callable[[BlockMatrix, Float32[np.ndarray, "T C"]], Float32[np.ndarray, "T R"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +47,7 @@ class Pass:
     cache: KVCache
     recorder: TraceRecorder | None = None
 
-    def run(
-        self, token_ids: Sequence[int], *, last_only: bool
-    ) -> Float32[np.ndarray, "T V"]:
+    def run(self, token_ids: Sequence[int], *, last_only: bool) -> Float32[np.ndarray, "T V"]:
         """Logits of every new position, or (1, V) of the last."""
         config, weights = self.model.config, self.model.weights
 

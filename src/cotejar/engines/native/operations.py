@@ -27,7 +27,8 @@ def rms_norm(
     squares = np.square(values, dtype=np.float64)
     mean_square = np.add.reduce(squares, axis=-1, keepdims=True) / values.shape[-1]
     scale = (1 / np.sqrt(mean_square + eps)).astype(np.float32)
-    return values * scale * weight_W
+    normed: np.ndarray = values * scale * weight_W
+    return normed
 
 
 def rope_tables(
@@ -133,5 +134,6 @@ def _attend_chunk(
 
 
 def silu(values: Float32[np.ndarray, "T F"]) -> Float32[np.ndarray, "T F"]:
-    """x * sigmoid(x)."""
-    return values / (np.float32(1) + np.exp(-values))
+    """The gate's activation: x * sigmoid(x)."""
+    activated: np.ndarray = values / (np.float32(1) + np.exp(-values))
+    return activated

@@ -176,7 +176,7 @@ def _read_rope(file: AprFile) -> _Rope:
         raise ConfigValueError(
             "the rows of q and k are not in the order that the architecture wants",
             where=f"{where}, metadata key rope_type",
-            expected=f"{wanted}, or 2, for {architecture}",
+            expected=f"{wanted if wanted == _HALVES else '0 or 2'} for {architecture}",
             found=f"{stored!r:.60}",
             hint="import the model again from its source",
         )

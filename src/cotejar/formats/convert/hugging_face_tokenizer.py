@@ -87,10 +87,8 @@ def _read_vocabulary(
     vocabulary = model.get("vocab")
     if not isinstance(vocabulary, dict):
         _refuse("model.vocab", "an object of ids by token", vocabulary)
-    added = content.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(entry, dict) for entry in added):
-        _refuse("added_tokens", "a list of objects", added)
-    ids = dict(vocabulary) | {entry.get("content"): entry.get("id") for entry in added}
+    added = _read_added(content.get("added_tokens") or [])
+    ids = dict(vocabulary) | {token: token_id for token, token_id, _ in added}
     if set(map(type, ids)) - {str} or set(map(type, ids.values())) - {int}:
         _refuse("model.vocab", "whole numbers by text", "something else among them")
     if not ids or min(ids.values()) < 0 or max(ids.values()) >= MAX_TOKENS:
@@ -101,12 +99,24 @@ def _read_vocabulary(
     for token, i in ids.items():
         tokens[i] = token
         types[i] = _BYTE if _BYTE_TOKEN.fullmatch(token) else _NORMAL
-    for entry in added:
-        types[entry["id"]] = _CONTROL if entry.get("special") is True else _USER_DEFINED
+    for _, token_id, is_special in added:
+        types[token_id] = _CONTROL if is_special else _USER_DEFINED
     unknown = ids.get(str(model.get("unk_token")))
     if unknown is not None and model.get("byte_fallback") is True:
         types[unknown] = _UNKNOWN
     return tokens, types, ids
+
+
+def _read_added(value: object) -> list[tuple[str, int, bool]]:
+    """Tokens beside the vocabulary: what each is, its id, and whether it is special."""
+    added = []
+    for entry in value if isinstance(value, list) else [value]:
+        match entry:
+            case {"content": str(token), "id": int(token_id)}:
+                added.append((token, token_id, entry.get("special") is True))
+            case _:
+                _refuse("added_tokens", '[{"content": "<s>", "id": 1}, ...]', entry)
+    return added
 
 
 def _read_merges(value: object) -> list[str]:

@@ -144,13 +144,14 @@ def _pack_floats(value_type: ValueType, values: list[object], where: str) -> byt
     numbers = np.zeros(len(values), dtype=float_code)
     bits = numbers.view(bits_code)
     digits = 2 * bits.itemsize
+    largest = float(np.finfo(numbers.dtype).max)
     for i, value in enumerate(values):
         match value:
             case {"bits": str(text)} if _BITS.fullmatch(text) and len(text) == digits:
                 bits[i] = int(text, 16)
             case bool():
                 _refuse(where, f"a {value_type.name}", value)
-            case int() | float() if abs(value) <= np.finfo(numbers.dtype).max:
+            case int() | float() if abs(value) <= largest:
                 numbers[i] = value
             case _:
                 _refuse(where, f"a {value_type.name}", value)

@@ -125,7 +125,8 @@ def _read_index(path: Path) -> ModelFolder:
         _refuse_index(path, '"weight_map": {"TENSOR": "FILE"}', f"{weight_map!r:.60}")
     for name, file_name in weight_map.items():
         # A plain name, so that an index cannot point out of its folder.
-        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+        is_plain = isinstance(file_name, str) and Path(file_name).name == file_name
+        if not is_plain or file_name in ("", ".."):
             _refuse_index(path, f"a file name for {name!r}", f"{file_name!r:.60}")
     return ModelFolder(
         folder=path.parent,

@@ -1,0 +1,402 @@
+"""Rules of `pv audit`: does every part of a contract lead to another? AUDIT-, BIND-, TRACE-.
+
+AUDIT-001 to 003 and BIND-001 to 003 are upstream's. TRACE- rules are ours: they follow the
+names further, to tests in the code and to sections of a specification and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from cotejar.contracts.binding import BindingStatus
+from cotejar.contracts.changelog import read_changelog
+from cotejar.contracts.findings import Severity
+from cotejar.contracts.rules.rule import AnyRule
+from cotejar.contracts.traceability import (
+    defines,
+    find_upward,
+    names_anything,
+    pytest_nodes,
+    read_sections,
+    speaks_of,
+    spec_references,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cotejar.contracts.binding import BindingRegistry
+    from cotejar.contracts.findings import Finding
+    from cotejar.contracts.schema import Contract
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditSubject:
+    """A contract, and what it is held against."""
+
+    contract: Contract
+    bindings: BindingRegistry | None = None
+    """None: no rule asks for code."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the search for named files starts, and goes upward."""
+        return Path(self.contract.source.file).resolve().parent
+
+
+class AuditRule(AnyRule[AuditSubject]):
+    """A rule of `pv audit`."""
+
+
+class NotFalsifiable(AuditRule):
+    """AUDIT-001: a contract has no falsification tests.
+
+    Why:
+        Nothing could show it wrong.
+    Bad:
+        falsification_tests: []
+    Good:
+        falsification_tests:
+          - {id: F-1, rule: identity, prediction: no NaN, if_fails: overflow}
+    """
+
+    severity: ClassVar[Severity] = Severity.WARNING
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Count the tests."""
+        if not subject.contract.tests:
+            message = "no falsification tests: nothing could show this contract wrong"
+            yield self.at(subject.contract.source, message, "falsification_tests")
+
+
+class HarnessOfNothing(AuditRule):
+    """AUDIT-002: a harness names no obligation.
+
+    Why:
+        What it proves counts for nothing.
+    Bad:
+        kani_harnesses:
+          - {id: KANI-1, obligation: "", bound: 8}
+    Good:
+        kani_harnesses:
+          - {id: KANI-1, obligation: y is finite, bound: 8}
+    """
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look at every harness."""
+        for index, harness in enumerate(subject.contract.harnesses):
+            if not harness.obligation:
+                message = f"the harness {harness.id} names no obligation"
+                path = ("kani_harnesses", index, "obligation")
+                yield self.at(subject.contract.source, message, *path)
+
+
+class NoObligations(AuditRule):
+    """AUDIT-003: a contract has equations but no obligations.
+
+    Why:
+        Nothing says what about the equations must be shown.
+    Bad:
+        proof_obligations: []
+    Good:
+        proof_obligations:
+          - {type: invariant, property: y is finite}
+    """
+
+    severity: ClassVar[Severity] = Severity.WARNING
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Count both."""
+        if subject.contract.equations and not subject.contract.obligations:
+            message = "there are equations but no obligations derived from them"
+            yield self.at(subject.contract.source, message, "proof_obligations")
+
+
+class _BindingRule(AuditRule):
+    """A rule on each equation's entry in the binding registry, where one is given."""
+
+    status: ClassVar[tuple[BindingStatus | None, ...]]
+    problem: ClassVar[str]
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look up every equation."""
+        if subject.bindings is None:
+            return
+        contract = subject.contract
+        for equation in contract.equations:
+            entry = subject.bindings.find(contract.stem, equation.name)
+            if (None if entry is None else entry.status) in self.status:
+                message = f"the equation {equation.name} {self.problem}"
+                yield self.at(contract.source, message, "equations", equation.name)
+
+
+class NotBound(_BindingRule):
+    """BIND-001: an equation has no entry in the binding registry.
+
+    Why:
+        No function claims to compute it.
+    Bad:
+        bindings: []
+    Good:
+        bindings:
+          - {contract: example-v1.yaml, equation: identity, status: implemented}
+    """
+
+    status = (None,)
+    problem = "has no entry in the binding registry"
+
+
+class PartlyImplemented(_BindingRule):
+    """BIND-002: an equation is implemented in part.
+
+    Why:
+        What holds of the equation may not hold of the function.
+    Bad:
+        bindings:
+          - {contract: example-v1.yaml, equation: identity, status: partial}
+    Good:
+        bindings:
+          - {contract: example-v1.yaml, equation: identity, status: implemented}
+    """
+
+    severity: ClassVar[Severity] = Severity.WARNING
+    status = (BindingStatus.PARTIAL,)
+    problem = "is implemented in part only"
+
+
+class NotImplementedYet(_BindingRule):
+    """BIND-003: an equation is not implemented.
+
+    Why:
+        Its tests, if they pass, pass on something else.
+    Bad:
+        bindings:
+          - {contract: example-v1.yaml, equation: identity, status: not_implemented}
+    Good:
+        bindings:
+          - {contract: example-v1.yaml, equation: identity, status: implemented}
+    """
+
+    severity: ClassVar[Severity] = Severity.WARNING
+    status = (BindingStatus.NOT_IMPLEMENTED, BindingStatus.PENDING)
+    problem = "is not implemented"
+
+
+class DanglingHarness(AuditRule):
+    """TRACE-001: a harness names an obligation that the contract does not have.
+
+    Why:
+        A renamed obligation leaves its proof behind, and nobody misses it.
+    Bad:
+        kani_harnesses:
+          - {id: KANI-1, obligation: OLD-NAME, bound: 8}
+    Good:
+        kani_harnesses:
+          - {id: KANI-1, obligation: y is finite, bound: 8}
+    """
+
+    severity: ClassVar[Severity] = Severity.WARNING
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look for an obligation's id or property, or an equation, of that text."""
+        contract = subject.contract
+        for index, harness in enumerate(contract.harnesses):
+            if harness.obligation and not names_anything(harness.obligation, contract):
+                message = (
+                    f"the harness {harness.id} names {harness.obligation!r}, which is no "
+                    "obligation's id or property and no equation here"
+                )
+                yield self.at(contract.source, message, "kani_harnesses", index, "obligation")
+
+
+class UntracedObligation(AuditRule):
+    """TRACE-002: no test and no harness names an obligation that has an id.
+
+    Why:
+        An id is there to be referred to; without a reference nothing discharges it.
+    Bad:
+        proof_obligations:
+          - {id: PO-1, type: invariant, property: y is bounded}
+    Good:
+        proof_obligations:
+          - {id: PO-1, type: invariant, property: y is bounded}
+        falsification_tests:
+          - {id: F-1, rule: PO-1, prediction: no NaN, if_fails: overflow}
+        kani_harnesses:
+          - {id: KANI-1, obligation: PO-1, bound: 8}
+    """
+
+    severity: ClassVar[Severity] = Severity.WARNING
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look for the id, the property or the equation in every test and harness."""
+        contract = subject.contract
+        texts = [t.rule for t in contract.tests] + [h.obligation for h in contract.harnesses]
+        for index, obligation in enumerate(contract.obligations):
+            if obligation.id is None or obligation.is_not_applicable:
+                continue
+            if not any(speaks_of(text, obligation) for text in texts):
+                message = f"no test and no harness names the obligation {obligation.id}"
+                yield self.at(contract.source, message, "proof_obligations", index, "id")
+
+
+class MissingTest(AuditRule):
+    """TRACE-003: a pytest command names a test that is not there.
+
+    Why:
+        pytest then runs nothing, and what was never run was never survived.
+    Bad:
+        falsification_tests:
+          - {id: F-1, rule: finite, prediction: no NaN, if_fails: overflow,
+             test: "pytest tests/test_example.py::test_gone"}
+    Good:
+        falsification_tests:
+          - {id: F-1, rule: finite, prediction: no NaN, if_fails: overflow,
+             test: "pytest tests/test_example.py::test_it"}
+    """
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look for the file upward from the contract, and in it for the function."""
+        contract = subject.contract
+        for index, test in enumerate(contract.tests):
+            for file, function in pytest_nodes(test.test or ""):
+                found = find_upward(subject.folder, file)
+                if found is None:
+                    message = f"{test.id} runs {file}, and there is no such file"
+                elif function is not None and not defines(found, function):
+                    message = f"{test.id} runs {function}, which {file} does not define"
+                else:
+                    continue
+                yield self.at(contract.source, message, "falsification_tests", index, "test")
+
+
+class MissingSection(AuditRule):
+    """TRACE-004: a reference names a section that its document does not have.
+
+    Why:
+        Sections are renumbered; a contract must not rest on one that is gone.
+    Bad:
+        metadata:
+          {version: 1.0.0, description: d, references: [docs/spec.md §9]}
+    Good:
+        metadata:
+          {version: 1.0.0, description: d, references: [docs/spec.md §1]}
+    """
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look for the file upward from the contract, and in it for the heading."""
+        for index, file, section in _spec_references(subject):
+            found = find_upward(subject.folder, file)
+            if found is None:
+                message = f"the reference names {file}, and there is no such file"
+            elif section not in read_sections(found):
+                message = f"the reference names {file} §{section}, which has no such section"
+            else:
+                continue
+            yield self.at(subject.contract.source, message, "metadata", "references", index)
+
+
+class OneWayReference(AuditRule):
+    """TRACE-005: a section that a contract cites does not name the contract back.
+
+    Why:
+        Whoever changes the section must see which contracts rest on it.
+    Bad:
+        metadata:
+          {version: 1.0.0, description: d, references: [docs/spec.md §2]}
+    Good:
+        metadata:
+          {version: 1.0.0, description: d, references: [docs/spec.md §1]}
+    """
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look for the contract's stem in the section's `Contracts:` lines."""
+        stem = subject.contract.stem
+        for index, file, section in _spec_references(subject):
+            found = find_upward(subject.folder, file)
+            cited = None if found is None else read_sections(found).get(section)
+            if cited is not None and stem not in {name for name, _ in cited.contracts}:
+                message = (
+                    f"{file} §{section} does not name this contract: "
+                    f"add `{stem}` to its `Contracts:` line"
+                )
+                path = ("metadata", "references", index)
+                yield self.at(subject.contract.source, message, *path)
+
+
+class NoFiveWhys(AuditRule):
+    """TRACE-006: a change of a gate's meaning is not explained by five whys.
+
+    Why:
+        A gate that means something else than before must say why, or it will be changed
+        again whenever it is in the way.
+    Bad:
+        changelog:
+          - {version: 1.0.0, changes: [a wider band], changes_gate_meaning: true}
+    Good:
+        changelog:
+          - version: 1.0.0
+            changes: [a wider band]
+            changes_gate_meaning: true
+            five_whys:
+              - {why: Why a wider band?, because: The samples were not the same}
+    """
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look at every entry of the changelog."""
+        for entry in read_changelog(subject.contract):
+            if entry.changes_gate_meaning and not entry.five_whys:
+                message = f"version {entry.version} changes a gate's meaning without five_whys"
+                yield self.at(subject.contract.source, message, "changelog", entry.index)
+
+
+class NoChangelogEntry(AuditRule):
+    """TRACE-007: the changelog has no entry for the contract's version.
+
+    Why:
+        Somebody changed the version and did not say what changed.
+    Bad:
+        changelog:
+          - {version: 0.9.0, changes: [first]}
+    Good:
+        changelog:
+          - {version: 1.0.0, changes: [second]}
+          - {version: 0.9.0, changes: [first]}
+    """
+
+    severity: ClassVar[Severity] = Severity.WARNING
+
+    def check(self, subject: AuditSubject) -> Iterator[Finding]:
+        """Look for the version; a contract without a changelog owes none."""
+        versions = [entry.version for entry in read_changelog(subject.contract)]
+        current = subject.contract.metadata.version
+        if versions and current not in versions:
+            message = f"the changelog has no entry for version {current}"
+            yield self.at(subject.contract.source, message, "changelog")
+
+
+def _spec_references(subject: AuditSubject) -> Iterator[tuple[int, str, str]]:
+    """Each `FILE.md §N` of the metadata's references, with the reference's index."""
+    for index, reference in enumerate(subject.contract.metadata.references):
+        for file, section in spec_references(reference):
+            yield index, file, section
+
+
+AUDIT_RULES: tuple[AuditRule, ...] = (
+    NotFalsifiable(),
+    HarnessOfNothing(),
+    NoObligations(),
+    NotBound(),
+    PartlyImplemented(),
+    NotImplementedYet(),
+    DanglingHarness(),
+    UntracedObligation(),
+    MissingTest(),
+    MissingSection(),
+    OneWayReference(),
+    NoFiveWhys(),
+    NoChangelogEntry(),
+)
+"""In the order of the output; TRACE-008, over a whole folder, is in `spec_pointers.py`."""

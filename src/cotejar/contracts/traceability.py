@@ -1,0 +1,199 @@
+"""Which parts of a contract speak of which: equation, obligation, test, harness, and code.
+
+A test's `rule` and a harness's `obligation` name an obligation by its id or its property
+text, or an equation by its name; an obligation's `applies_to` may name an equation. Other
+text there is free, and links to nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cotejar.contracts.binding import BindingRegistry
+    from cotejar.contracts.schema import Contract, Obligation
+
+_SPEC_REFERENCE = re.compile(r"([\w./-]+\.md)\s*§\s*([0-9]+(?:\.[0-9]+)*)")
+_HEADING = re.compile(r"#{1,6}\s+([0-9]+(?:\.[0-9]+)*)\.?\s")
+_CONTRACT_LINE = re.compile(r"Contracts?:(.*)")
+_TICKED = re.compile(r"`([^`]+)`")
+MAX_SOURCE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObligationLinks:
+    """An obligation and what speaks of it."""
+
+    label: str
+    """Its id, or else its property."""
+    type: str
+    tests: tuple[str, ...]
+    harnesses: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EquationLinks:
+    """An equation, the obligations that apply to it, and the function that computes it."""
+
+    equation: str | None
+    """None for the obligations that name no equation."""
+    code: str | None
+    obligations: tuple[ObligationLinks, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same facts, for `--json`."""
+        return {
+            "equation": self.equation,
+            "code": self.code,
+            "obligations": [
+                {
+                    "obligation": link.label,
+                    "type": link.type,
+                    "tests": list(link.tests),
+                    "harnesses": list(link.harnesses),
+                }
+                for link in self.obligations
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpecSection:
+    """A numbered section of a specification."""
+
+    number: str
+    line: int
+    """Of its heading, from 1."""
+    contracts: tuple[tuple[str, int], ...]
+    """Stems that its `Contracts:` lines name, and the line of each."""
+
+
+def trace_contract(
+    contract: Contract, bindings: BindingRegistry | None = None
+) -> tuple[EquationLinks, ...]:
+    """Every equation with all that leads to it; obligations without one come last."""
+    chains = [
+        EquationLinks(
+            equation=equation.name,
+            code=_code_of(contract, equation.name, bindings),
+            obligations=tuple(
+                _links(contract, o)
+                for o in contract.obligations
+                if o.applies_to == equation.name
+            ),
+        )
+        for equation in contract.equations
+    ]
+    names = {equation.name for equation in contract.equations}
+    loose = [o for o in contract.obligations if o.applies_to not in names]
+    if loose:
+        links = tuple(_links(contract, obligation) for obligation in loose)
+        chains.append(EquationLinks(equation=None, code=None, obligations=links))
+    return tuple(chains)
+
+
+def speaks_of(text: str, obligation: Obligation) -> bool:
+    """Does a test's rule or a harness's obligation name this obligation or its equation?"""
+    return text != "" and text in {obligation.id, obligation.property, obligation.applies_to}
+
+
+def names_anything(text: str, contract: Contract) -> bool:
+    """Does the text name an obligation or an equation of the contract at all?"""
+    return any(speaks_of(text, o) for o in contract.obligations) or any(
+        text == equation.name for equation in contract.equations
+    )
+
+
+def spec_references(text: str) -> list[tuple[str, str]]:
+    """Each `FILE.md §N` in a reference, as (file, section number)."""
+    return _SPEC_REFERENCE.findall(text)
+
+
+def find_upward(start: Path, relative: str) -> Path | None:
+    """The nearest file of that relative name, looked for from `start` to the root."""
+    for folder in (start, *start.parents):
+        candidate = folder / relative
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read_sections(spec: Path) -> dict[str, SpecSection]:
+    """The numbered sections of a Markdown file; a section ends where the next starts."""
+    sections: dict[str, tuple[int, list[tuple[str, int]]]] = {}
+    current = ""
+    for number, line in enumerate(read_bounded(spec).splitlines(), start=1):
+        heading = _HEADING.match(line)
+        if heading:
+            current = heading[1]
+            sections.setdefault(current, (number, []))
+            continue
+        named = _CONTRACT_LINE.match(line)
+        if named and current:
+            sections[current][1].extend((stem, number) for stem in _TICKED.findall(named[1]))
+    return {
+        name: SpecSection(number=name, line=line, contracts=tuple(contracts))
+        for name, (line, contracts) in sections.items()
+    }
+
+
+def pytest_nodes(command: str) -> list[tuple[str, str | None]]:
+    """Each test file that a pytest command names, with its function if it names one."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return []
+    runs_pytest = words[:1] == ["pytest"] or words[1:3] == ["-m", "pytest"]
+    if not runs_pytest:
+        return []
+    nodes = []
+    for word in words:
+        file, *names = word.split("::")
+        if file.endswith(".py") and not word.startswith("-"):
+            # A parametrised node carries its values in brackets.
+            nodes.append((file, names[-1].partition("[")[0] if names else None))
+    return nodes
+
+
+def defines(file: Path, function: str) -> bool:
+    """Does the Python file define a function of that name, at any depth?"""
+    try:
+        tree = ast.parse(read_bounded(file))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return any(isinstance(node, kinds) and node.name == function for node in ast.walk(tree))
+
+
+def read_bounded(path: Path) -> str:
+    """The first `MAX_SOURCE_BYTES` of a text file; "" if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_SOURCE_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _links(contract: Contract, obligation: Obligation) -> ObligationLinks:
+    return ObligationLinks(
+        label=obligation.id or obligation.property,
+        type=obligation.type.value,
+        tests=tuple(t.id for t in contract.tests if speaks_of(t.rule, obligation)),
+        harnesses=tuple(
+            h.id for h in contract.harnesses if speaks_of(h.obligation, obligation)
+        ),
+    )
+
+
+def _code_of(contract: Contract, equation: str, bindings: BindingRegistry | None) -> str | None:
+    entry = None if bindings is None else bindings.find(contract.stem, equation)
+    if entry is None:
+        return None
+    parts = [part for part in (entry.module_path, entry.function) if part]
+    return f"{'.'.join(parts) or '(no function)'} [{entry.status.value}]"

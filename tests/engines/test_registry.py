@@ -1,0 +1,131 @@
+"""How a command line names an engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cotejar.engines.registry import ENGINES, EngineName, create_engine, parse_engine_name
+from cotejar.errors import UnknownEngineError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+USAGE = "[ENGINE[+numerics][@device]:]PATH, for example native+f32:model.gguf"
+
+
+def named(engine: str, numerics: str, path: str, device: str = "cpu") -> EngineName:
+    return EngineName(engine=engine, numerics=numerics, device=device, path=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model.gguf", named("native", "q8", "model.gguf")),
+        ("/a/b c/model.gguf", named("native", "q8", "/a/b c/model.gguf")),
+        ("demo:smollm2", named("native", "q8", "demo:smollm2")),
+        ("native:model.gguf", named("native", "q8", "model.gguf")),
+        ("native+f32:model.apr", named("native", "f32", "model.apr")),
+        ("native+q8@cpu:model.apr", named("native", "q8", "model.apr")),
+        ("oracle:demo:smollm2", named("oracle", "f64", "demo:smollm2")),
+        ("oracle@cpu:m", named("oracle", "f64", "m")),
+        ("native:a:b", named("native", "q8", "a:b")),
+        ("recorded:run.trace", named("recorded", "", "run.trace", "")),
+        ("./oracle:x", named("native", "q8", "./oracle:x")),
+        ("", named("native", "q8", "")),
+        ("native:", named("native", "q8", "native:")),
+    ],
+)
+def test_a_name_is_read(text: str, name: EngineName) -> None:
+    assert parse_engine_name(text) == name
+
+
+def test_only_a_recorded_trace_is_recorded() -> None:
+    assert parse_engine_name("recorded:run.trace").is_recorded
+    assert not parse_engine_name("run.trace").is_recorded
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "expected", "found"),
+    [
+        ("nativ:m.gguf", "engine 'nativ'", "native, oracle, recorded", "nativ"),
+        ("native+f16:m.gguf", "numerics of native 'f16'", "q8, f32", "f16"),
+        ("oracle+f32:m.gguf", "numerics of oracle 'f32'", "f64", "f32"),
+        ("native@cuda:m.gguf", "device of native 'cuda'", "cpu", "cuda"),
+    ],
+)
+def test_what_there_is_not_is_refused(
+    text: str, problem: str, expected: str, found: str
+) -> None:
+    with pytest.raises(UnknownEngineError) as caught:
+        parse_engine_name(text)
+
+    assert str(caught.value) == (
+        f"error[APR-U005]: there is no {problem}\n"
+        f"  where     {text}\n"
+        f"  expected  {expected}\n"
+        f"  found     {found}\n"
+        f"  try       {USAGE}"
+    )
+
+
+@pytest.mark.parametrize("text", ["recorded+f32:run.trace", "recorded@cpu:run.trace"])
+def test_a_recorded_trace_takes_no_numerics_and_no_device(text: str) -> None:
+    with pytest.raises(UnknownEngineError) as caught:
+        parse_engine_name(text)
+
+    assert str(caught.value) == (
+        "error[APR-U005]: a recorded trace has its numerics and its device already\n"
+        f"  where     {text}\n"
+        "  expected  recorded:run.trace\n"
+        f"  found     {text.removesuffix(':run.trace')}\n"
+        "  try       `apr trace recorded:PATH` shows what it was recorded with"
+    )
+
+
+def test_a_file_that_is_there_may_have_a_colon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd:name").touch()
+
+    assert parse_engine_name("odd:name").path == "odd:name"
+
+
+def test_a_name_too_long_for_a_path_is_an_unknown_engine() -> None:
+    with pytest.raises(UnknownEngineError):
+        parse_engine_name("x:" + "y" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "numerics"), [(spec.name, n) for spec in ENGINES.values() for n in spec.numerics]
+)
+def test_every_engine_in_the_table_can_be_made(tiny: Any, name: str, numerics: str) -> None:
+    engine = create_engine(parse_engine_name(f"{name}+{numerics}:x"), tiny())
+
+    assert (engine.info.name, engine.info.numerics) == (name, numerics)
+    assert "cotejar" in engine.info.build
+
+
+def test_only_generating_engines_can_start_a_session(tiny: Any) -> None:
+    model = tiny()
+
+    for spec in ENGINES.values():
+        engine = create_engine(parse_engine_name(f"{spec.name}:x"), model)
+        assert hasattr(engine, "start") is spec.generates
+
+
+def test_the_table_loads_no_engine() -> None:
+    code = (
+        "import sys, cotejar.engines.registry\n"
+        "print([m for m in sys.modules if m.startswith('cotejar.engines.')])"
+    )
+
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+
+    assert run.stdout == "['cotejar.engines.registry']\n"

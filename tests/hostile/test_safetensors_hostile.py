@@ -1,0 +1,124 @@
+"""Whatever the bytes, safetensors open or are refused: no other exception, no lost memory.
+
+A small whole file is cut at every byte, each byte of its header is changed, its length is
+set to extremes, and every figure in its JSON to values of other kinds.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from cotejar.errors import CotejarError
+from cotejar.formats.safetensors.reader import open_safetensors
+
+MEMORY_BYTES = 256 << 20
+CPU_SECONDS = 1.0
+HEADER = {
+    "__metadata__": {"format": "pt"},
+    "a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]},
+    "b": {"dtype": "BF16", "shape": [3], "data_offsets": [8, 14]},
+}
+DATA = bytes(range(14))
+WRONG_VALUES = [None, True, -1, 0, 1, 2**63, 2**200, 1.5, 1e300, "F32", "", [], [0, 0], {}]
+
+
+@pytest.fixture(autouse=True)
+def little_memory():
+    """Let the process grow by 256 MiB and no more: beyond it Python raises MemoryError."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, old)
+
+
+def encode(header: object, data: bytes = DATA) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def outcome(path: Path, data: bytes) -> str:
+    """`whole`, or the code of the error; anything but a CotejarError passes through."""
+    path.write_bytes(data)
+    started = time.process_time()
+    try:
+        with open_safetensors(path) as file:
+            for name in file.tensors:
+                file.read_bytes(name).sum()
+        result = "whole"
+    except CotejarError as error:
+        result = error.code
+    assert time.process_time() - started < CPU_SECONDS
+    return result
+
+
+def test_the_memory_limit_bites() -> None:
+    with pytest.raises(MemoryError):
+        bytes(2 * MEMORY_BYTES)
+
+
+def test_the_file_is_whole_to_begin_with(tmp_path: Path) -> None:
+    assert outcome(tmp_path / "same.safetensors", encode(HEADER)) == "whole"
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    data = encode(HEADER)
+    outcomes = {outcome(tmp_path / "cut.safetensors", data[:n]) for n in range(len(data))}
+    assert outcomes == {"APR-F014", "APR-F019"}
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF])
+def test_a_changed_byte_of_the_header_is_survived(tmp_path: Path, flip: int) -> None:
+    data = encode(HEADER)
+    outcomes = []
+    for offset in range(len(data) - len(DATA)):
+        changed = bytearray(data)
+        changed[offset] ^= flip
+        outcomes.append(outcome(tmp_path / "changed.safetensors", bytes(changed)))
+    assert "whole" not in outcomes[:8]  # the length
+    assert outcomes.count("whole") < len(outcomes) / 2  # but for names and texts, all matter
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**31, 2**32 - 1, 10**8, 2**63, 2**64 - 1])
+def test_a_length_beyond_the_file_is_refused(tmp_path: Path, length: int) -> None:
+    data = struct.pack("<Q", length) + encode(HEADER)[8:]
+    wanted = {0: "APR-F016", 1: "APR-F016", 10**8: "APR-F014"}.get(length, "APR-F015")
+    assert outcome(tmp_path / "length.safetensors", data) == wanted
+
+
+@pytest.mark.parametrize("name", ["a", "b", "__metadata__"])
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=repr)
+def test_values_of_another_kind_are_survived(tmp_path: Path, name, value) -> None:
+    path = tmp_path / "wrong.safetensors"
+    assert outcome(path, encode(HEADER | {name: value})) != "whole" or value == {}
+    if name == "__metadata__":
+        return
+    for field in ("dtype", "shape", "data_offsets"):
+        changed = outcome(path, encode(HEADER | {name: HEADER[name] | {field: value}}))
+        assert changed != "whole" or value == HEADER[name][field]
+    for field in ("shape", "data_offsets"):
+        inner = [value, *HEADER[name][field][1:]]
+        changed = outcome(path, encode(HEADER | {name: HEADER[name] | {field: inner}}))
+        assert changed != "whole" or inner == HEADER[name][field]
+
+
+def test_nesting_is_refused_in_little_memory(tmp_path: Path) -> None:
+    text = b'{"a":' + b"[" * (1 << 20)
+    data = struct.pack("<Q", len(text)) + text
+    assert outcome(tmp_path / "deep.safetensors", data) == "APR-F016"
+
+
+def test_thousands_of_tensors_are_read_within_the_limits(tmp_path: Path) -> None:
+    header = {
+        f"t{i}": {"dtype": "F16", "shape": [1], "data_offsets": [2 * i, 2 * i + 2]}
+        for i in range(5_000)
+    }
+    data = encode(header, bytes(10_000))
+    assert outcome(tmp_path / "many.safetensors", data) == "whole"

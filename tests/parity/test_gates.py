@@ -1,0 +1,160 @@
+"""A gate: where it is judged, what passes it, and that a default says where it comes from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cotejar.errors import UsageError
+from cotejar.parity.gates import (
+    LOGITS_METRICS,
+    METRICS,
+    SITE_METRICS,
+    Gate,
+    Judged,
+    default_gates,
+)
+
+if TYPE_CHECKING:
+    from .conftest import TraceMaker
+
+
+def gate(metric: str = "rel_l2_max", sites: str = "all", limit: float = 1.0) -> Gate:
+    return Gate(metric=metric, sites=sites, limit=limit, origin="the test")
+
+
+@pytest.mark.parametrize(
+    ("sites", "where"),
+    [
+        ("all", {"embed", "layer.0.k", "layer.1.k", "layer.1.k_rope", "logits"}),
+        ("k", {"layer.0.k", "layer.1.k"}),
+        ("layer.1.k", {"layer.1.k"}),
+        ("logits", {"logits"}),
+        ("layer.1", set()),
+    ],
+)
+def test_a_gate_is_judged_where_it_says(sites: str, where: set[str]) -> None:
+    every = ["embed", "layer.0.k", "layer.1.k", "layer.1.k_rope", "logits"]
+
+    assert {name for name in every if gate(sites=sites).applies_to(name)} == where
+
+
+@pytest.mark.parametrize("metric", LOGITS_METRICS)
+def test_measures_of_distributions_are_judged_at_the_logits_alone(metric: str) -> None:
+    assert gate(metric).applies_to("logits")
+    assert not gate(metric).applies_to("embed")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_only_a_ratio_of_statistics_needs_no_elements(metric: str) -> None:
+    assert gate(metric).needs_arrays is (metric != "std_ratio")
+
+
+@pytest.mark.parametrize("metric", SITE_METRICS)
+def test_the_limit_itself_passes_and_the_next_number_does_not(metric: str) -> None:
+    limit = 1.5
+
+    assert Judged(gate=gate(metric, limit=limit), value=limit).passed
+    assert not Judged(gate=gate(metric, limit=limit), value=math.nextafter(limit, 2)).passed
+    assert not Judged(gate=gate(metric, limit=limit), value=math.nan).passed
+
+
+def test_nan_is_the_worst_of_all() -> None:
+    values = [0.5, math.nan, 1e9]
+
+    judged = [Judged(gate=gate(), value=value) for value in values]
+
+    assert math.isnan(max(judged, key=lambda j: j.severity).value)
+
+
+def test_any_difference_is_infinitely_beyond_a_limit_of_0() -> None:
+    assert Judged(gate=gate(limit=0.0), value=5e-324).severity == math.inf
+    assert Judged(gate=gate(limit=0.0), value=0.0).severity == 0
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        gate("cosine")
+
+    assert str(caught.value) == (
+        "error[APR-U001]: there is no metric 'cosine'\n"
+        "  where     gate\n"
+        "  expected  rel_l2_max, max_abs, cosine_distance, nmse, std_ratio, kl_max, "
+        "top1_disagreement, top5_disagreement\n"
+        "  found     cosine\n"
+        "  try       cosine is judged as cosine_distance = 1 - cosine"
+    )
+
+
+@pytest.mark.parametrize("limit", [-1e-9, math.nan])
+def test_a_limit_that_nothing_meets_is_refused(limit: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        gate(limit=limit)
+
+    assert str(caught.value) == (
+        f"error[APR-U001]: a limit of {limit} can never be met\n"
+        "  where     gate on rel_l2_max\n"
+        "  expected  a number of at least 0\n"
+        f"  found     {limit}\n"
+        "  try       0 asks for equality"
+    )
+
+
+def test_the_same_program_on_the_same_machine_must_agree_bit_for_bit(
+    make_trace: TraceMaker,
+) -> None:
+    (only,) = default_gates(make_trace(), make_trace())
+
+    assert (only.metric, only.sites, only.limit) == ("max_abs", "all", 0)
+
+
+@pytest.mark.parametrize("other", ["numerics", "build", "host"])
+def test_another_program_or_machine_may_round_otherwise(
+    make_trace: TraceMaker, other: str
+) -> None:
+    trace = make_trace()
+    changed = {
+        "numerics": replace(trace, engine=replace(trace.engine, numerics="f64")),
+        "build": replace(trace, engine=replace(trace.engine, build="cotejar 0.2.0")),
+        "host": replace(trace, host={"machine": "aarch64"}),
+    }[other]
+
+    gates = default_gates(trace, changed)
+
+    assert {"layer.0.ffn_up", "logits"} <= {
+        site for site in trace.sites if any(g.applies_to(site) for g in gates)
+    }
+    assert all(gate.limit < math.inf and len(gate.origin) > 20 for gate in gates)
+
+
+def test_every_site_has_a_default_gate(make_trace: TraceMaker) -> None:
+    trace = make_trace()
+    exact = replace(trace, engine=replace(trace.engine, numerics="f64"))
+
+    gates = default_gates(exact, trace)
+
+    assert [n for n in trace.sites if not any(g.applies_to(n) for g in gates)] == []
+
+
+def test_coarser_numerics_have_wider_gates(make_trace: TraceMaker) -> None:
+    exact, f32, q8 = (
+        replace(make_trace(), engine=replace(make_trace().engine, numerics=n))
+        for n in ("f64", "f32", "q8")
+    )
+
+    fine = {(g.metric, g.sites): g.limit for g in default_gates(exact, f32)}
+    coarse = {(g.metric, g.sites): g.limit for g in default_gates(exact, q8)}
+
+    assert fine.keys() == coarse.keys()
+    assert all(fine[key] <= coarse[key] for key in fine)
+    assert default_gates(q8, exact) == default_gates(exact, q8)
+
+
+def test_numerics_that_nobody_measured_have_no_default(make_trace: TraceMaker) -> None:
+    trace = make_trace()
+    unknown = replace(trace, engine=replace(trace.engine, numerics="bf16"))
+
+    assert default_gates(trace, unknown) == ()

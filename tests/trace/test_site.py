@@ -1,0 +1,111 @@
+"""Names of sites, slots, scopes and captures."""
+
+from __future__ import annotations
+
+import pytest
+
+from cotejar.errors import UnknownSiteError, UsageError
+from cotejar.trace.forward_trace import (
+    EVERY_ARRAY,
+    Scope,
+    layer_sites,
+    parse_capture,
+    parse_scopes,
+)
+from cotejar.trace.site import (
+    CAPTURE_POINTS,
+    CONTRACT_SLOTS,
+    SLOTS,
+    Site,
+    parse_site,
+    parse_slot,
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["embed", "final_norm", "logits", *layer_sites([0, 27, 999999])]
+)
+def test_a_name_is_read_back(name: str) -> None:
+    assert str(parse_site(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("alias", "slot"), [("ffn_swigl", "ffn_swiglu_inner"), ("ffn_silu", "ffn_silu_gate")]
+)
+def test_an_alias_is_read_and_never_written(alias: str, slot: str) -> None:
+    assert parse_slot(alias) == slot
+    assert str(parse_site(f"layer.3.{alias}")) == f"layer.3.{slot}"
+    assert alias not in CAPTURE_POINTS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "layer", "layer.3", "layer.3.", "layer.03.ffn_gate", "layer.-1.ffn_gate"),
+        *("layer.1000000.ffn_gate", "layer.3.logits", "layer.3.embed", "ffn_gate"),
+        *("Embed", "logits ", "layer.3.ffn_gate\n", "layer.\u0663.ffn_gate"),
+    ],
+)
+def test_another_name_is_refused(name: str) -> None:
+    with pytest.raises(UnknownSiteError):
+        parse_site(name)
+
+
+def test_the_message_names_what_there_is() -> None:
+    with pytest.raises(UnknownSiteError) as caught:
+        parse_site("blk.3.ffn_gate")
+
+    assert str(caught.value) == (
+        "error[APR-U007]: 'blk.3.ffn_gate' names no site\n"
+        "  where     site name\n"
+        "  expected  embed, layer.N.SLOT, final_norm or logits\n"
+        "  found     blk.3.ffn_gate\n"
+        "  try       slots: attn_norm q k v qkv q_rope k_rope attn_context attn_out "
+        "attn_residual ffn_norm ffn_gate ffn_up ffn_silu_gate ffn_swiglu_inner ffn_out output"
+    )
+
+
+def test_sites_sort_as_data_flows() -> None:
+    names = ["embed", *layer_sites([0, 1, 10]), "final_norm", "logits"]
+
+    assert sorted(sorted(names), key=lambda name: parse_site(name).order) == names
+
+
+def test_the_contracts_slots_are_in_the_order_of_the_flow() -> None:
+    assert [slot for slot in SLOTS if slot in CONTRACT_SLOTS] == list(CONTRACT_SLOTS)
+    assert len(CONTRACT_SLOTS) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "scopes"),
+    [("all", [Scope.ALL]), ("last", [Scope.LAST]), ("both", [Scope.ALL, Scope.LAST])],
+)
+def test_scopes_are_read(text: str, scopes: list[Scope]) -> None:
+    assert list(parse_scopes(text)) == scopes
+
+
+def test_another_scope_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_scopes("first")
+
+    assert str(caught.value) == (
+        "error[APR-U001]: 'first' is no scope\n"
+        "  where     scope\n"
+        "  expected  all, last or both\n"
+        "  found     first\n"
+        "  try       a scope says which token positions a statistic covers"
+    )
+
+
+def test_a_capture_is_all_or_a_list_of_slots() -> None:
+    assert parse_capture("all") == EVERY_ARRAY
+    assert parse_capture("logits, ffn_swigl ,embed,") == {"logits", "ffn_swiglu_inner", "embed"}
+
+
+def test_an_unknown_slot_to_capture_is_refused() -> None:
+    with pytest.raises(UnknownSiteError):
+        parse_capture("logits,ffn_gat")
+
+
+def test_a_site_is_equal_by_value() -> None:
+    assert Site("ffn_gate", 3) == parse_site("layer.3.ffn_gate")
