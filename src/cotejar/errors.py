@@ -2,7 +2,7 @@
 
     CotejarError
     |-- UsageError             APR-U...  what was asked for cannot be done
-    |-- FileError              APR-F0..  the file itself: missing, a folder, unreadable, full disk
+    |-- FileError              APR-F0..  the file itself: missing, a folder, a full disk
     |   `-- FormatError        APR-F...  the bytes break the format's rules
     |-- ModelError             APR-M...  a whole file, but not a model we can run
     |-- TokenizerError         APR-T...  text cannot become ids, or ids text

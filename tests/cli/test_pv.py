@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from cotejar.cli.main import COTEJAR_VERBS, cotejar
 from cotejar.cli.pv.main import PV_VERBS, pv
 from cotejar.contracts.rules.example import BASE_BLOCKS, fill_example
-from cotejar.errors import CotejarError, OutputExistsError, WriteError
+from cotejar.errors import CotejarError, MissingFileError, OutputExistsError
 
 GOOD = "".join(BASE_BLOCKS.values())
 
@@ -304,7 +304,7 @@ def test_scaffold_into_a_folder_that_is_not_there_leaves_nothing(
 ) -> None:
     done = run("scaffold", str(good), "-o", str(tmp_path / "none/test.py"))
 
-    assert isinstance(done.exception, WriteError)
+    assert isinstance(done.exception, MissingFileError)
     assert [p.name for p in tmp_path.iterdir()] == ["good.yaml"]
 
 

@@ -402,3 +402,17 @@ def test_the_demo_model_in_f32_is_the_oracle_within_its_rounding(demo_model: Any
 
     # As above: sqrt(1536) u = 2.4e-6 a sum, of which 30 layers add up. Measured: 5e-6.
     assert max(distances(arrays[0], arrays[1]).values()) < 1e-5
+
+
+@pytest.mark.qwen
+def test_qwen_in_f32_is_the_oracle_within_its_rounding(qwen_model: Any) -> None:
+    """Large key biases add one large number to every score of a query: the hard case."""
+    model = open_language_model(qwen_model)
+    ids = [3838, 374, 220, 17, 10, 17, 30]
+
+    arrays = [
+        dict(engine.trace(ids, capture=EVERYTHING).arrays)
+        for engine in (OracleEngine(model), NativeEngine(model, numerics="f32"))
+    ]
+
+    assert max(distances(arrays[0], arrays[1]).values()) < 1e-5

@@ -365,6 +365,14 @@ def test_no_scope_in_common_is_unequal_samples(make_trace: TraceMaker) -> None:
     )
 
 
+def test_no_values_on_both_sides_are_no_equal_samples(make_trace: TraceMaker) -> None:
+    nothing = with_stats(make_trace(), SITE, Scope.ALL, count=0)
+
+    precondition = found(compare(nothing, nothing), "sample-count")
+
+    assert (precondition.holds, precondition.num_broken) == (False, 1)
+
+
 def test_a_scope_that_one_side_lacks_is_left_out(make_trace: TraceMaker) -> None:
     comparison = compare(make_trace(), make_trace(scopes=(Scope.LAST,)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -48,14 +48,22 @@ class BindingRegistry:
     target_crate: str
     bindings: tuple[Binding, ...]
     critical_path: tuple[str, ...]
+    _by_stem: dict[str, dict[str, list[Binding]]] = field(default_factory=dict, repr=False)
+    """The same entries by contract, then by equation."""
+
+    def __post_init__(self) -> None:
+        for entry in self.bindings:
+            by_equation = self._by_stem.setdefault(PurePath(entry.contract).stem, {})
+            by_equation.setdefault(entry.equation, []).append(entry)
 
     def entries_of(self, stem: str) -> list[Binding]:
-        """The entries of one contract, in the file's order."""
-        return [entry for entry in self.bindings if PurePath(entry.contract).stem == stem]
+        """The entries of one contract."""
+        return [e for entries in self._by_stem.get(stem, {}).values() for e in entries]
 
     def find(self, stem: str, equation: str) -> Binding | None:
         """The first entry of one equation; None if there is none."""
-        return next((e for e in self.entries_of(stem) if e.equation == equation), None)
+        entries = self._by_stem.get(stem, {}).get(equation)
+        return entries[0] if entries else None
 
 
 def read_bindings(path: str | os.PathLike[str]) -> BindingRegistry:

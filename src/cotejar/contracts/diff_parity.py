@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +65,12 @@ def parity_changes(old: Any, new: Any) -> Iterator[Change]:
 
 
 def _list_changes(name: str, old: list[str], new: list[str]) -> Iterator[Change]:
-    for item in old:
-        if item not in new:
+    before, after = dict.fromkeys(old), dict.fromkeys(new)
+    for item in before:
+        if item not in after:
             yield Change("-", f"{name}: {item}", Effect.LOOSER)
-    for item in new:
-        if item not in old:
+    for item in after:
+        if item not in before:
             yield Change("+", f"{name}: {item}", Effect.STRICTER)
 
 
@@ -132,11 +134,13 @@ def _without_interval(gate: Any) -> dict[Any, Any]:
 def _gates(block: dict[Any, Any]) -> dict[str, Any]:
     """The gates by `metric at sites`; of two alike the second is `metric at sites #2`."""
     gates: dict[str, Any] = {}
-    for gate in block.get("gates") or [] if isinstance(block.get("gates"), list) else []:
+    seen: Counter[str] = Counter()
+    listed = block.get("gates")
+    for gate in listed if isinstance(listed, list) else []:
         values = _mapping(gate)
         name = f"{values.get('metric')} at {values.get('sites', 'all')}"
-        same = sum(key == name or key.startswith(f"{name} #") for key in gates)
-        gates[f"{name} #{same + 1}" if same else name] = gate
+        seen[name] += 1
+        gates[f"{name} #{seen[name]}" if seen[name] > 1 else name] = gate
     return gates
 
 

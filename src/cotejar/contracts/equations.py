@@ -74,7 +74,9 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*")
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _GREEK_NAME = re.compile("GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)")
 _UPRIGHT = r"\mathrm"
-_CLOSING = {"{": "}", "(": ")"}
+_OPENING = {"}": "{", ")": "("}
+MAX_SCRIPT_DEPTH = 16
+"""Deeper indices are written out as plain text."""
 
 
 def equations_text(contract: Contract) -> str:
@@ -121,58 +123,68 @@ def equations_json(contract: Contract) -> dict[str, Any]:
 
 def to_latex(formula: str) -> str:
     """A formula's text as LaTeX mathematics; braces always balance."""
-    parts: list[str] = []
-    text, position, last = _one_line(formula), 0, ""
-    while position < len(text):
-        piece, position = _next_token(text, position)
-        if piece.startswith(_UPRIGHT) and last.startswith(_UPRIGHT) and parts[-1] == " ":
-            parts.append("~")  # mathematics sets no space between two words
-        if piece[0] in "^_" and f"{piece[0]}{{" in last:
-            parts.append("{}")  # a second index of the same base is an error of LaTeX's
-        parts.append(piece)
-        last = last if piece == " " else piece
-    return " ".join("".join(parts).split())
+    text = _one_line(formula)
+    return _Formula(text, _closers(text)).latex(0, len(text), 0)
 
 
-def _next_token(text: str, position: int) -> tuple[str, int]:
-    """The LaTeX of what starts at `position`, and where the next begins."""
-    word = _WORD.match(text, position)
-    if word:
-        return _latex_word(word[0]), word.end()
-    pair = text[position : position + 2]
-    if pair in ASCII_OPERATORS:
-        return f" {ASCII_OPERATORS[pair]} ", position + 2
-    character = text[position]
-    if character in "^_" and position + 1 < len(text):
-        return _script(text, position)
-    return _latex_character(character), position + 1
+class _Formula:
+    """A formula on one line, and where each of its brackets closes."""
+
+    def __init__(self, text: str, closers: dict[int, int]) -> None:
+        self._text = text
+        self._closers = closers
+
+    def latex(self, start: int, end: int, depth: int) -> str:
+        """The LaTeX of one stretch of the text; each character is looked at once."""
+        parts: list[str] = []
+        position, last = start, ""
+        while position < end:
+            piece, position = self._next(position, end, depth)
+            if piece.startswith(_UPRIGHT) and last.startswith(_UPRIGHT) and parts[-1] == " ":
+                parts.append("~")  # mathematics sets no space between two words
+            if piece[0] in "^_" and f"{piece[0]}{{" in last:
+                parts.append("{}")  # a second index of the same base is an error of LaTeX's
+            parts.append(piece)
+            last = last if piece == " " else piece
+        return " ".join("".join(parts).split())
+
+    def _next(self, position: int, end: int, depth: int) -> tuple[str, int]:
+        """The LaTeX of what starts at `position`, and where the next begins."""
+        text = self._text
+        word = _WORD.match(text, position, end)
+        if word:
+            return _latex_word(word[0]), word.end()
+        pair = text[position : min(position + 2, end)]
+        if pair in ASCII_OPERATORS:
+            return f" {ASCII_OPERATORS[pair]} ", position + 2
+        character = text[position]
+        if character in "^_" and position + 1 < end:
+            return self._script(position, end, depth)
+        return _latex_character(character), position + 1
+
+    def _script(self, position: int, end: int, depth: int) -> tuple[str, int]:
+        """An exponent or index: a group in braces or brackets, a word, or a number."""
+        text, sign, start = self._text, self._text[position], position + 1
+        close = self._closers.get(start, end)
+        if close < end and depth < MAX_SCRIPT_DEPTH:
+            inner = (start + 1, close) if text[start] == "{" else (start, close + 1)
+            return f"{sign}{{{self.latex(*inner, depth + 1)}}}", close + 1
+        match = _WORD.match(text, start, end) or _NUMBER.match(text, start, end)
+        if match and depth < MAX_SCRIPT_DEPTH:
+            return f"{sign}{{{self.latex(start, match.end(), depth + 1)}}}", match.end()
+        return _latex_character(sign), start
 
 
-def _script(text: str, position: int) -> tuple[str, int]:
-    """An exponent or index: a group in braces or brackets, a word, a number, a character."""
-    sign, start = text[position], position + 1
-    end = _matching(text, start)
-    if end is not None:
-        inside = text[start + 1 : end] if text[start] == "{" else text[start : end + 1]
-        return f"{sign}{{{to_latex(inside)}}}", end + 1
-    match = _WORD.match(text, start) or _NUMBER.match(text, start)
-    if match:
-        return f"{sign}{{{to_latex(match[0])}}}", match.end()
-    return _ESCAPES.get(sign, r"\wedge "), start
-
-
-def _matching(text: str, start: int) -> int | None:
-    """Where the group that opens at `start` closes; None if none opens, or it stays open."""
-    closing = _CLOSING.get(text[start])
-    depth = 0
-    for index in range(start, len(text)) if closing else ():
-        if text[index] == text[start]:
-            depth += 1
-        elif text[index] == closing:
-            depth -= 1
-            if depth == 0:
-                return index
-    return None
+def _closers(text: str) -> dict[int, int]:
+    """Where each brace and bracket that opens is closed; those left open are not there."""
+    closers: dict[int, int] = {}
+    open_at: dict[str, list[int]] = {"{": [], "(": []}
+    for index, character in enumerate(text):
+        if character in open_at:
+            open_at[character].append(index)
+        elif character in _OPENING and open_at[_OPENING[character]]:
+            closers[open_at[_OPENING[character]].pop()] = index
+    return closers
 
 
 def _latex_block(equation: Equation) -> str:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from cotejar.contracts.corpus import Corpus
 
+MAX_CYCLES = 100
+"""A dense graph has more than anybody reads; one is enough to fail."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContractGraph:
@@ -24,7 +27,7 @@ class ContractGraph:
     missing: frozenset[str]
     """Nodes that are only depended on."""
     cycles: tuple[tuple[str, ...], ...]
-    """Closed walks, each without the repeat of its start; one for every edge back."""
+    """Closed walks, each without the repeat of its start; the first hundred."""
 
     @property
     def topological_order(self) -> list[str]:
@@ -140,9 +143,9 @@ def _find_cycles(
                 finished = path.pop()
                 on_path.discard(finished)
                 done.add(finished)
-            elif target in on_path:
+            elif target in on_path and len(cycles) < MAX_CYCLES:
                 cycles.append(tuple(path[path.index(target) :]))
-            elif target not in done:
+            elif target not in done and target not in on_path:
                 path.append(target)
                 on_path.add(target)
                 branches.append(iter(edges[target]))

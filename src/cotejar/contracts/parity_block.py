@@ -68,15 +68,16 @@ def read_parity_block(path: FilePath) -> ParityBlock:
     """
     source = read_source(path)
     root = source.root
-    blocks = [
-        value
+    found = [
+        (key, value)
         for key, value in (root.entries if isinstance(root, MappingNode) else [])
         if isinstance(key, ScalarNode) and key.text == "parity"
     ]
+    blocks = [value for _, value in found]
     if len(blocks) != 1:
         raise ContractError(
             "the contract does not say what to compare",
-            where=str(path),
+            where=f"{path}:{found[1][0].place.line}" if blocks else str(path),
             expected="one top-level block `parity:`",
             found=f"{len(blocks)} of them",
             hint="contracts/apr-vs-gguf-forward-parity-v1.yaml shows one",
@@ -84,12 +85,9 @@ def read_parity_block(path: FilePath) -> ParityBlock:
     at: Path = ("parity",)
     _refuse_unknown_keys(blocks[0], source, at, _KEYS)
     fields = Fields(blocks[0], source, at, _KEYS)
-    slots = tuple(SLOT_ALIASES.get(s, s) for s in fields.texts("required_sites"))
-    _require_words(slots, SLOTS, blocks[0], source, (*at, "required_sites"))
-    preconditions = fields.texts("preconditions")
-    _require_words(preconditions, tuple(CHECKS), blocks[0], source, (*at, "preconditions"))
-    scopes = fields.texts("scopes")
-    _require_words(scopes, ("all", "last"), blocks[0], source, (*at, "scopes"))
+    slots = _read_words(fields, "required_sites", (*SLOTS, *SLOT_ALIASES), source)
+    preconditions = _read_words(fields, "preconditions", tuple(CHECKS), source)
+    scopes = _read_words(fields, "scopes", ("all", "last"), source)
     gates = fields.structs("gates", _read_gate)
     if not gates:
         fail(blocks[0], source, (*at, "gates"), "at least one gate", "none")
@@ -100,7 +98,7 @@ def read_parity_block(path: FilePath) -> ParityBlock:
         plan=Plan(
             gates=gates,
             scopes=tuple(Scope(s) for s in scopes) or (Scope.ALL, Scope.LAST),
-            required_slots=slots or CONTRACT_SLOTS,
+            required_slots=tuple(SLOT_ALIASES.get(s, s) for s in slots) or CONTRACT_SLOTS,
             preconditions=preconditions,
         ),
     )
@@ -111,7 +109,8 @@ def _read_gate(node: Node, source: Source, path: Path) -> Gate:
     _refuse_unknown_keys(node, source, path, keys)
     fields = Fields(node, source, path, keys)
     metric = fields.text("metric")
-    _require_words((metric,), METRICS, node, source, (*path, "metric"))
+    if metric not in METRICS:
+        fail(node, source, (*path, "metric"), f"of: {', '.join(METRICS)}", metric)
     sites = _read_sites(fields.text("sites", "all"), node, source, (*path, "sites"))
     limit, band = fields.number("limit"), fields.node("band")
     if (limit is None) == (band is None):
@@ -152,12 +151,15 @@ def _read_band(node: Node, source: Source, path: Path) -> float:
     return high
 
 
-def _require_words(
-    words: tuple[str, ...], known: tuple[str, ...], node: Node, source: Source, path: Path
-) -> None:
-    for word in words:
+def _read_words(
+    fields: Fields, name: str, known: tuple[str, ...], source: Source
+) -> tuple[str, ...]:
+    words, node = fields.texts(name), fields.node(name)
+    items = node.items if isinstance(node, SequenceNode) else []
+    for index, (word, item) in enumerate(zip(words, items, strict=True)):
         if word not in known:
-            fail(node, source, path, f"of: {', '.join(known)}", word)
+            fail(item, source, ("parity", name, index), f"of: {', '.join(known)}", word)
+    return words
 
 
 def _refuse_unknown_keys(

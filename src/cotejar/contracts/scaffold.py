@@ -20,7 +20,7 @@ MAX_NAME = 80
 
 def scaffold_tests(contract: Contract) -> str:
     """The source of a pytest module with one failing test a claim."""
-    names: set[str] = set()
+    names: dict[str, int] = {}
     blocks = []
     for test in contract.tests:
         name = _unique(_test_name(test), names)
@@ -62,25 +62,25 @@ def _test_name(test: FalsificationTest) -> str:
     return named or f"test_{test.id}"
 
 
-def _unique(text: str, taken: set[str]) -> str:
-    """A function name that pytest collects and nobody has yet."""
+def _unique(text: str, taken: dict[str, int]) -> str:
+    """A function name that pytest collects and nobody has yet; counts in `taken`."""
     base = _NOT_A_NAME.sub("_", text.lower()).strip("_")[:MAX_NAME].rstrip("_")
     base = base if base.startswith("test_") else f"test_{base}"
     if base in {"test_", "test_test"}:
         base = "test_unnamed"
-    name, number = base, 2
+    name = base
     while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
+        taken[base] += 1
+        name = f"{base}_{taken[base]}"
+    taken[name] = 1
     return name
 
 
 def _escape(text: str) -> str:
     """One line that can stand in a docstring."""
     line = " ".join(text.split())
-    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    safe = line if printable == line else printable
-    return safe.replace("\\", "\\\\").replace('"', '\\"')
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return shown.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _quote(text: str) -> str:

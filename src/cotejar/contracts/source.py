@@ -5,7 +5,7 @@ A path is keys and indices from the root: `("proof_obligations", 2, "property")`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cotejar.contracts.scalars import resolve
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Step = str | int
 Path = tuple[Step, ...]
+Children = dict[str, tuple[Node, Place]]
 
 ALIASES = {
     "property": "statement",
@@ -51,12 +52,14 @@ class Source:
     file: str
     """As errors and findings name it."""
     root: Node
+    _children: dict[int, Children] = field(default_factory=dict, repr=False)
+    """By the id of a node, what its keys lead to: filled as places are asked for."""
 
     def place_of(self, path: Path) -> Place:
         """Where `path` is written; if it is not there, where the nearest parent is."""
         node, place = self.root, self.root.place
         for step in path:
-            found = _child(node, step)
+            found = self._child(node, step)
             if found is None:
                 break
             node, place = found
@@ -64,18 +67,30 @@ class Source:
 
     def value_of(self, key: str) -> Any:
         """A top-level block as plain Python data; None if it is not there."""
-        found = _child(self.root, key)
+        found = self._child(self.root, key)
         return None if found is None else plain_value(found[0])
 
     def text_at(self, path: Path) -> str | None:
         """The raw text of the scalar that `path` leads to: `1.10` stays `1.10`."""
         node = self.root
         for step in path:
-            found = _child(node, step)
+            found = self._child(node, step)
             if found is None:
                 return None
             node = found[0]
         return node.text if isinstance(node, ScalarNode) else None
+
+    def _child(self, node: Node, step: Step) -> tuple[Node, Place] | None:
+        """The node one step down, and where its key or item starts."""
+        if isinstance(node, ScalarNode):
+            return None
+        if isinstance(step, int):
+            items = node.items[step : step + 1] if isinstance(node, SequenceNode) else []
+            return (items[0], items[0].place) if items else None
+        children = self._children.get(id(node))
+        if children is None:
+            children = self._children[id(node)] = _index(node)
+        return children.get(step) or children.get(ALIASES.get(step, step))
 
     def top_level_keys(self) -> list[str]:
         """The scalar keys of the root mapping, in the file's order, each once."""
@@ -132,26 +147,22 @@ def _key_value(key: Node) -> Any:
     return scalar_value(key) if isinstance(key, ScalarNode) else ("complex key", key.place)
 
 
-def _child(node: Node, step: Step) -> tuple[Node, Place] | None:
-    """The node one step down, and where its key or item starts."""
-    if isinstance(node, SequenceNode):
-        if isinstance(step, int):
-            items = node.items[step : step + 1]
-            return (items[0], items[0].place) if items else None
-        return _named_item(node, step)
-    if isinstance(node, MappingNode) and isinstance(step, str):
-        for name in (step, ALIASES.get(step)):
-            for key, value in reversed(node.entries):
-                if isinstance(key, ScalarNode) and key.text == name:
-                    return value, key.place
-    return None
+def _index(node: SequenceNode | MappingNode) -> Children:
+    """What each key leads to, and where the key stands; of a repeated key the last.
 
-
-def _named_item(node: SequenceNode, name: str) -> tuple[Node, Place] | None:
-    """An equation of the list form: by its `id`, or as `equation_N`."""
+    An item of a list goes by its `id`, or as `equation_N`, as equations in a list do.
+    """
+    children: Children = {}
+    if isinstance(node, MappingNode):
+        for key, value in node.entries:
+            if isinstance(key, ScalarNode):
+                children[key.text] = (value, key.place)
+        return children
     for index, item in enumerate(node.items):
-        found = _child(item, "id")
-        label = found[0].text if found and isinstance(found[0], ScalarNode) else None
-        if name in (label, f"equation_{index}"):
-            return item, item.place
-    return None
+        children[f"equation_{index}"] = (item, item.place)
+    for item in node.items:
+        for key, value in item.entries if isinstance(item, MappingNode) else ():
+            is_id = isinstance(key, ScalarNode) and key.text == "id"
+            if is_id and isinstance(value, ScalarNode):
+                children[value.text] = (item, item.place)
+    return children

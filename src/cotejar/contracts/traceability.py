@@ -10,10 +10,13 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from cotejar.contracts.binding import BindingRegistry
@@ -78,36 +81,37 @@ def trace_contract(
     contract: Contract, bindings: BindingRegistry | None = None
 ) -> tuple[EquationLinks, ...]:
     """Every equation with all that leads to it; obligations without one come last."""
+    tests = _by_text((test.rule, test.id) for test in contract.tests)
+    harnesses = _by_text((h.obligation, h.id) for h in contract.harnesses)
+    names = {equation.name for equation in contract.equations}
+    links: dict[str | None, list[ObligationLinks]] = {}
+    for obligation in contract.obligations:
+        equation = obligation.applies_to if obligation.applies_to in names else None
+        links.setdefault(equation, []).append(_links(obligation, tests, harnesses))
     chains = [
         EquationLinks(
             equation=equation.name,
             code=_code_of(contract, equation.name, bindings),
-            obligations=tuple(
-                _links(contract, o)
-                for o in contract.obligations
-                if o.applies_to == equation.name
-            ),
+            obligations=tuple(links.get(equation.name, ())),
         )
         for equation in contract.equations
     ]
-    names = {equation.name for equation in contract.equations}
-    loose = [o for o in contract.obligations if o.applies_to not in names]
-    if loose:
-        links = tuple(_links(contract, obligation) for obligation in loose)
-        chains.append(EquationLinks(equation=None, code=None, obligations=links))
+    if None in links:
+        loose = tuple(links[None])
+        chains.append(EquationLinks(equation=None, code=None, obligations=loose))
     return tuple(chains)
 
 
-def speaks_of(text: str, obligation: Obligation) -> bool:
-    """Does a test's rule or a harness's obligation name this obligation or its equation?"""
-    return text != "" and text in {obligation.id, obligation.property, obligation.applies_to}
+def names_of(obligation: Obligation) -> set[str]:
+    """What a test's rule or a harness's obligation may say to mean this obligation."""
+    names = {obligation.id, obligation.property, obligation.applies_to}
+    return {name for name in names if name}
 
 
-def names_anything(text: str, contract: Contract) -> bool:
-    """Does the text name an obligation or an equation of the contract at all?"""
-    return any(speaks_of(text, o) for o in contract.obligations) or any(
-        text == equation.name for equation in contract.equations
-    )
+def names_in(contract: Contract) -> set[str]:
+    """Every name of an obligation or an equation of the contract."""
+    names = {equation.name for equation in contract.equations}
+    return names.union(*(names_of(obligation) for obligation in contract.obligations))
 
 
 def spec_references(text: str) -> list[tuple[str, str]]:
@@ -126,21 +130,7 @@ def find_upward(start: Path, relative: str) -> Path | None:
 
 def read_sections(spec: Path) -> dict[str, SpecSection]:
     """The numbered sections of a Markdown file; a section ends where the next starts."""
-    sections: dict[str, tuple[int, list[tuple[str, int]]]] = {}
-    current = ""
-    for number, line in enumerate(read_bounded(spec).splitlines(), start=1):
-        heading = _HEADING.match(line)
-        if heading:
-            current = heading[1]
-            sections.setdefault(current, (number, []))
-            continue
-        named = _CONTRACT_LINE.match(line)
-        if named and current:
-            sections[current][1].extend((stem, number) for stem in _TICKED.findall(named[1]))
-    return {
-        name: SpecSection(number=name, line=line, contracts=tuple(contracts))
-        for name, (line, contracts) in sections.items()
-    }
+    return _sections(*_stamp(spec))
 
 
 def pytest_nodes(command: str) -> list[tuple[str, str | None]]:
@@ -163,31 +153,74 @@ def pytest_nodes(command: str) -> list[tuple[str, str | None]]:
 
 def defines(file: Path, function: str) -> bool:
     """Does the Python file define a function of that name, at any depth?"""
-    try:
-        tree = ast.parse(read_bounded(file))
-    except (SyntaxError, ValueError, RecursionError):
-        return False
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return any(isinstance(node, kinds) and node.name == function for node in ast.walk(tree))
+    return function in _functions(*_stamp(file))
 
 
-def read_bounded(path: Path) -> str:
+def read_bounded(path: str | Path) -> str:
     """The first `MAX_SOURCE_BYTES` of a text file; "" if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123 - a path from the cache is text
             return file.read(MAX_SOURCE_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def _links(contract: Contract, obligation: Obligation) -> ObligationLinks:
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """What tells a file from what it was before: its path, time and size."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=64)
+def _sections(path: str, _time: int, _size: int) -> dict[str, SpecSection]:
+    sections: dict[str, tuple[int, list[tuple[str, int]]]] = {}
+    current = ""
+    for number, line in enumerate(read_bounded(path).splitlines(), start=1):
+        heading = _HEADING.match(line)
+        if heading:
+            current = heading[1]
+            sections.setdefault(current, (number, []))
+            continue
+        named = _CONTRACT_LINE.match(line)
+        if named and current:
+            sections[current][1].extend((stem, number) for stem in _TICKED.findall(named[1]))
+    return {
+        name: SpecSection(number=name, line=line, contracts=tuple(contracts))
+        for name, (line, contracts) in sections.items()
+    }
+
+
+@lru_cache(maxsize=256)
+def _functions(path: str, _time: int, _size: int) -> frozenset[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a test file's own invalid escapes
+            tree = ast.parse(read_bounded(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return frozenset()
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+def _by_text(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text, identifier in pairs:
+        found.setdefault(text, []).append(identifier)
+    return found
+
+
+def _links(
+    obligation: Obligation, tests: dict[str, list[str]], harnesses: dict[str, list[str]]
+) -> ObligationLinks:
+    names = sorted(names_of(obligation))
     return ObligationLinks(
         label=obligation.id or obligation.property,
         type=obligation.type.value,
-        tests=tuple(t.id for t in contract.tests if speaks_of(t.rule, obligation)),
-        harnesses=tuple(
-            h.id for h in contract.harnesses if speaks_of(h.obligation, obligation)
-        ),
+        tests=tuple(dict.fromkeys(t for name in names for t in tests.get(name, ()))),
+        harnesses=tuple(dict.fromkeys(h for name in names for h in harnesses.get(name, ()))),
     )
 
 

@@ -10,7 +10,6 @@ from cotejar.parity.gates import Gate, Judged, default_gates
 from cotejar.parity.metrics import (
     ArrayDistance,
     LogitsDistance,
-    divide,
     measure_distance,
     measure_logits,
     std_ratio,
@@ -22,6 +21,7 @@ from cotejar.parity.preconditions import (
     check_preconditions,
     find_naive_ratio,
 )
+from cotejar.parity.sample_gate import std_spread
 from cotejar.trace.forward_trace import BOTH_SCOPES, ForwardTrace, Scope
 from cotejar.trace.site import CONTRACT_SLOTS
 from cotejar.verdict import Verdict
@@ -235,7 +235,7 @@ def _gate_values(
     """Every metric that could be measured, as gates judge it."""
     # Statistics cover finite values only: of others a ratio must not pass.
     finite = a.finite_count == a.count and b.finite_count == b.count
-    values = {"std_ratio": _spread(a.std, b.std) if finite else math.nan}
+    values = {"std_ratio": std_spread(a.std, b.std) if finite else math.nan}
     if distance is not None:
         values |= {
             "rel_l2_max": distance.rel_l2_max,
@@ -250,10 +250,3 @@ def _gate_values(
             "top5_disagreement": 1 - float(logits.top5_overlap.mean()),
         }
     return values
-
-
-def _spread(a: float, b: float) -> float:
-    """max(a/b, b/a), rounded once, so that (b, a) gives the same; 1 where both are 0."""
-    if math.isnan(a) or math.isnan(b):
-        return math.nan
-    return 1.0 if a == b == 0 else divide(max(a, b), min(a, b))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cotejar.model.config import MAX_LAYERS
+from cotejar.parity.sample_gate import samples_agree
 from cotejar.trace.forward_trace import Scope
 from cotejar.trace.site import CONTRACT_SLOTS, Site
 
@@ -268,7 +269,11 @@ def _check_sample_count(question: Question) -> Precondition:
         shared = question.shared_scopes(a, b)
         if shared:
             counts = [(s, a.stats[s].count, b.stats[s].count) for s in shared]
-            bad = [f"{n:,} values against {m:,} ({s.value})" for s, n, m in counts if n != m]
+            bad = [
+                f"{n:,} values against {m:,} ({s.value})"
+                for s, n, m in counts
+                if not samples_agree(n, m)
+            ]
         else:
             bad = [
                 f"{a.stats[_widest(a)].count:,} values ({_widest(a).value}) against "

@@ -2,7 +2,7 @@
 
     a cell agrees      both sides counted the same number of values, and more than none
     a spread           max(r, 1 / r) of two standard deviations, r their ratio
-    a spread is inside spread <= limit, so that NaN and, under a finite limit, infinity fail
+    a spread is inside it is finite and spread <= limit; NaN never is
 
 The spread is larger / smaller, one division rounded once. A band of two quotients,
 [1 / x, x], is not symmetric in floating point: a = 1.1406249999999998 and

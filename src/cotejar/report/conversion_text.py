@@ -9,7 +9,7 @@ from cotejar.report.tables import heading, output_width, render_pairs, visible, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cotejar.report.conversion import FinishedConversion
+    from cotejar.files.conversion import FinishedConversion
 
 
 def conversion_lines(done: FinishedConversion) -> Iterator[str]:

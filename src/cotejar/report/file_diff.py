@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cotejar.parity.diff_models import ModelDiff
-from cotejar.parity.diff_traces import TraceDiff
+from cotejar.files.diff_models import ModelDiff
+from cotejar.files.diff_traces import TraceDiff
 from cotejar.report.model_diff_text import model_diff_lines
 from cotejar.report.trace_diff_text import stage_diff_lines, trace_diff_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cotejar.parity.diff_files import FileDiff
+    from cotejar.files.diff_files import FileDiff
 
 
 def file_diff_lines(diff: FileDiff, *, limit: int, with_values: bool) -> Iterable[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cotejar.report.inspection import Inspection, StageInspection, TraceInspection
-from cotejar.report.metadata_values import describe
+from cotejar.files.inspection import Inspection, StageInspection, TraceInspection
+from cotejar.report.metadata_text import describe
 from cotejar.report.tables import (
     Column,
     heading,
@@ -20,7 +20,7 @@ from cotejar.report.tables import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cotejar.report.inspection import FileInspection
+    from cotejar.files.inspection import FileInspection
 
 _TYPE_COLUMNS = (
     Column("type"),

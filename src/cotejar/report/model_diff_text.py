@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cotejar.parity.diff_metadata import MISSING
-from cotejar.parity.diff_models import TensorStatus
-from cotejar.report.metadata_values import describe
+from cotejar.files.diff_metadata import MISSING
+from cotejar.files.diff_models import TensorStatus
+from cotejar.report.metadata_text import describe
 from cotejar.report.tables import (
     Column,
     counted,
@@ -22,10 +22,10 @@ from cotejar.report.tables import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from cotejar.files.diff_metadata import ValueDifference
+    from cotejar.files.diff_models import ModelDiff, Side, TensorDiff
+    from cotejar.files.elementwise import ElementwiseDistance
     from cotejar.formats.model_file import TensorEntry
-    from cotejar.parity.diff_metadata import ValueDifference
-    from cotejar.parity.diff_models import ModelDiff, Side, TensorDiff
-    from cotejar.parity.elementwise import ElementwiseDistance
 
 _TENSOR_COLUMNS = (
     Column("tensor"),

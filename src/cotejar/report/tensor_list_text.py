@@ -17,7 +17,7 @@ from cotejar.report.tables import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cotejar.report.tensor_list import ListedTensor, TensorList
+    from cotejar.files.tensor_list import ListedTensor, TensorList
 
 _COLUMNS = (
     Column("tensor"),

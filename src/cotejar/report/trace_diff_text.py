@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cotejar.parity.diff_traces import SiteStatus
-from cotejar.report.metadata_values import describe
+from cotejar.files.diff_traces import SiteStatus
+from cotejar.report.metadata_text import describe
 from cotejar.report.model_diff_text import measure_texts, nonfinite_text, worst_lines
 from cotejar.report.tables import (
     Column,
@@ -20,8 +20,8 @@ from cotejar.report.tables import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cotejar.parity.diff_stages import StageDiff
-    from cotejar.parity.diff_traces import SiteDiff, TraceDiff
+    from cotejar.files.diff_stages import StageDiff
+    from cotejar.files.diff_traces import SiteDiff, TraceDiff
 
 _SITE_COLUMNS = (
     Column("site"),

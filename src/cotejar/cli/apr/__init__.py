@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""The verbs of `apr`."""

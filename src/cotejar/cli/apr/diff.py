@@ -65,8 +65,8 @@ def diff(
     Exits 0 when they are the same, 1 when they differ, 2 on bad input, 3 when nothing
     could be compared.
     """  # noqa: D301 - click wants the control character
-    from cotejar.parity.diff_files import diff_files
-    from cotejar.parity.diff_models import DiffOptions
+    from cotejar.files.diff_files import diff_files
+    from cotejar.files.diff_models import DiffOptions
     from cotejar.report.file_diff import file_diff_json, file_diff_lines
     from cotejar.report.json_output import print_json
     from cotejar.report.progress import progress

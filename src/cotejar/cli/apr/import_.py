@@ -49,8 +49,8 @@ def import_(
 
     Exits 0 when the file is written, 2 on bad input: nothing is written then.
     """  # noqa: D301 - click wants the control character
+    from cotejar.files.conversion import run_conversion
     from cotejar.formats.convert import import_model
-    from cotejar.report.conversion import run_conversion
     from cotejar.report.conversion_text import conversion_lines
     from cotejar.report.json_output import print_json
     from cotejar.report.progress import progress

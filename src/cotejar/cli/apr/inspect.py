@@ -24,7 +24,7 @@ def inspect(file: str, *, verify: bool, vocab: bool, as_json: bool) -> None:
 
     Exits 0 for a valid file, 2 for a broken one or none.
     """  # noqa: D301 - click wants the control character
-    from cotejar.report.inspection import inspect_file
+    from cotejar.files.inspection import inspect_file
     from cotejar.report.inspection_text import inspection_lines
     from cotejar.report.json_output import print_json
     from cotejar.report.tables import print_lines

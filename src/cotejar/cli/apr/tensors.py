@@ -31,10 +31,10 @@ def tensors(
 
     Exits 0, 2 on bad input, 3 when no tensor matches.
     """  # noqa: D301 - click wants the control character
+    from cotejar.files.tensor_list import list_tensors
     from cotejar.report.json_output import print_json
     from cotejar.report.progress import progress
     from cotejar.report.tables import print_lines
-    from cotejar.report.tensor_list import list_tensors
     from cotejar.report.tensor_list_text import tensor_list_lines
 
     with progress() as show:

@@ -27,6 +27,11 @@ PV_VERBS: VerbTable = {
     "equations": ("cotejar.cli.pv.equations:equations", "Write equations as text or LaTeX."),
     "score": ("cotejar.cli.pv.score:score", "Score how complete contracts are."),
     "scaffold": ("cotejar.cli.pv.scaffold:scaffold", "Write failing tests for the claims."),
+    "falsify": ("cotejar.cli.pv.falsify:falsify", "Run the tests of contracts; record it."),
+    "scoreboard": (
+        "cotejar.cli.pv.scoreboard:scoreboard",
+        "Say which obligations evidence and proofs discharge.",
+    ),
 }
 """Every verb of `pv`, in the order of its help."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -15,10 +17,10 @@ def scaffold(file: str, output: str | None) -> None:
     """
     from cotejar.contracts.read import read_contract
     from cotejar.contracts.scaffold import scaffold_tests
-    from cotejar.contracts.write_new import write_new_file
+    from cotejar.formats.atomic import atomic_write_text
 
     source = scaffold_tests(read_contract(file))
     if output is None:
         click.echo(source, nl=False)
     else:
-        write_new_file(output, source)
+        atomic_write_text(Path(output), source)

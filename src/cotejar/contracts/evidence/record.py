@@ -56,8 +56,10 @@ class Stamp:
     contract: str
     """Its stem."""
     contract_hash: str
+    words: tuple[str, ...]
+    """The command's words, or the path of the harness's file, relative to the root."""
     test_hash: str
-    """Of the command and the files it names, or of the harness's file."""
+    """Of `words` and of the files that they name."""
     code_hash: str
     models: Mapping[str, str]
     """Name -> hash, of each model that was there."""
@@ -167,6 +169,7 @@ def make_stamp(
     return Stamp(
         contract=contract.stem,
         contract_hash=contract_hash(contract),
+        words=tuple(words),
         test_hash=fingerprints.test(words),
         code_hash=fingerprints.code(),
         models={name: found for name, found in hashes.items() if found is not None},
@@ -265,6 +268,7 @@ class _Reader:
         return Stamp(
             contract=self.of("contract", str),
             contract_hash=self.of("contract_hash", str),
+            words=tuple(self.texts("words")),
             test_hash=self.of("test_hash", str),
             code_hash=self.of("code_hash", str),
             models=models,
@@ -288,6 +292,7 @@ def _stamp_json(stamp: Stamp) -> dict[str, Any]:
     return {
         "contract": stamp.contract,
         "contract_hash": stamp.contract_hash,
+        "words": list(stamp.words),
         "test_hash": stamp.test_hash,
         "code_hash": stamp.code_hash,
         "models": dict(stamp.models),

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 from cotejar.contracts.evidence.fingerprint import contract_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cotejar.contracts.evidence.fingerprint import Fingerprints
     from cotejar.contracts.evidence.record import EvidenceRecord
     from cotejar.contracts.schema import Contract
@@ -23,8 +21,6 @@ def stale_reasons(
     record: EvidenceRecord,
     contract: Contract,
     fingerprints: Fingerprints,
-    *,
-    words: Sequence[str],
 ) -> tuple[str, ...]:
     """What changed since the record was made; empty if it is fresh.
 
@@ -32,13 +28,12 @@ def stale_reasons(
         record: one of this contract's.
         contract: as it is now.
         fingerprints: of the contract's project as it is now.
-        words: of today's command, or the path of the file that holds the harness.
     """
     stamp = record.stamp
     reasons = []
     if stamp.contract_hash != contract_hash(contract):
         reasons.append("the contract changed")
-    if stamp.test_hash != fingerprints.test(words):
+    if stamp.test_hash != fingerprints.test(stamp.words):
         reasons.append("the test changed")
     if stamp.code_hash != fingerprints.code():
         reasons.append("the code changed")

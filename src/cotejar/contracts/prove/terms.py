@@ -175,15 +175,15 @@ class Terms:
     # --- comparisons ------------------------------------------------------------------
 
     def less(self, a: Term, b: Term) -> Term:
-        """a < b."""
+        """A < b."""
         return self._compare("<", a, b)
 
     def less_equal(self, a: Term, b: Term) -> Term:
-        """a <= b."""
+        """A <= b."""
         return self._compare("<=", a, b)
 
     def equal(self, a: Term, b: Term) -> Term:
-        """a == b: IEEE equality on floats, so that NaN differs from itself and -0.0 == 0.0."""
+        """A == b: IEEE equality on floats, so that NaN differs from itself and -0.0 == 0.0."""
         if a.sort is Sort.BOOL and b.sort is Sort.BOOL:
             both = self.and_(a, b)
             return self.or_(both, self.and_(self.not_(a), self.not_(b)))

@@ -17,10 +17,10 @@ from cotejar.contracts.rules.rule import AnyRule
 from cotejar.contracts.traceability import (
     defines,
     find_upward,
-    names_anything,
+    names_in,
+    names_of,
     pytest_nodes,
     read_sections,
-    speaks_of,
     spec_references,
 )
 
@@ -202,8 +202,9 @@ class DanglingHarness(AuditRule):
     def check(self, subject: AuditSubject) -> Iterator[Finding]:
         """Look for an obligation's id or property, or an equation, of that text."""
         contract = subject.contract
+        names = names_in(contract)
         for index, harness in enumerate(contract.harnesses):
-            if harness.obligation and not names_anything(harness.obligation, contract):
+            if harness.obligation and harness.obligation not in names:
                 message = (
                     f"the harness {harness.id} names {harness.obligation!r}, which is no "
                     "obligation's id or property and no equation here"
@@ -233,11 +234,11 @@ class UntracedObligation(AuditRule):
     def check(self, subject: AuditSubject) -> Iterator[Finding]:
         """Look for the id, the property or the equation in every test and harness."""
         contract = subject.contract
-        texts = [t.rule for t in contract.tests] + [h.obligation for h in contract.harnesses]
+        texts = {t.rule for t in contract.tests} | {h.obligation for h in contract.harnesses}
         for index, obligation in enumerate(contract.obligations):
             if obligation.id is None or obligation.is_not_applicable:
                 continue
-            if not any(speaks_of(text, obligation) for text in texts):
+            if texts.isdisjoint(names_of(obligation)):
                 message = f"no test and no harness names the obligation {obligation.id}"
                 yield self.at(contract.source, message, "proof_obligations", index, "id")
 

@@ -9,7 +9,7 @@ from cotejar.contracts.findings import Severity
 from cotejar.contracts.rules.lint_rule import LintRule
 from cotejar.contracts.rules.rule import blank
 from cotejar.contracts.schema import ObligationType
-from cotejar.contracts.traceability import speaks_of
+from cotejar.contracts.traceability import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,10 +95,11 @@ class UntestedObligation(LintRule):
     def check(self, subject: LintSubject) -> Iterator[Finding]:
         """Look in every test's rule for the id, the property or the equation."""
         contract = subject.contract
+        rules = {test.rule for test in contract.tests}
         for index, obligation in enumerate(contract.obligations):
             if obligation.id is None or obligation.is_not_applicable:
                 continue
-            if not any(speaks_of(test.rule, obligation) for test in contract.tests):
+            if rules.isdisjoint(names_of(obligation)):
                 message = f"no test names the obligation {obligation.id}"
                 yield self.find(subject, message, "proof_obligations", index, "id")
 
@@ -150,11 +151,11 @@ class UnnamedObligation(LintRule):
     def check(self, subject: LintSubject) -> Iterator[Finding]:
         """Look in every test and every harness."""
         contract = subject.contract
-        texts = [t.rule for t in contract.tests] + [h.obligation for h in contract.harnesses]
+        texts = {t.rule for t in contract.tests} | {h.obligation for h in contract.harnesses}
         for index, obligation in enumerate(contract.obligations):
             if obligation.id is None or obligation.is_not_applicable:
                 continue
-            if not any(speaks_of(text, obligation) for text in texts):
+            if texts.isdisjoint(names_of(obligation)):
                 message = f"nothing names the obligation {obligation.id}"
                 yield self.find(subject, message, "proof_obligations", index, "id")
 

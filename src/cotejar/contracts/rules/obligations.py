@@ -165,12 +165,13 @@ class UndeclaredParent(Rule):
 
     def check(self, contract: Contract) -> Iterator[Finding]:
         """Look at every subcontract."""
+        declared = frozenset(contract.metadata.depends_on)
         for index, obligation in enumerate(contract.obligations):
             parent = obligation.parent_contract
             if (
                 parent is None
                 or obligation.type is not ObligationType.SUBCONTRACT
-                or parent in contract.metadata.depends_on
+                or parent in declared
             ):
                 continue
             message = (

@@ -1,0 +1,131 @@
+"""How a command ended -> a verdict.
+
+| how it ended                                          | verdict   |
+| ----------------------------------------------------- | --------- |
+| a limit broken, a signal, a write refused or noticed  | STOPPED   |
+| could not be started                                  | STOPPED   |
+| pytest: exit 2 to 5 (usage, collection, no such test) | STOPPED   |
+| apr, pv, cotejar: exit 2, 3, 70 (nothing was judged)  | STOPPED   |
+| any other exit code but 0                             | FALSIFIED |
+| pytest: exit 0, but every test was skipped            | NOT-RUN   |
+| exit 0                                                | SURVIVED  |
+
+STOPPED is no pass: the prediction was neither tried to the end nor contradicted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotejar.contracts.evidence.record import FalsificationVerdict
+from cotejar.contracts.falsify.command import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cotejar.contracts.falsify.pytest_report import PytestReport
+
+_REFUSED = (
+    re.compile(r"\[Errno 13\][^:\n]*: '([^'\n]+)'"),  # Python
+    re.compile(r"([^\s:'\"]+): Permission denied"),  # a shell, coreutils
+    re.compile(r"'([^'\n]+)': Permission denied"),
+)
+_PYTEST_EXITS = {
+    2: "the run was interrupted, or a test file does not import",
+    3: "an internal error of pytest",
+    4: "bad usage, or no such test",
+    5: "no test was found",
+}
+_COTEJAR_EXITS = {2: "bad usage or bad input", 3: "nothing was measured", 70: "a bug of ours"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """A verdict and why."""
+
+    verdict: FalsificationVerdict
+    reason: str
+
+
+def judge(
+    reply: Mapping[str, Any],
+    program: Program,
+    report: PytestReport | None,
+    *,
+    refused: str | None,
+    changed: Sequence[str],
+) -> Ending:
+    """Judge one run.
+
+    Args:
+        reply: the supervisor's.
+        program: whose exit codes these are.
+        report: pytest's own account, if it is pytest and left one.
+        refused: a path outside the writable folders that it was kept from writing.
+        changed: files that were seen to change outside the writable folders.
+    """
+    stopped = _why_stopped(reply, changed)
+    if stopped:
+        return Ending(verdict=FalsificationVerdict.STOPPED, reason=stopped)
+    code = reply["exit_code"]
+    if code != 0:
+        if refused:
+            reason = f"it tried to write outside its folder: {refused}"
+            return Ending(verdict=FalsificationVerdict.STOPPED, reason=reason)
+        meanings = {Program.PYTEST: _PYTEST_EXITS, Program.COTEJAR: _COTEJAR_EXITS}
+        meaning = meanings.get(program, {}).get(code)
+        if meaning:
+            reason = f"exit {code}: {meaning}"
+            return Ending(verdict=FalsificationVerdict.STOPPED, reason=reason)
+        return Ending(verdict=FalsificationVerdict.FALSIFIED, reason=f"exit {code}")
+    if program is Program.PYTEST:
+        return _judge_pytest(report)
+    return Ending(verdict=FalsificationVerdict.SURVIVED, reason="")
+
+
+def find_refused_write(output: str, cwd: Path, writable: Sequence[Path]) -> str | None:
+    """A path that the output says was denied, and that only the confinement denied.
+
+    The system says "permission denied" for other reasons too; a path counts if it lies
+    outside `writable` and this process, which is not confined, could write there.
+    """
+    for pattern in _REFUSED:
+        for name in pattern.findall(output):
+            path = (cwd / name).resolve()
+            if any(path.is_relative_to(folder) for folder in writable):
+                continue
+            there = path if path.exists() else path.parent
+            if os.access(there, os.W_OK):
+                return name
+    return None
+
+
+def _why_stopped(reply: Mapping[str, Any], changed: Sequence[str]) -> str:
+    if reply["not_started"]:
+        return f"it could not be started: {reply['not_started']}"
+    if reply["stopped"]:
+        return str(reply["detail"])
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return f"it wrote outside its folder: {changed[0]}{more}"
+    if reply["signal"]:
+        return f"it was ended by {reply['signal']}"
+    if reply["exit_code"] is None:
+        return "it did not end"
+    return ""
+
+
+def _judge_pytest(report: PytestReport | None) -> Ending:
+    if report is None:
+        reason = "pytest left no report of which tests it ran"
+        return Ending(verdict=FalsificationVerdict.NOT_RUN, reason=reason)
+    if report.num_tried == 0:
+        reason = f"every test was skipped: {report.skip_reason or 'no reason given'}"
+        return Ending(verdict=FalsificationVerdict.NOT_RUN, reason=reason)
+    skipped = f", {report.num_skipped} skipped" if report.num_skipped else ""
+    reason = f"{report.num_tried} tests ran{skipped}" if report.num_skipped else ""
+    return Ending(verdict=FalsificationVerdict.SURVIVED, reason=reason)
