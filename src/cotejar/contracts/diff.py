@@ -11,6 +11,9 @@ For our `parity` block (upstream ignores it): what lets more pass is major, what
 pass is minor. A precondition or required site dropped, a gate dropped or loosened, or any
 other change of a gate's meaning is major; one added, or a gate tightened, is minor; other
 values of the block (models, prompts) are patch.
+
+Some of these changes alter what a gate means (`meaning.py`). Such a version owes its readers
+five whys in its changelog.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cotejar.contracts.diff_parity import parity_changes
+from cotejar.contracts.meaning import EQUATION_FIELDS, is_explained, meaning_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +32,6 @@ if TYPE_CHECKING:
     from cotejar.contracts.schema import Contract, Equation
 
 _VERSION = re.compile(r"v?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?(?:[-+].*)?")
-EQUATION_FIELDS = ("formula", "domain", "codomain", "invariants")
 
 
 class Bump(enum.IntEnum):
@@ -64,6 +67,10 @@ class ContractDiff:
     sections: tuple[SectionDiff, ...]
     needed: Bump
     """By the content alone: a new version number by itself asks for nothing."""
+    meaning_changes: tuple[str, ...]
+    """Changes after which a gate that was there judges otherwise."""
+    is_explained: bool
+    """Does the new changelog explain them by five whys? True where there are none."""
 
     @property
     def suggested(self) -> Bump:
@@ -103,6 +110,8 @@ class ContractDiff:
             "needed_bump": self.needed.name.lower(),
             "actual_bump": None if actual is None else actual.name.lower(),
             "bump_is_enough": self.is_bump_enough,
+            "meaning_changes": list(self.meaning_changes),
+            "meaning_is_explained": self.is_explained,
             "sections": [
                 {
                     "section": section.section,
@@ -127,6 +136,7 @@ def diff_contracts(old: Contract, new: Contract) -> ContractDiff:
     )
     enforcement = _keys("enforcement", _names(old.enforcement), _names(new.enforcement))
     parity, parity_bump = _parity(old, new)
+    meaning = meaning_changes(old, new)
     needed = max(
         _bump(equations, added=Bump.MINOR, removed=Bump.MAJOR),
         _bump(obligations, added=Bump.MINOR, removed=Bump.MAJOR),
@@ -140,6 +150,8 @@ def diff_contracts(old: Contract, new: Contract) -> ContractDiff:
         new_version=new.metadata.version,
         sections=(equations, obligations, tests, harnesses, enforcement, parity),
         needed=needed,
+        meaning_changes=meaning,
+        is_explained=not meaning or is_explained(old, new),
     )
 
 

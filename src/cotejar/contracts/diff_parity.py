@@ -44,6 +44,13 @@ class Change:
     sign: str
     text: str
     effect: Effect
+    is_first: bool = False
+    """A gate, or a whole block, that was not there: it changes no gate that was."""
+
+    @property
+    def changes_meaning(self) -> bool:
+        """Does a gate that was there judge otherwise than before?"""
+        return self.effect is not Effect.NEUTRAL and not self.is_first
 
 
 def parity_changes(old: Any, new: Any) -> Iterator[Change]:
@@ -54,7 +61,7 @@ def parity_changes(old: Any, new: Any) -> Iterator[Change]:
     if not before or not after:
         removed = bool(before)
         effect = Effect.LOOSER if removed else Effect.STRICTER
-        yield Change("-" if removed else "+", "the block", effect)
+        yield Change("-" if removed else "+", "the block", effect, is_first=not removed)
         return
     for name in LISTS:
         yield from _list_changes(name, _items(before.get(name)), _items(after.get(name)))
@@ -85,7 +92,7 @@ def _gate_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
             yield Change("~", f"gate {key}: its text", Effect.NEUTRAL)
     for key in new:
         if key not in old:
-            yield Change("+", f"gate {key}", Effect.STRICTER)
+            yield Change("+", f"gate {key}", Effect.STRICTER, is_first=True)
 
 
 def _compare(old: tuple[float, float] | None, new: tuple[float, float] | None) -> Effect:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cotejar.contracts.binding import BindingRegistry
+    from cotejar.contracts.prove.harness import Registry
     from cotejar.contracts.schema import Contract, Obligation
 
 _SPEC_REFERENCE = re.compile(r"([\w./-]+\.md)\s*§\s*([0-9]+(?:\.[0-9]+)*)")
@@ -100,6 +101,20 @@ def trace_contract(
         loose = tuple(links[None])
         chains.append(EquationLinks(equation=None, code=None, obligations=loose))
     return tuple(chains)
+
+
+def trace_harnesses(contract: Contract, registry: Registry) -> dict[str, tuple[str, ...]]:
+    """Each harness's id, and the functions of production that its claims are about."""
+    return {
+        harness.id: tuple(
+            dict.fromkeys(
+                f"{target.__module__}.{target.__qualname__}"
+                for claim in registry.claims_of(harness.id)
+                for target in claim.targets
+            )
+        )
+        for harness in contract.harnesses
+    }
 
 
 def names_of(obligation: Obligation) -> set[str]:

@@ -167,15 +167,14 @@ def _verdict_lines(report: ParityReport, sites: Sequence[SiteSummary]) -> Iterat
 
 
 def _no_gate_text(report: ParityReport) -> str:
-    unjudged = [gate for c in report.comparisons for gate in c.unjudged_gates]
+    unjudged = list(dict.fromkeys(g for c in report.comparisons for g in c.unjudged_gates))
     if unjudged:
-        return (
-            f"{len(unjudged)} gates were judged nowhere, the first is {unjudged[0].metric} at "
-            f"{visible(unjudged[0].sites)}"
-        )
+        what = "1 gate was" if len(unjudged) == 1 else f"{len(unjudged)} gates were"
+        named = ", ".join(f"{gate.metric} at {visible(gate.sites)}" for gate in unjudged)
+        return f"{what} judged nowhere: {named}"
     first = report.comparisons[0]
     pair = f"{first.reference.engine.numerics} against {first.candidate.engine.numerics}"
-    return f"no gate is known for {pair} (give one with --contract)"
+    return f"no gate is known for {visible(pair)} (give one with --contract)"
 
 
 def _origin_lines(sites: Sequence[SiteSummary]) -> Iterator[str]:

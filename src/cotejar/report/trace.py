@@ -152,13 +152,13 @@ def _summary_lines(trace: ForwardTrace) -> Iterator[str]:
         yield "  every value is finite"
 
 
-def trace_json(trace: ForwardTrace, config: DecoderConfig | None) -> dict[str, object]:
-    """The object of `apr trace --payload --json`."""
+def trace_json(trace: ForwardTrace) -> dict[str, object]:
+    """The object of `apr trace --payload --json`, the same for every format and recorded."""
     from cotejar.trace.trace_file import make_manifest
 
     declared: Mapping[str, object] = trace.config
     layers = sorted({r.site.layer for r in trace.sites.values() if r.site.layer is not None})
-    facts: dict[str, object] = {
+    return {
         "format": trace.model.format,
         "architecture": trace.model.architecture,
         "num_layers": declared.get("num_layers"),
@@ -166,6 +166,7 @@ def trace_json(trace: ForwardTrace, config: DecoderConfig | None) -> dict[str, o
         "vocab_size": declared.get("vocab_size"),
         "num_heads": declared.get("num_heads"),
         "num_kv_heads": declared.get("num_kv_heads"),
+        "rope_theta": declared.get("rope_theta"),
         "stats_source": "forward-pass",
         "prompt": trace.prompt,
         "encoded_tokens": list(trace.token_ids),
@@ -179,9 +180,6 @@ def trace_json(trace: ForwardTrace, config: DecoderConfig | None) -> dict[str, o
         "logits": _logits_json(trace),
         "manifest": make_manifest(trace),
     }
-    if config is not None:
-        facts["rope_theta"] = config.rope.theta
-    return facts
 
 
 def _slot_json(trace: ForwardTrace, name: str) -> dict[str, object] | None:
@@ -236,6 +234,7 @@ def metadata_json(model: LanguageModel) -> dict[str, object]:
         "vocab_size": config.vocab_size,
         "num_heads": config.num_heads,
         "num_kv_heads": config.num_kv_heads,
+        "rope_theta": config.rope.theta,
         "stats_source": "metadata-only",
         "prompt": None,
         "encoded_tokens": None,

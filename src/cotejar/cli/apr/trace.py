@@ -106,7 +106,6 @@ def trace(
     if output is not None:
         write_trace(output, result.trace, overwrite=force)
     if as_json:
-        config = result.model.declared.config if result.model else None
-        print_json(trace_json(result.trace, config))
+        print_json(trace_json(result.trace))
     else:
         print_lines(trace_lines(result.trace, result.model, brief=brief))

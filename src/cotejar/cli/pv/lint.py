@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from cotejar.contracts.lint import LintReport
 
 FORMATS = ("text", "json", "sarif", "github")
 SEVERITIES = ("error", "warning", "info")
@@ -61,35 +65,36 @@ def lint(
     3 when there is no contract. `pv explain RULE` says what a finding means.
     """
     from cotejar.contracts.corpus import read_optional_bindings
-    from cotejar.contracts.findings import Severity
-    from cotejar.contracts.lint import lint_path, lint_text
+    from cotejar.contracts.lint import lint_path
     from cotejar.contracts.lint_config import read_lint_config
-    from cotejar.contracts.render.github import github_lines
-    from cotejar.contracts.render.sarif import sarif_log
-    from cotejar.contracts.rules.every_rule import all_rules
     from cotejar.contracts.rules.lint_rule import LintSettings
     from cotejar.contracts.schema import EnforcementLevel
 
-    report = lint_path(
-        path,
-        settings=LintSettings(
-            bindings=read_optional_bindings(binding),
-            min_score=min_score,
-            min_level=None if min_level is None else EnforcementLevel(min_level),
-            strict_test_binding=strict_test_binding,
-        ),
-        config=read_lint_config(config, rules=rules, suppressed=suppressed),
-        gates=gates,
-        strict=strict,
+    settings = LintSettings(
+        bindings=read_optional_bindings(binding),
+        min_score=min_score,
+        min_level=None if min_level is None else EnforcementLevel(min_level),
+        strict_test_binding=strict_test_binding,
     )
-    if as_json or output_format == "json":
-        click.echo(json.dumps(report.as_json(), ensure_ascii=False))
-    elif output_format == "sarif":
-        log = sarif_log(report.findings, [rule.help() for rule in all_rules()])
-        click.echo(json.dumps(log, ensure_ascii=False))
-    elif output_format == "github":
-        for line in github_lines(report.findings):
-            click.echo(line)
-    else:
-        click.echo(lint_text(report, least=Severity(severity)))
+    config_read = read_lint_config(config, rules=rules, suppressed=suppressed)
+    report = lint_path(path, settings=settings, config=config_read, gates=gates, strict=strict)
+    click.echo(_written(report, "json" if as_json else output_format, severity), nl=False)
     raise SystemExit(report.verdict.exit_code)
+
+
+def _written(report: LintReport, output_format: str, severity: str) -> str:
+    """The report in one of the formats, with a newline where there is anything."""
+    from cotejar.contracts.findings import Severity
+    from cotejar.contracts.lint import lint_text
+    from cotejar.contracts.render.github import github_lines
+    from cotejar.contracts.render.sarif import sarif_log
+    from cotejar.contracts.rules.every_rule import all_rules
+
+    if output_format == "json":
+        return json.dumps(report.as_json(), ensure_ascii=False) + "\n"
+    if output_format == "sarif":
+        log = sarif_log(report.findings, [rule.help() for rule in all_rules()])
+        return json.dumps(log, ensure_ascii=False) + "\n"
+    if output_format == "github":
+        return "".join(f"{line}\n" for line in github_lines(report.findings))
+    return lint_text(report, least=Severity(severity)) + "\n"

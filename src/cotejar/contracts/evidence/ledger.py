@@ -12,7 +12,6 @@ import json
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotejar.contracts.evidence.record import EvidenceRecord, parse_record
@@ -25,6 +24,7 @@ from cotejar.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 MAX_LEDGER_BYTES = 256 * 1024 * 1024
 MAX_LINE_BYTES = 1024 * 1024
@@ -141,8 +141,8 @@ def _append(descriptor: int, line: bytes) -> None:
     size = _drop_cut_line(descriptor)
     try:
         num_written = os.write(descriptor, line)
-        if num_written < len(line):  # what a nearly full disk does before it fails
-            raise OSError(28, os.strerror(28))
+        if num_written < len(line):  # a nearly full disk takes a part, then says why
+            os.write(descriptor, line[num_written:])
         os.fsync(descriptor)
     except OSError:
         with contextlib.suppress(OSError):

@@ -102,7 +102,8 @@ def _read_table(file: Path) -> Mapping[str, Any]:
         table = table.get(key, {})
         if not isinstance(table, dict):
             _fail(file, f"a table `{key}`", type(table).__name__)
-    return table
+    settings: dict[str, Any] = table
+    return settings
 
 
 def _project(root: Path, file: Path, table: Mapping[str, Any]) -> Project:

@@ -13,10 +13,11 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cotejar
 from cotejar.contracts.evidence.fingerprint import contract_hash
+from cotejar.contracts.prove.outcome import ProofVerdict
 from cotejar.errors import EvidenceError
 
 if TYPE_CHECKING:
@@ -39,14 +40,6 @@ class FalsificationVerdict(enum.StrEnum):
     """It was broken off, or broke a limit, or could not run as written."""
     NOT_RUN = "NOT-RUN"
     """Nothing was started, or all that was started was skipped. Never recorded."""
-
-
-class ProofVerdict(enum.StrEnum):
-    """What a run of a harness says. Only PROVED counts as proof."""
-
-    PROVED = "PROVED"
-    REFUTED = "REFUTED"
-    UNKNOWN = "UNKNOWN"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +110,7 @@ class ProofRecord:
     stamp: Stamp
     id: str
     verdict: ProofVerdict
+    """Never NOT FOUND: nothing ran then."""
     reason: str
     bound: int | None
     strategy: str
@@ -147,6 +141,10 @@ class ProofRecord:
 
 
 EvidenceRecord = FalsificationRecord | ProofRecord
+W = TypeVar("W", bound=enum.StrEnum)
+
+_RECORDED_RUNS = tuple(v for v in FalsificationVerdict if v is not FalsificationVerdict.NOT_RUN)
+_RECORDED_PROOFS = tuple(v for v in ProofVerdict if v is not ProofVerdict.NOT_FOUND)
 
 
 def make_stamp(
@@ -203,7 +201,7 @@ def _parse_falsification(read: _Reader) -> FalsificationRecord:
     return FalsificationRecord(
         stamp=read.stamp(),
         id=read.of("id", str),
-        verdict=read.word("verdict", FalsificationVerdict),
+        verdict=read.verdict(_RECORDED_RUNS),
         reason=read.of("reason", str),
         command=read.of("command", str),
         exit_code=read.of("exit_code", int, type(None)),
@@ -220,7 +218,7 @@ def _parse_proof(read: _Reader) -> ProofRecord:
     return ProofRecord(
         stamp=read.stamp(),
         id=read.of("id", str),
-        verdict=read.word("verdict", ProofVerdict),
+        verdict=read.verdict(_RECORDED_PROOFS),
         reason=read.of("reason", str),
         bound=read.of("bound", int, type(None)),
         strategy=read.of("strategy", str),
@@ -249,11 +247,13 @@ class _Reader:
             raise _malformed(self._where, expected, type(value).__name__)
         return value
 
-    def word(self, key: str, words: type[Any]) -> Any:
-        text = self.of(key, str)
-        if text not in tuple(words):
-            raise _malformed(self._where, f"{key}: one of {', '.join(words)}", repr(text))
-        return words(text)
+    def verdict(self, allowed: Sequence[W]) -> W:
+        text = self.of("verdict", str)
+        for word in allowed:
+            if word.value == text:
+                return word
+        expected = f"verdict: one of {', '.join(word.value for word in allowed)}"
+        raise _malformed(self._where, expected, repr(text))
 
     def texts(self, key: str) -> list[str]:
         found = self.of(key, list)

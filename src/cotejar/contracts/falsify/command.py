@@ -54,28 +54,22 @@ class NotRunnable:
 
 def plan_command(text: str | None, project: Project, *, shell: bool) -> Command | NotRunnable:
     """Decide what a `test:` text starts."""
-    if text is None or not text.strip():
-        return NotRunnable(reason="it names no command")
+    text = text or ""
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
         return NotRunnable(reason=f"prose: as a command it has an error: {error}")
-    if not words:
-        return NotRunnable(reason="it names no command")
-    first = words[0]
-    if _ASSIGNMENT.match(first):
-        # Otherwise `PATH=evil pytest` would be a way around the list.
-        return NotRunnable(reason="it sets a variable first; the project's list names programs")
-    if first not in project.allow:
-        return NotRunnable(reason=_not_allowed(first, project))
+    refused = _why_refused(words, project)
+    if refused:
+        return NotRunnable(reason=refused)
     syntax = _shell_syntax(text)
     if syntax and not shell:
         return NotRunnable(reason=f"it needs a shell for `{syntax}`; --shell allows one")
     if syntax:
         return Command(words=words, argv=("/bin/sh", "-c", text), program=Program.OTHER)
-    path = _find_program(first, project.root)
+    path = _find_program(words[0], project.root)
     if path is None:
-        return NotRunnable(reason=f"the program {first} is not installed")
+        return NotRunnable(reason=f"the program {words[0]} is not installed")
     return Command(words=words, argv=(path, *words[1:]), program=_program(words))
 
 
@@ -84,7 +78,16 @@ def interpreter_folder() -> Path:
     return Path(sys.executable).parent
 
 
-def _not_allowed(first: str, project: Project) -> str:
+def _why_refused(words: Sequence[str], project: Project) -> str:
+    """Why the first word starts nothing; "" if the project allows it."""
+    if not words:
+        return "it names no command"
+    first = words[0]
+    if first in project.allow:
+        return ""
+    if _ASSIGNMENT.match(first):
+        # Otherwise `PATH=evil pytest` would be a way around the list.
+        return "it sets a variable first; it must start with a program"
     allowed = ", ".join(project.allow)
     if "/" in first or shutil.which(first):
         return f"{first} is not among the programs that the project allows ({allowed})"

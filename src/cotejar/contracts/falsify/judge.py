@@ -15,10 +15,10 @@ STOPPED is no pass: the prediction was neither tried to the end nor contradicted
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotejar.contracts.evidence.record import FalsificationVerdict
@@ -26,6 +26,7 @@ from cotejar.contracts.falsify.command import Program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from cotejar.contracts.falsify.pytest_report import PytestReport
 
@@ -34,6 +35,7 @@ _REFUSED = (
     re.compile(r"([^\s:'\"]+): Permission denied"),  # a shell, coreutils
     re.compile(r"'([^'\n]+)': Permission denied"),
 )
+_TOO_LARGE = os.strerror(errno.EFBIG)
 _PYTEST_EXITS = {
     2: "the run was interrupted, or a test file does not import",
     3: "an internal error of pytest",
@@ -73,9 +75,9 @@ def judge(
         return Ending(verdict=FalsificationVerdict.STOPPED, reason=stopped)
     code = reply["exit_code"]
     if code != 0:
-        if refused:
-            reason = f"it tried to write outside its folder: {refused}"
-            return Ending(verdict=FalsificationVerdict.STOPPED, reason=reason)
+        broken = _why_broken(reply, refused)
+        if broken:
+            return Ending(verdict=FalsificationVerdict.STOPPED, reason=broken)
         meanings = {Program.PYTEST: _PYTEST_EXITS, Program.COTEJAR: _COTEJAR_EXITS}
         meaning = meanings.get(program, {}).get(code)
         if meaning:
@@ -84,7 +86,9 @@ def judge(
         return Ending(verdict=FalsificationVerdict.FALSIFIED, reason=f"exit {code}")
     if program is Program.PYTEST:
         return _judge_pytest(report)
-    return Ending(verdict=FalsificationVerdict.SURVIVED, reason="")
+    left = reply["num_left"]
+    reason = f"it left {left} processes running, which were ended" if left else ""
+    return Ending(verdict=FalsificationVerdict.SURVIVED, reason=reason)
 
 
 def find_refused_write(output: str, cwd: Path, writable: Sequence[Path]) -> str | None:
@@ -94,7 +98,8 @@ def find_refused_write(output: str, cwd: Path, writable: Sequence[Path]) -> str 
     outside `writable` and this process, which is not confined, could write there.
     """
     for pattern in _REFUSED:
-        for name in pattern.findall(output):
+        for match in pattern.finditer(output):
+            name = match[1]
             path = (cwd / name).resolve()
             if any(path.is_relative_to(folder) for folder in writable):
                 continue
@@ -119,6 +124,14 @@ def _why_stopped(reply: Mapping[str, Any], changed: Sequence[str]) -> str:
     return ""
 
 
+def _why_broken(reply: Mapping[str, Any], refused: str | None) -> str:
+    """A limit of which only the command itself was told."""
+    if refused:
+        return f"it tried to write outside its folder: {refused}"
+    # RLIMIT_FSIZE; Python ignores the signal and sees the error.
+    return "it wrote a file that is too large" if _TOO_LARGE in reply["output_tail"] else ""
+
+
 def _judge_pytest(report: PytestReport | None) -> Ending:
     if report is None:
         reason = "pytest left no report of which tests it ran"
@@ -126,6 +139,7 @@ def _judge_pytest(report: PytestReport | None) -> Ending:
     if report.num_tried == 0:
         reason = f"every test was skipped: {report.skip_reason or 'no reason given'}"
         return Ending(verdict=FalsificationVerdict.NOT_RUN, reason=reason)
-    skipped = f", {report.num_skipped} skipped" if report.num_skipped else ""
-    reason = f"{report.num_tried} tests ran{skipped}" if report.num_skipped else ""
+    reason = ""
+    if report.num_skipped:
+        reason = f"{report.num_tried} of {report.num_tests} tests ran, the rest were skipped"
     return Ending(verdict=FalsificationVerdict.SURVIVED, reason=reason)

@@ -89,7 +89,7 @@ def restrict_writes(folders: Iterable[str], abi: int) -> None:
 def _devices() -> list[str]:
     names: list[str] = []
     with contextlib.suppress(OSError):
-        names = [name for name in os.listdir("/dev") if name.startswith(_DEVICE_PREFIXES)]
+        names = [e.name for e in os.scandir("/dev") if e.name.startswith(_DEVICE_PREFIXES)]
     return [*DEVICES, *(f"/dev/{name}" for name in names)]
 
 

@@ -89,7 +89,7 @@ def reap_children() -> dict[int, int]:
 def _all_processes() -> list[Process]:
     """Every process of the system; a zombie has `resident_bytes` -1."""
     try:
-        names = [name for name in os.listdir("/proc") if name.isdigit()]
+        names = [entry.name for entry in os.scandir("/proc") if entry.name.isdigit()]
     except OSError:
         return []
     page_bytes = os.sysconf("SC_PAGE_SIZE")

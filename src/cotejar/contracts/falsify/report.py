@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cotejar.contracts.falsify.run import TestResult
 
 _SHOWN_LINES = 8
+_SHOWN_WIDTH = 160
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +63,7 @@ def result_text(result: TestResult) -> str:
         }
         lines += [f"  {name:<9} {text}" for name, text in facts.items() if text]
         tail = result.record.output_tail[-_SHOWN_LINES:] if result.record else ()
-        lines += [f"  | {line}" for line in tail]
+        lines += [f"  | {line[:_SHOWN_WIDTH]}" for line in tail]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 TAIL_LINES = 20
 _MAX_TAIL_LINE = 400
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|.)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,8 +202,13 @@ def falsify_corpus(
 
 
 def last_lines(text: str) -> tuple[str, ...]:
-    """The last lines of an output, each cut to a length that a record can hold."""
-    lines = text.rstrip().splitlines()[-TAIL_LINES:]
+    """The last lines of an output, each cut to a length that a record can hold.
+
+    Colours are dropped and other control characters replaced: a terminal that shows them
+    must not obey them.
+    """
+    plain = [_ESCAPE.sub("", line) for line in text.rstrip().splitlines()[-TAIL_LINES:]]
+    lines = ["".join(c if c.isprintable() else "\ufffd" for c in line) for line in plain]
     return tuple(x if len(x) <= _MAX_TAIL_LINE else x[:_MAX_TAIL_LINE] + "..." for x in lines)
 
 

@@ -193,9 +193,8 @@ def _end_all(watch: _Watch, pid: int, output: int) -> int:
     still_there = kill_descendants(root, within_s=_KILL_WITHIN_S)
     if still_there:
         watch.stop("processes", f"{still_there} of its processes could not be ended")
-    while _read_output(watch, output):  # what was written before the end
-        if watch.stopped is not None:
-            break
+    while watch.stopped != "output" and _read_output(watch, output):
+        continue  # what was written before the end
     os.close(output)
     return num_left
 
@@ -265,10 +264,10 @@ def _num_own_threads() -> int:
     """Threads that this user has now, which RLIMIT_NPROC counts along."""
     total = 0
     with contextlib.suppress(OSError):
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
+        for entry in os.scandir("/proc"):
+            if not entry.name.isdigit():
                 continue
-            with contextlib.suppress(OSError, ValueError):
-                if os.stat(f"/proc/{name}").st_uid == os.getuid():  # noqa: PTH116
-                    total += len(os.listdir(f"/proc/{name}/task"))
+            with contextlib.suppress(OSError):
+                if entry.stat().st_uid == os.getuid():
+                    total += sum(1 for _ in os.scandir(f"{entry.path}/task"))
     return total

@@ -63,8 +63,16 @@ class _Group:
     atoms: tuple[Term, ...]
     variables: tuple[str, ...]
     """In the order in which the atoms name them."""
-    shape: object
+    shape: int
     """Equal for two groups that differ in their variables' names alone."""
+
+
+_Pattern = tuple[tuple[int, bool], ...]
+"""Some of a group's comparisons, by index, and whether each holds."""
+
+
+def _clause(group: _Group, core: _Pattern) -> list[tuple[Term, bool]]:
+    return [(group.atoms[i], holds) for i, holds in core]
 
 
 class Decider:
@@ -77,6 +85,9 @@ class Decider:
         self.bitwuzla = Bitwuzla()
         self._z3: Z3 | None = None
         self._answers: dict[object, tuple[Answer, tuple[str, ...]]] = {}
+        self._shapes: dict[object, int] = {}
+        self._cores: dict[object, set[_Pattern]] = {}
+        """Contradictions by shape: what one formula taught holds in the next."""
 
     def decide(self, formula: Term) -> Satisfied | Undecided | None:
         """Values that satisfy a formula; None where nothing does."""
@@ -86,8 +97,11 @@ class Decider:
         nodes = nodes_below(formula)
         atoms = [node for node in nodes if node.is_atom]
         booleans = [node for node in nodes if node.sort.value == "bool"]
-        groups = _group(atoms)
+        groups = _group(atoms, self._shapes)
         propositions = _Propositions(self.bitwuzla, booleans, formula)
+        for group in groups:
+            for core in self._cores.get(group.shape, ()):
+                propositions.forbid(_clause(group, core))
         for _ in range(MAX_ROUNDS):
             if time.monotonic() > self.deadline:
                 return Undecided("the time is up")
@@ -109,7 +123,7 @@ class Decider:
     ) -> Satisfied | Undecided | list[list[tuple[Term, bool]]]:
         """Values for all groups, or the contradictions found, for every group alike."""
         values: dict[str, object] = {}
-        cores: set[tuple[object, tuple[tuple[int, bool], ...]]] = set()
+        cores: set[tuple[object, _Pattern]] = set()
         for group in groups:
             pattern = tuple(
                 (i, needed[a.id]) for i, a in enumerate(group.atoms) if a.id in needed
@@ -124,18 +138,18 @@ class Decider:
             else:
                 own = dict(zip(names, group.variables, strict=True))
                 values |= {own[name]: value for name, value in answer.values.items()}
+        for shape, core in cores:
+            self._cores.setdefault(shape, set()).add(core)
         if not cores:
             return Satisfied(values)
         return [
-            [(group.atoms[i], holds) for i, holds in core]
-            for shape, core in sorted(cores, key=repr)
+            _clause(group, core)
             for group in groups
+            for shape, core in cores
             if group.shape == shape
         ]
 
-    def _ask(
-        self, group: _Group, pattern: tuple[tuple[int, bool], ...]
-    ) -> tuple[Answer, tuple[str, ...]]:
+    def _ask(self, group: _Group, pattern: _Pattern) -> tuple[Answer, tuple[str, ...]]:
         key = (group.shape, pattern)
         if key in self._answers:
             self.effort.reused_answers += 1
@@ -244,7 +258,7 @@ def _justify(
     return {i: truth[i] for i, node in needed.items() if node.is_atom}
 
 
-def _group(atoms: Sequence[Term]) -> list[_Group]:
+def _group(atoms: Sequence[Term], shapes: dict[object, int]) -> list[_Group]:
     """Split comparisons into groups that share no variable."""
     parent: dict[str, str] = {}
 
@@ -264,10 +278,10 @@ def _group(atoms: Sequence[Term]) -> list[_Group]:
     members: dict[str, list[Term]] = {}
     for atom in atoms:
         members.setdefault(find(names_of[atom.id][0]), []).append(atom)
-    return [_describe(tuple(group)) for group in members.values()]
+    return [_describe(tuple(group), shapes) for group in members.values()]
 
 
-def _describe(atoms: tuple[Term, ...]) -> _Group:
+def _describe(atoms: tuple[Term, ...], shapes: dict[object, int]) -> _Group:
     numbers: dict[int, int] = {}
     variables: list[str] = []
     shape: list[object] = []
@@ -281,7 +295,7 @@ def _describe(atoms: tuple[Term, ...]) -> _Group:
                 variables.append(str(node.value))
             shape.append((node.op, node.sort, value, *(numbers[a.id] for a in node.args)))
         shape.append(numbers[atom.id])
-    return _Group(atoms, tuple(variables), tuple(shape))
+    return _Group(atoms, tuple(variables), shapes.setdefault(tuple(shape), len(shapes)))
 
 
 def _in_order(root: Term, known: dict[int, int]) -> Iterable[Term]:

@@ -6,7 +6,7 @@ import ast
 import enum
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING
 
@@ -171,23 +171,26 @@ class Expressions:
     def _eval_listcomp(self, node: ast.ListComp, env: Environment) -> Value:
         return [self.evaluate(node.elt, scope) for scope in self._scopes(node, env)]
 
-    def _scopes(self, node: ast.ListComp | ast.GeneratorExp, env: Environment) -> Value:
-        """The variables of each turn of a comprehension with one `for` over a known list."""
-        if len(node.generators) != 1 or node.generators[0].is_async:
-            raise Unsupported(f"line {node.lineno}: a comprehension with several loops")
-        generator = node.generators[0]
+    def _scopes(
+        self, node: ast.ListComp | ast.GeneratorExp, env: Environment, depth: int = 0
+    ) -> Iterator[Environment]:
+        """The variables of each turn of a comprehension over known lists."""
+        if depth == len(node.generators):
+            yield env
+            return
+        generator = node.generators[depth]
         items = self.evaluate(generator.iter, env)
         if not isinstance(items, (list, tuple, range)):
             raise Unsupported(f"line {node.lineno}: a loop over no list of known length")
         for item in items:
             scope = dict(env)
             self.bind(generator.target, item, scope)
-            kept = [self.operations.truth(self.evaluate(c, scope)) for c in generator.ifs]
-            if any(k is self.terms.false for k in kept):
-                continue
-            if any(k is not self.terms.true for k in kept):
+            tests = (self.operations.truth(self.evaluate(c, scope)) for c in generator.ifs)
+            kept = next((t for t in tests if t is not self.terms.true), self.terms.true)
+            if kept is self.terms.true:
+                yield from self._scopes(node, scope, depth + 1)
+            elif kept is not self.terms.false:
                 raise Unsupported(f"line {node.lineno}: a filter on symbolic values")
-            yield scope
 
     def _eval_call(self, node: ast.Call, env: Environment) -> Value:
         function = self.evaluate(node.func, env)

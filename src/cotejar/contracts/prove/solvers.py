@@ -153,8 +153,8 @@ class Bitwuzla:
                 }
             )
         if result == self.api.Result.UNSAT:
-            failed = {str(t) for t in solver.get_unsat_assumptions()}
-            core = [i for i, a in enumerate(assumptions) if str(a) in failed]
+            failed = {t.id() for t in solver.get_unsat_assumptions()}
+            core = [i for i, a in enumerate(assumptions) if a.id() in failed]
             return Contradiction(tuple(core) or tuple(range(len(literals))))
         return Undecided(f"{self.name} gave up after {seconds:.0f} s")
 

@@ -1,0 +1,1 @@
+"""The harnesses of our own contracts: a module a function of production."""

@@ -1,0 +1,1 @@
+"""Bounded proofs about the Python functions that production calls; see `docs/proving.md`."""

@@ -1,0 +1,361 @@
+"""`apr parity` from the outside: four exit codes, files, contracts, recorded traces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cotejar.testing.tiny_decoder import TinyDecoder
+from cotejar.testing.tiny_models import write_tiny_gguf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .conftest import Done
+
+    Run = Callable[..., Done]
+
+OWN = Path(__file__).parents[2] / "contracts/apr-vs-gguf-forward-parity-v1.yaml"
+
+CONTRACT = """\
+parity:
+  prompts: [hello, the end]
+  gates:
+    - {metric: rel_l2_max, sites: all, limit: 1.0e-5, origin: "the test's own"}
+"""
+
+
+@pytest.fixture
+def contract(tmp_path: Path) -> Path:
+    path = tmp_path / "contract.yaml"
+    path.write_text(CONTRACT)
+    return path
+
+
+def record(run_apr: Run, model: Path, path: Path, *flags: str) -> str:
+    done = run_apr("trace", model, "--tokens", "5,6,7", "--capture", "all", "-o", path, *flags)
+    assert done.code == 0
+    return f"recorded:{path}"
+
+
+def facts_of(done: Done) -> dict[str, object]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(done.out, parse_constant=refuse)
+
+
+# --- 0, 1, 2, 3 --------------------------------------------------------------------------
+
+
+def test_a_model_and_its_import_pass_bit_for_bit(
+    run_apr: Run, tiny_gguf: Path, tiny_apr: Path
+) -> None:
+    done = run_apr("parity", tiny_gguf, tiny_apr, "--tokens", "5,6,7")
+
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0].startswith("reference  native+q8@cpu  tiny.gguf  sha256:")
+    assert lines[1].startswith("candidate  native+q8@cpu  tiny.apr  sha256:")
+    assert lines[2] == "prompts    1, 3 tokens"
+    assert "preconditions  11 of 11 hold" in lines
+    # (3 + 1) tokens x (2 layers x (9 x 96 + 3 x 32 + 160 + 4 x 160) + 2 x 96 + 320).
+    assert (
+        "PASS  74 of 74 cells (site x scope) within their gates, 16,128 numbers compared, "
+        "bit-identical"
+    ) in lines
+
+
+def test_a_fault_fails_and_its_site_is_named(run_apr: Run, tiny_gguf: Path) -> None:
+    done = run_apr(
+        "parity", tiny_gguf, tiny_gguf, "--tokens", "5,6,7", "--fault", "block-shift@1"
+    )
+
+    assert (done.code, done.err) == (1, "")
+    assert "fault      block-shift@1 was injected into the candidate" in done.out
+    assert "\n  first at layer.1.ffn_out (all tokens, worst " in done.out
+    assert "\n  origin of the limit: the same bytes through the same build" in done.out
+
+
+def test_unequal_samples_are_incomparable(run_apr: Run, tiny_gguf: Path) -> None:
+    scopes = ["--reference-scope", "all", "--candidate-scope", "last"]
+
+    done = run_apr("parity", tiny_gguf, tiny_gguf, "--tokens", "5,6,7", *scopes)
+
+    assert (done.code, done.err) == (3, "")
+    assert (
+        "  BROKEN  sample-count: the samples differ in 20 of 20 cells; layer.0.attn_norm: "
+        "288 values (all) against 96 (last), and no scope in common\n"
+    ) in done.out
+    last = done.out.splitlines()[-2:]
+    assert last[0] == "INCOMPARABLE  broken: sample-count; nothing was measured"
+    assert last[1].startswith("  at layer.")
+    assert ".ffn_swiglu_inner the standard deviations of 480 values (all) and 160 " in last[1]
+
+
+def test_two_recorded_traces_of_other_scopes_are_incomparable(
+    run_apr: Run, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    every = record(run_apr, tiny_gguf, tmp_path / "all.trace", "--scope", "all")
+    last = record(run_apr, tiny_gguf, tmp_path / "last.trace", "--scope", "last")
+    both = record(run_apr, tiny_gguf, tmp_path / "both.trace")
+
+    assert run_apr("parity", every, last).code == 3
+    assert run_apr("parity", last, every).code == 3
+    assert run_apr("parity", every, both).code == 0
+    assert run_apr("parity", both, last).code == 0
+    assert run_apr("parity", both, both, "--scope", "last").code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["none.gguf", "MODEL"], "error[APR-F002]"),
+        (["MODEL", "/"], "error[APR-F003]"),
+        (["MODEL", __file__], "error[APR-F011]"),
+        (["MODEL", "recorded:MODEL"], "error[APR-R001]"),
+        (["MODEL", "MODEL", "--prompt", ""], "error[APR-U002]: the prompt is empty"),
+        (["MODEL", "MODEL", "--tokens", "320"], "error[APR-U003]: token id 320 is not in"),
+        (["MODEL", "MODEL", "--tokens", "1," * 64 + "1"], "error[APR-U004]: the text is"),
+        (["nativ:MODEL", "MODEL"], "error[APR-U005]: there is no engine 'nativ'"),
+        (["MODEL", "MODEL", "--fault", "none"], "error[APR-U001]: there is no fault 'none'"),
+        (["MODEL", "MODEL", "--fault", "block-shift@2"], "error[APR-U001]: there is no layer"),
+        (["MODEL", "MODEL", "--tokens", "1", "--prompt", "x"], "error[APR-U001]: a prompt is"),
+        (["MODEL", "MODEL", "--contract", "none.yaml"], "error[APR-F002]"),
+        (["MODEL", "MODEL", "--contract", __file__], "error[PV-E"),
+    ],
+)
+def test_bad_input_is_one_error_and_no_output(
+    run_apr: Run, tiny_gguf: Path, args: list[str], problem: str
+) -> None:
+    done = run_apr("parity", *[arg.replace("MODEL", str(tiny_gguf)) for arg in args])
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "name two sides: apr parity REFERENCE CANDIDATE"),
+        (["a.gguf"], "name two sides: apr parity REFERENCE CANDIDATE"),
+        (
+            ["a.gguf", "b.gguf", "--waive", "arrayz"],
+            "there is no precondition 'arrayz'; there are: token-ids, positions, config, "
+            "weights-fingerprint, sites, capture-points, shapes, sample-count, ddof, finite, "
+            "arrays",
+        ),
+    ],
+)
+def test_bad_usage_is_said_before_anything_is_opened(
+    run_apr: Run, args: list[str], message: str
+) -> None:
+    done = run_apr("parity", *args)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith(f"Error: {message}\n")
+
+
+# --- what is shown -----------------------------------------------------------------------
+
+
+def test_each_slots_worst_site_every_site_or_none(run_apr: Run, tiny_gguf: Path) -> None:
+    pair = ["parity", tiny_gguf, tiny_gguf, "--tokens", "5,6,7"]
+
+    slots, sites, brief = (run_apr(*pair, *f).out for f in ([], ["--all-sites"], ["--brief"]))
+
+    rows = [line for line in slots.splitlines() if line.endswith("PASS")]
+    assert len(rows) == 20  # 17 slots, and embed, final_norm, logits
+    assert len([line for line in sites.splitlines() if line.endswith("PASS")]) == 74
+    assert not [line for line in brief.splitlines() if line.endswith("PASS")]
+    assert all("PASS  74 of 74 cells" in text for text in (slots, sites, brief))
+
+
+def test_a_narrow_terminal_gets_no_wide_table(
+    run_apr: Run, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+
+    done = run_apr("parity", tiny_gguf, tiny_gguf, "--tokens", "5,6,7")
+
+    start = done.out.index("  embed")
+    table = done.out[start : done.out.index("  (each slot's worst")]
+    assert max(len(line) for line in table.splitlines()) <= 60
+    assert table.count("verdict PASS") == 20
+
+
+def test_the_json_is_the_whole_report(run_apr: Run, tiny_gguf: Path, tiny_apr: Path) -> None:
+    done = run_apr("parity", tiny_gguf, tiny_apr, "--tokens", "5,6,7", "--json")
+
+    facts = facts_of(done)
+    assert (done.code, facts["exit_code"], facts["verdict"]) == (0, 0, "PASS")
+    assert facts["bit_identical"] is True
+    assert facts["tokens"] == [5, 6, 7]
+    assert (facts["reference"]["model"], facts["candidate"]["model"]) == (
+        "tiny.gguf",
+        "tiny.apr",
+    )
+    assert facts["reference"]["fingerprint"] == facts["candidate"]["fingerprint"]
+    assert len(facts["sites"]) == 74
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--fault", "norm-eps"], 1)])
+def test_the_json_can_go_to_a_file_beside_the_text(
+    run_apr: Run, tiny_gguf: Path, tmp_path: Path, flags: list[str], code: int
+) -> None:
+    path = tmp_path / "report.json"
+    pair = ["parity", tiny_gguf, tiny_gguf, "--tokens", "5,6,7", *flags]
+
+    done = run_apr(*pair, "-o", path)
+    written = json.loads(path.read_text())
+
+    assert done.code == written["exit_code"] == code
+    assert done.out.startswith("reference  ")
+    assert written == facts_of(run_apr(*pair, "--json"))
+    again = run_apr(*pair, "-o", path)
+    assert (again.code, again.out) == (2, "")
+    assert again.err.startswith("error[APR-F006]: the output is there already")
+    assert run_apr(*pair, "-o", path, "--force").code == code
+
+
+def test_an_error_leaves_no_file(run_apr: Run, tiny_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+
+    done = run_apr("parity", tiny_gguf, tiny_gguf, "--tokens", "320", "-o", path)
+
+    assert (done.code, list(tmp_path.iterdir())) == (2, [])
+
+
+def test_an_error_is_json_too(run_apr: Run, tiny_gguf: Path) -> None:
+    done = run_apr("parity", tiny_gguf, "none.apr", "--json")
+
+    facts = facts_of(done)
+    assert (done.code, facts["exit_code"], facts["error"]["code"]) == (2, 2, "APR-F002")
+
+
+# --- several prompts, contracts, waivers ---------------------------------------------------
+
+
+def test_every_prompt_is_compared(run_apr: Run, tiny_gguf: Path, tiny_apr: Path) -> None:
+    done = run_apr("parity", tiny_gguf, tiny_apr, "-p", "hello", "-p", "the end", "--json")
+
+    facts = facts_of(done)
+    assert [p["prompt"] for p in facts["prompts"]] == ["hello", "the end"]
+    assert facts["tokens"] == [i for p in facts["prompts"] for i in p["token_ids"]]
+
+
+def test_a_contract_gives_gates_and_prompts(
+    run_apr: Run, tiny_gguf: Path, contract: Path
+) -> None:
+    pair = [f"oracle:{tiny_gguf}", f"native+f32:{tiny_gguf}", "--contract", contract]
+
+    passed = facts_of(run_apr("parity", *pair, "--json"))
+    failed = run_apr("parity", *pair, "--fault", "key-value-swapped@1")
+
+    assert passed["verdict"] == "PASS"
+    assert [p["prompt"] for p in passed["prompts"]] == ["hello", "the end"]
+    assert {s["gate"]["origin"] for s in passed["sites"]} == {"the test's own"}
+    assert failed.code == 1
+    assert "first at layer.1.k (all tokens, " in failed.out
+    assert "origin of the limit: the test's own" in failed.out
+
+
+def test_a_contract_may_name_the_pair(
+    run_apr: Run, tiny_gguf: Path, tiny_apr: Path, contract: Path
+) -> None:
+    sides = f"  reference: {tiny_gguf}\n  candidate: {tiny_apr}\n"
+    contract.write_text(CONTRACT.replace("parity:\n", f"parity:\n{sides}"))
+
+    named = facts_of(run_apr("parity", "--contract", contract, "--json"))
+    other = facts_of(run_apr("parity", tiny_apr, "--contract", contract, "--json"))
+
+    assert (named["reference"]["format"], named["candidate"]["format"]) == ("gguf", "apr")
+    assert (other["reference"]["format"], other["candidate"]["format"]) == ("apr", "apr")
+
+
+def test_a_contracts_prompts_give_way(run_apr: Run, tiny_gguf: Path, contract: Path) -> None:
+    pair = ["parity", tiny_gguf, tiny_gguf, "--contract", contract, "--json"]
+
+    prompts = facts_of(run_apr(*pair, "-p", "other"))["prompts"]
+    ids = facts_of(run_apr(*pair, "--tokens", "1,2"))["prompts"]
+
+    assert [p["prompt"] for p in prompts] == ["other"]
+    assert [(p["prompt"], p["token_ids"]) for p in ids] == [(None, [1, 2])]
+
+
+def test_a_contract_judges_what_was_recorded(
+    run_apr: Run, tiny_gguf: Path, tmp_path: Path, contract: Path
+) -> None:
+    """Its prompts are for models that run: a trace has its own."""
+    recorded = record(run_apr, tiny_gguf, tmp_path / "run.trace")
+
+    done = run_apr("parity", recorded, tiny_gguf, "--contract", contract, "--json")
+
+    facts = facts_of(done)
+    assert (done.code, facts["tokens"]) == (0, [5, 6, 7])
+    assert {s["gate"]["origin"] for s in facts["sites"]} == {"the test's own"}
+
+
+def test_our_own_contract_runs_on_any_depth(
+    run_apr: Run, tiny_gguf: Path, tiny_apr: Path
+) -> None:
+    done = run_apr("parity", tiny_gguf, tiny_apr, "--contract", OWN, "--brief")
+
+    assert done.code == 0
+    assert "PASS  74 of 74 cells" in done.out
+
+
+def test_a_gate_that_names_no_site_of_the_model_passes_nothing(
+    run_apr: Run, tiny_gguf: Path, contract: Path
+) -> None:
+    contract.write_text(
+        CONTRACT + '    - {metric: max_abs, sites: layer.2.ffn_up, limit: 1, origin: "deep"}\n'
+    )
+
+    done = run_apr("parity", tiny_gguf, tiny_gguf, "--contract", contract)
+
+    assert done.code == 3
+    assert done.out.splitlines()[-1] == (
+        "INCOMPARABLE  1 gate was judged nowhere: max_abs at layer.2.ffn_up"
+    )
+
+
+def test_statistics_alone_are_incomparable_and_can_be_waived(
+    run_apr: Run, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "stats.trace"
+    run_apr("trace", tiny_gguf, "--tokens", "5,6,7", "-o", path)
+
+    refused = run_apr("parity", tiny_gguf, f"recorded:{path}")
+    waived = run_apr("parity", tiny_gguf, f"recorded:{path}", "--waive", "arrays")
+
+    assert refused.code == 3
+    assert refused.out.splitlines()[-1] == (
+        "INCOMPARABLE  broken: arrays; nothing was measured"
+    )
+    # What was not captured is not called different: the logits alone are judged.
+    assert waived.code == 0
+    assert "PASS  2 of 74 cells" in waived.out
+
+
+def test_another_model_is_incomparable(run_apr: Run, tiny_gguf: Path, tmp_path: Path) -> None:
+    other = write_tiny_gguf(tmp_path / "other.gguf", TinyDecoder(seed=1))
+
+    refused = run_apr("parity", tiny_gguf, other, "--tokens", "5,6")
+    waived = run_apr(
+        "parity", tiny_gguf, other, "--tokens", "5,6", "--waive", "weights-fingerprint"
+    )
+
+    assert (refused.code, waived.code) == (3, 1)
+    assert "  BROKEN  weights-fingerprint: other weights: sha256:" in refused.out
+    assert "  waived  weights-fingerprint: other weights: sha256:" in waived.out
+
+
+def test_help_shows_its_examples_line_by_line(run_apr: Run) -> None:
+    out = run_apr("parity", "--help").out
+
+    assert "  apr parity model.gguf model.apr\n" in out
+    assert "  Exits 0 on PASS, 1 on FAIL, 2 on bad input, 3 when" in out
