@@ -236,7 +236,9 @@ def test_audit_and_coverage_and_score_take_a_registry(good: Path, tmp_path: Path
         json.loads(run(verb, *options).stdout) for verb in ("audit", "coverage", "score")
     )
 
-    assert [f["rule"] for f in audit["contracts"][0]["findings"]] == ["BIND-002"]
+    # Nobody registered a harness for the example: a note.
+    found = [f["rule"] for f in audit["contracts"][0]["findings"]]
+    assert found == ["BIND-002", "TRACE-010"]
     assert coverage["contracts"][0]["binding_partial"] == 1
     assert score["contracts"][0]["parts"]["binding"] == 0.5
 
@@ -252,7 +254,27 @@ def test_diff_checks_the_bump_only_when_asked(good: Path, tmp_path: Path) -> Non
     assert json.loads(checked.stdout)["suggested_bump"] == "major"
     assert checked.stderr == (
         "error: the changes ask for a major bump, but 1.0.0 -> 1.0.0 is none\n"
+        "error: 1 change(s) alter what a gate means, and the changelog of 1.0.0 has no "
+        "five_whys for them: equations: ~ identity: formula\n"
     )
+
+
+def test_audit_asks_for_five_whys_where_the_version_before_meant_something_else(
+    good: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "new.yaml"
+    meta = "metadata: {version: 2.0.0, description: d, references: [a]}\n"
+    blocks = meta + "equations: {identity: {formula: y = 2}}\n"
+    changed.write_text(fill_example(blocks))
+
+    silent = run("audit", str(changed), "--against", str(good))
+    whys = "five_whys: [{why: Why 2?, because: It is what was measured}]"
+    changed.write_text(fill_example(blocks + f"changelog: [{{version: 2.0.0, {whys}}}]\n"))
+    explained = run("audit", str(changed), "--against", str(good))
+
+    assert (silent.exit_code, explained.exit_code) == (1, 0)
+    assert "[ERROR] TRACE-009: since version 1.0.0 1 change(s) alter what" in silent.stdout
+    assert f"  compared with version 1.0.0 in {good}\n" in explained.stdout
 
 
 def test_a_cycle_of_contracts_exits_1_after_it_is_drawn(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import pytest
 from cotejar.contracts.audit import audit_corpus, audit_text
 from cotejar.contracts.binding import build_bindings
 from cotejar.contracts.corpus import read_corpus
+from cotejar.contracts.prove.harness import Registry, Strategy
 from cotejar.contracts.read import parse_contract, parse_source, read_contract
-from cotejar.contracts.rules.audit import AUDIT_RULES, AuditSubject
+from cotejar.contracts.rules.audit import AUDIT_RULES
+from cotejar.contracts.rules.audit_rule import AuditSubject
 from cotejar.contracts.rules.example import BASE_BLOCKS, fill_example
 from cotejar.contracts.rules.spec_pointers import SPEC_RULE
 from cotejar.contracts.traceability import (
@@ -32,6 +34,25 @@ BOUND = "version: 1\ntarget_crate: c\n"
 ALL_BOUND = (
     "bindings:\n  - {contract: example-v1.yaml, equation: identity, status: implemented}"
 )
+BEFORE = "parity: {gates: [{metric: rel_l2_max, sites: all, limit: 1e-5}]}\n"
+
+
+ON_HARNESSES = {"TRACE-010", "TRACE-011"}
+
+
+def registry_of(obligation: str, *, bound: int) -> Registry:
+    registry = Registry()
+
+    def claim(inputs) -> None: ...
+
+    registry.harness(
+        "KANI-1",
+        obligation=obligation,
+        bound=bound,
+        strategy=Strategy.EXHAUSTIVE,
+        targets=(fill_example,),
+    )(claim)
+    return registry
 
 
 @pytest.fixture
@@ -53,7 +74,12 @@ def fired(rule, blocks: str, project: Path) -> list[str]:
     if rule is SPEC_RULE:
         return [finding.rule for finding in rule.check([contract])]
     registry = build_bindings(parse_source(BOUND + bindings, file="binding.yaml"))
-    subject = AuditSubject(contract=contract, bindings=registry)
+    subject = AuditSubject(
+        contract=contract,
+        bindings=registry,
+        previous=parse_contract(fill_example(BEFORE)) if rule.id == "TRACE-009" else None,
+        harnesses=registry_of("y is finite", bound=8) if rule.id in ON_HARNESSES else None,
+    )
     return [f.rule for one in AUDIT_RULES for f in one.check(subject)]
 
 
@@ -199,3 +225,51 @@ def test_spec_references_and_sections_are_read_by_number(tmp_path: Path) -> None
         "2.1": (("a", 2), ("b", 2)),
         "3": (),
     }
+
+
+# --- what was registered for a harness ---------------------------------------------------
+
+
+def harness_findings(blocks: str, registry: Registry) -> list[str]:
+    subject = AuditSubject(contract=parse_contract(fill_example(blocks)), harnesses=registry)
+    return [f.message for r in AUDIT_RULES for f in r.check(subject)]
+
+
+NAMED = (
+    "proof_obligations: [{id: PO-1, property: y is finite}, {id: PO-2, property: q}]\n"
+    "falsification_tests: [{id: F-1, rule: PO-1}, {id: F-2, rule: PO-2}]\n"
+    "kani_harnesses: [{id: KANI-1, obligation: PO-1, bound: 8}]\n"
+)
+
+
+@pytest.mark.parametrize("name", ["PO-1", "y is finite"])
+def test_a_harness_may_be_registered_under_any_name_of_its_obligation(name: str) -> None:
+    assert harness_findings(NAMED, registry_of(name, bound=8)) == []
+
+
+def test_a_harness_of_another_obligation_or_of_a_smaller_bound_is_found() -> None:
+    assert harness_findings(NAMED, registry_of("PO-2", bound=7)) == [
+        "KANI-1/claim is registered for 'PO-2', and the contract has it for 'PO-1'",
+        "KANI-1/claim goes up to 7, and the contract says 8",
+    ]
+
+
+def test_an_audit_follows_a_harness_to_the_functions_it_is_about(project: Path) -> None:
+    file = project / "contracts/example-v1.yaml"
+    file.write_text(fill_example("qa_gate: {id: a}\n"))
+
+    report = audit_corpus(read_corpus(file), harnesses=registry_of("y is finite", bound=8))
+
+    code = "cotejar.contracts.rules.example.fill_example"
+    assert report.contracts[0].as_json()["harness_code"] == {"KANI-1": [code]}
+    assert f"  KANI-1 -> {code}\n" in audit_text(report)
+
+
+def test_a_harness_that_nobody_registered_is_noted_and_does_not_fail(project: Path) -> None:
+    file = project / "contracts/example-v1.yaml"
+    file.write_text(fill_example("qa_gate: {id: a}\n"))
+
+    report = audit_corpus(read_corpus(file), harnesses=Registry())
+
+    assert [(f.rule, f.severity.name) for f in report.findings] == [("TRACE-010", "INFO")]
+    assert report.verdict is Verdict.PASS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cotejar.contracts.diff import Bump, diff_contracts, diff_text, version_step
+from cotejar.contracts.diff import Bump, check_problems, diff_contracts, diff_text, version_step
 from cotejar.contracts.read import parse_contract
 from cotejar.contracts.rules.example import fill_example
 
@@ -173,5 +173,110 @@ def test_the_text_lists_each_section_with_its_signs() -> None:
         "  ~ f: formula changed\n"
         "\n"
         "parity:\n"
-        "  ~ gate rel_l2_max at all: limit 1e-05 -> limit 0.0001 (lets more pass)"
+        "  ~ gate rel_l2_max at all: limit 1e-05 -> limit 0.0001 (lets more pass)\n"
+        "\n"
+        "What a gate means (not explained by five whys):\n"
+        "  ! parity: ~ gate rel_l2_max at all: limit 1e-05 -> limit 0.0001 (lets more pass)\n"
+        "  ! equations: ~ f: formula\n"
+        "  ! equations: - g"
     )
+
+
+# --- what a gate means -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "num_changes"),
+    [
+        ("limit: 1e-5", "limit: 1e-4", 1),
+        ("limit: 1e-5", "limit: 1e-6", 1),
+        ("[0.5, 2.0]", "[0.6, 2.1]", 1),
+        ("preconditions: [token-ids, ddof]", "preconditions: [token-ids]", 1),
+        ("preconditions: [token-ids, ddof]", "preconditions: [token-ids, ddof, finite]", 1),
+        ("required_sites: [qkv]", "required_sites: []", 1),
+        ("metric: std_ratio", "metric: cosine_distance", 1),  # one dropped, another new
+        (PARITY, "x: 1\n", 1),
+        ("  gates:\n", "  gates:\n    - {metric: nmse, limit: 1}\n", 0),
+        ("origin: rounding", "origin: measured", 0),
+        ("reference: a", "reference: b", 0),
+    ],
+)
+def test_a_gate_that_judges_otherwise_is_a_change_of_meaning(
+    before: str, after: str, num_changes: int
+) -> None:
+    assert before in PARITY
+    diff = diff_contracts(contract(PARITY), contract(PARITY.replace(before, after)))
+
+    assert len(diff.meaning_changes) == num_changes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("x: 1\n", PARITY, ()),
+        (
+            "equations: {f: {formula: y}}\n",
+            "equations: {f: {formula: z, domain: R}, g: {formula: y}}\n",
+            ("equations: ~ f: formula, domain",),
+        ),
+        (
+            "proof_obligations: [{id: PO-1, property: p, tolerance: 1e-5}]\n",
+            "proof_obligations: [{id: PO-1, property: p, tolerance: 1e-3}]\n",
+            ("proof_obligations: ~ PO-1: tolerance 1e-05 -> 0.001",),
+        ),
+        (
+            "proof_obligations: [{property: p}]\n",
+            "proof_obligations: [{property: p}, {property: q, tolerance: 1}]\n",
+            (),
+        ),
+    ],
+)
+def test_equations_and_tolerances_are_gates_too(
+    old: str, new: str, changes: tuple[str, ...]
+) -> None:
+    assert diff_contracts(contract(old), contract(new)).meaning_changes == changes
+
+
+LOOSER = PARITY.replace("1e-5", "1e-4")
+WHYS = "five_whys: [{why: Why wider?, because: %s}]"
+FIRST = "  - {version: 1.0.0, changes: [first], %s}\n" % (WHYS % "It was new")
+
+
+@pytest.mark.parametrize(
+    ("changelog", "explained"),
+    [
+        ("", False),
+        ("changelog: [{version: 2.0.0, changes: [wider]}]\n", False),
+        (f"changelog:\n{FIRST}", False),  # an old explanation explains no new change
+        ("changelog:\n  - {version: 2.0.0, %s}\n" % (WHYS % "It was new"), False),
+        ("changelog:\n  - {version: 1.0.0, %s}\n" % (WHYS % "Added later"), False),
+        ("changelog:\n  - {version: 2.0.0, five_whys: []}\n" + FIRST, False),
+        ("changelog:\n  - {version: 2.0.0, %s}\n" % (WHYS % "Noise") + FIRST, True),
+    ],
+)
+def test_only_five_whys_of_the_new_version_explain_its_change(
+    changelog: str, explained: bool
+) -> None:
+    old = contract(META % "1.0.0" + LOOSER.replace("1e-4", "1e-5") + f"changelog:\n{FIRST}")
+    new = contract(META % "2.0.0" + LOOSER + changelog)
+
+    assert diff_contracts(old, new).is_explained is explained
+
+
+def test_both_debts_of_a_version_are_named() -> None:
+    diff = diff_contracts(contract(META % "1.0.0" + PARITY), contract(META % "1.0.1" + LOOSER))
+
+    assert check_problems(diff) == [
+        "the changes ask for a major bump, but 1.0.0 -> 1.0.1 is patch",
+        "1 change(s) alter what a gate means, and the changelog of 1.0.1 has no five_whys for "
+        "them: parity: ~ gate rel_l2_max at all: limit 1e-05 -> limit 0.0001 (lets more pass)",
+    ]
+
+
+def test_a_changed_tolerance_alone_is_no_identity() -> None:
+    old = contract("proof_obligations: [{property: p, tolerance: 1}]\n")
+    new = contract("proof_obligations: [{property: p, tolerance: 2}]\n")
+
+    diff = diff_contracts(old, new)
+
+    assert (diff.needed, diff.is_identical) == (Bump.NONE, False)

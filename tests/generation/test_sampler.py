@@ -75,6 +75,19 @@ def test_a_token_that_cannot_be_is_never_drawn() -> None:
     assert set(draws(Sampler(temperature=1), row, 300)) == {1, 3}
 
 
+def test_a_draw_at_the_very_edge_takes_no_token_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Least:
+        def random(self) -> float:
+            return 0.0
+
+    sampler = Sampler(temperature=1)
+    monkeypatch.setattr(sampler, "_random", Least())
+
+    assert sampler.choose(logits(-np.inf, 0, 1)) == 1
+
+
 @pytest.mark.parametrize("temperature", [-1e-9, math.nan, math.inf])
 def test_a_temperature_that_means_nothing_is_refused(temperature: float) -> None:
     with pytest.raises(UsageError) as caught:

@@ -29,7 +29,8 @@ def gate(metric: str = "rel_l2_max", sites: str = "all", limit: float = 1.0) -> 
 @pytest.mark.parametrize(
     ("sites", "where"),
     [
-        ("all", {"embed", "layer.0.k", "layer.1.k", "layer.1.k_rope", "logits"}),
+        ("all", {"embed", "layer.0.k", "layer.1.k", "layer.1.qkv", "layer.1.v", "logits"}),
+        ("v", {"layer.1.v"}),
         ("k", {"layer.0.k", "layer.1.k"}),
         ("layer.1.k", {"layer.1.k"}),
         ("logits", {"logits"}),
@@ -37,7 +38,7 @@ def gate(metric: str = "rel_l2_max", sites: str = "all", limit: float = 1.0) -> 
     ],
 )
 def test_a_gate_is_judged_where_it_says(sites: str, where: set[str]) -> None:
-    every = ["embed", "layer.0.k", "layer.1.k", "layer.1.k_rope", "logits"]
+    every = ["embed", "layer.0.k", "layer.1.k", "layer.1.qkv", "layer.1.v", "logits"]
 
     assert {name for name in every if gate(sites=sites).applies_to(name)} == where
 

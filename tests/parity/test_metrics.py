@@ -134,6 +134,7 @@ def test_bits_differ_where_numbers_do_not() -> None:
 
     assert not same_bits(zero, -zero)
     assert not same_bits(zero, zero.astype(np.float64))
+    assert not same_bits(zero, zero.view(np.int32))
     assert not same_bits(zero, np.zeros((2, 1), np.float32))
     assert same_bits(np.array([[np.nan]]), np.array([[np.nan]]))
     assert same_bits(zero, np.zeros((2, 2), np.float32)[::2, :])

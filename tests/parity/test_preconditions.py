@@ -212,7 +212,10 @@ def test_waiving_another_precondition_does_not_help(make_trace: TraceMaker, name
     candidate = DEFECTS[name][0](make_trace, make_trace())
     others = [other for other in CHECKS if other != name]
 
-    assert compare(make_trace(), candidate, *others).verdict is Verdict.INCOMPARABLE
+    comparison = compare(make_trace(), candidate, *others)
+
+    assert comparison.verdict is Verdict.INCOMPARABLE
+    assert comparison.sites == ()
 
 
 @pytest.mark.parametrize("name", sorted({*CHECKS} - {"shapes", "sample-count", "arrays"}))
@@ -235,6 +238,18 @@ def test_what_nothing_can_be_measured_without_is_always_judged(
     comparison = compare(make_trace(), candidate, preconditions=("token-ids",))
 
     assert name in [p.id for p in comparison.broken]
+
+
+@pytest.mark.parametrize("kind", ["nan_count", "inf_count"])
+@pytest.mark.parametrize("scope", Scope)
+def test_nan_and_infinity_break_a_precondition_in_any_scope(
+    make_trace: TraceMaker, scope: Scope, kind: str
+) -> None:
+    candidate = with_stats(make_trace(), "layer.0.k", scope, **{kind: 2})
+
+    assert found(compare(make_trace(), candidate), "finite").message == (
+        "1 of 74 sites do not; the first is candidate layer.0.k: 2 values are NaN or infinite"
+    )
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -332,9 +347,8 @@ def test_only_the_slots_asked_for_are_required(make_trace: TraceMaker) -> None:
 def test_a_layer_that_is_declared_and_not_recorded_is_missed(make_trace: TraceMaker) -> None:
     deeper = replace(make_trace(), config=dict(make_trace().config) | {"num_layers": 3})
 
-    comparison = compare(deeper, deeper)
-
-    assert found(comparison, "sites").num_broken == 10
+    for sides in ((deeper, deeper), (deeper, make_trace()), (make_trace(), deeper)):
+        assert found(compare(*sides), "sites").num_broken == 10
 
 
 def test_a_trace_can_declare_no_endless_number_of_layers(make_trace: TraceMaker) -> None:

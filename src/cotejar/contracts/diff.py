@@ -85,7 +85,7 @@ class ContractDiff:
     @property
     def is_identical(self) -> bool:
         """Did nothing change that counts?"""
-        return self.suggested is Bump.NONE
+        return self.suggested is Bump.NONE and not self.meaning_changes
 
     @property
     def actual(self) -> Bump | None:
@@ -184,7 +184,29 @@ def diff_text(diff: ContractDiff) -> str:
         lines += [f"  + {item}" for item in section.added]
         lines += [f"  - {item}" for item in section.removed]
         lines += [f"  ~ {item}" for item in section.changed]
+    if diff.meaning_changes:
+        state = "explained by five whys" if diff.is_explained else "not explained by five whys"
+        lines += ["", f"What a gate means ({state}):"]
+        lines += [f"  ! {item}" for item in diff.meaning_changes]
     return "\n".join(lines)
+
+
+def check_problems(diff: ContractDiff) -> list[str]:
+    """What is owed for the changes and was not given: a higher version, five whys."""
+    problems = []
+    if not diff.is_bump_enough:
+        made = "no rise" if diff.actual is None else diff.actual.name.lower()
+        problems.append(
+            f"the changes ask for a {diff.needed.name.lower()} bump, but "
+            f"{diff.old_version} -> {diff.new_version} is {made}"
+        )
+    if not diff.is_explained:
+        problems.append(
+            f"{len(diff.meaning_changes)} change(s) alter what a gate means, and the "
+            f"changelog of {diff.new_version} has no five_whys for them: "
+            + "; ".join(diff.meaning_changes)
+        )
+    return problems
 
 
 def _names(entries: Iterable[Any]) -> Iterable[str]:

@@ -23,7 +23,8 @@ from cotejar.contracts.corpus import find_contract_files
 from cotejar.contracts.findings import Finding, Severity, count
 from cotejar.contracts.lint_config import LintConfig
 from cotejar.contracts.read import read_contract
-from cotejar.contracts.rules.audit import AUDIT_RULES, AuditSubject
+from cotejar.contracts.rules.audit import AUDIT_RULES
+from cotejar.contracts.rules.audit_rule import AuditSubject
 from cotejar.contracts.rules.every_rule import LINT_RULES
 from cotejar.contracts.rules.lint_rule import LintRule, LintSettings, LintSubject
 from cotejar.contracts.rules.lint_run import RepeatedStem, StaleSuppression

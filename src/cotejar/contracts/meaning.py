@@ -30,7 +30,7 @@ EQUATION_FIELDS = ("formula", "domain", "codomain", "invariants")
 
 def meaning_changes(old: Contract, new: Contract) -> tuple[str, ...]:
     """Every change after which a gate that was there judges otherwise, in a few words."""
-    return tuple([*_parity(old, new), *_equations(old, new), *_tolerances(old, new)])
+    return (*_parity(old, new), *_equations(old, new), *_tolerances(old, new))
 
 
 def is_explained(old: Contract, new: Contract) -> bool:

@@ -29,18 +29,18 @@ def samples_agree(reference_count: int, candidate_count: int) -> bool:
 
 
 def std_spread(reference_std: float, candidate_std: float) -> float:
-    """Larger over smaller: at least 1; 1 where both are 0, infinite where one is.
+    """Larger over smaller: at least 1; 1 where both are the same, infinite where one is 0.
 
     NaN where it means nothing: a side is NaN or negative, or both are infinite.
     """
     if not (reference_std >= 0 and candidate_std >= 0):
         return math.nan
+    if reference_std == candidate_std:
+        return 1.0 if reference_std < math.inf else math.nan
     larger, smaller = reference_std, candidate_std
     if candidate_std > reference_std:
         larger, smaller = candidate_std, reference_std
-    if smaller == 0:
-        return 1.0 if larger == 0 else math.inf
-    return larger / smaller
+    return larger / smaller if smaller > 0 else math.inf
 
 
 def judge_samples(

@@ -78,11 +78,11 @@ def test_the_next_append_mends_a_cut_line(bench: Any, num_kept: int) -> None:
     assert ledger.truncated is None
 
 
-def test_a_cut_line_in_the_middle_is_an_error(bench: Any) -> None:
+def test_a_broken_line_before_the_last_is_an_error(bench: Any) -> None:
     bench.record()
     file = bench.evidence / "example.jsonl"
     whole = file.read_bytes()
-    file.write_bytes(whole[:40] + b"\n" + whole)
+    file.write_bytes(whole[1:] + whole)
 
     with pytest.raises(EvidenceError) as caught:
         read_ledger(bench.evidence, "example")
@@ -91,7 +91,7 @@ def test_a_cut_line_in_the_middle_is_an_error(bench: Any) -> None:
         "error[PV-E010]: a file of evidence is malformed\n"
         f"  where     {file}:1\n"
         "  expected  one JSON object\n"
-        "  found     Unterminated string starting at: line 1 column 37 (char 36)\n"
+        "  found     Extra data: line 1 column 9 (char 8)\n"
         "  try       take the line out, or bring the file back from version control"
     )
 
@@ -147,6 +147,16 @@ def test_a_line_beyond_the_limit_is_an_error(bench: Any) -> None:
 
     assert caught.value.parts["where"] == f"{file}:1"
     assert caught.value.parts["found"] == f"{MAX_LINE_BYTES + 10} bytes"
+
+
+def test_a_record_that_could_not_be_read_again_is_not_written(bench: Any) -> None:
+    first = bench.record()
+
+    with pytest.raises(EvidenceError) as caught:
+        bench.record(reason="x" * MAX_LINE_BYTES)
+
+    assert caught.value.parts["expected"] == f"at most {MAX_LINE_BYTES} bytes"
+    assert read_ledger(bench.evidence, "example").records == (first,)
 
 
 def test_a_folder_in_its_place_is_refused(bench: Any) -> None:

@@ -1,7 +1,5 @@
 """Where a contract belongs, and the project's settings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

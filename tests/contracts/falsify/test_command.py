@@ -66,7 +66,9 @@ def test_what_is_quoted_needs_no_shell(text: str) -> None:
 def test_each_character_of_a_shell_is_seen(character: str) -> None:
     found = plan(f"python a {character} b")
 
-    assert found == NotRunnable(reason=f"it needs a shell for `{character}`; --shell allows one")
+    assert found == NotRunnable(
+        reason=f"it needs a shell for `{character}`; --shell allows one"
+    )
 
 
 def test_a_shell_gets_the_whole_text() -> None:

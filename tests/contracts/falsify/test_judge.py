@@ -1,7 +1,5 @@
 """How a command ended -> a verdict."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cotejar.contracts.evidence.ledger import read_ledger
+from cotejar.contracts.falsify import supervise
 from cotejar.contracts.falsify.landlock import landlock_abi
 from cotejar.errors import UnknownTestError, UsageError
 
@@ -67,6 +68,7 @@ def test_a_command_that_exits_with_another_code_is_falsified(bench: Any) -> None
             "/bin/true is not among the programs that the project allows "
             "(pytest, python, apr, pv, cotejar)",
         ),
+        ("python " + "x" * 65_536, "its text is longer than 65536 characters"),
         ("X=1 python -c pass", "it sets a variable first; it must start with a program"),
         ("python -c pass | cat", "it needs a shell for `|`; --shell allows one"),
         ('python -c "$HOME"', "it needs a shell for `$`; --shell allows one"),
@@ -237,7 +239,23 @@ def test_a_command_that_kills_its_supervisor_did_not_survive(
 
     assert (result.verdict, result.reason) == (
         "STOPPED",
-        "its supervisor was ended from outside (status -9)",
+        "its supervisor was lost (status -9: no message)",
+    )
+    assert_all_ended(token)
+
+
+def test_a_command_that_suspends_its_supervisor_is_ended_all_the_same(
+    bench: Any, token: str, assert_all_ended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "_LATE_S", 0.5)
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGSTOP); time.sleep(60)"
+    bench.test(f"python -c '{code}' {token}", timeout_s=0.5)
+
+    result = bench.run_one(landlock=False)
+
+    assert (result.verdict, result.reason) == (
+        "STOPPED",
+        "its supervisor was lost (status -9: no message)",
     )
     assert_all_ended(token)
 
@@ -278,8 +296,9 @@ def test_a_script_without_its_interpreter_could_not_be_started(bench: Any) -> No
     assert result.reason.startswith("it could not be started: [Errno 2]")
 
 
-def test_a_command_ends_when_whoever_asked_for_it_is_killed(
-    bench: Any, token: str, assert_all_ended: Any
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_ends_when_whoever_asked_for_it_does(
+    bench: Any, token: str, assert_all_ended: Any, number: signal.Signals
 ) -> None:
     bench.test(f"python -c 'import time; time.sleep(60)' {token}")
     program = (
@@ -287,14 +306,16 @@ def test_a_command_ends_when_whoever_asked_for_it_is_killed(
         "from cotejar.contracts.falsify.run import Options, falsify_corpus\n"
         f"falsify_corpus(read_corpus({str(bench.file)!r}), Options())\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program]) as asking:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as asking:
         deadline = time.monotonic() + 60
         while not _is_running(token):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        os.kill(asking.pid, signal.SIGKILL)
+        os.kill(asking.pid, number)
 
     assert_all_ended(token)
+    assert not bench.evidence.exists()
 
 
 def _is_running(token: str) -> bool:
@@ -452,3 +473,15 @@ def test_output_that_would_steer_a_terminal_is_made_plain(bench: Any) -> None:
     result = bench.python(code).run_one()
 
     assert result.record.output_tail == ("red\ufffd",)
+
+
+def test_without_landlock_forged_evidence_is_noticed(bench: Any) -> None:
+    bench.record("F-1")
+    code = "open('evidence/example.jsonl', 'a').write('{}')"
+
+    result = bench.python(code).run_one(landlock=False, record=False)
+
+    assert (result.verdict, result.reason) == (
+        "STOPPED",
+        "it wrote outside its folder: evidence/example.jsonl",
+    )

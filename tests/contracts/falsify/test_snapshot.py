@@ -1,7 +1,5 @@
 """Writes that can only be noticed."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -17,7 +15,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("change", ["append", "same size", "remove", "create", "folder", "link"])
+@pytest.mark.parametrize(
+    "change", ["append", "same size", "remove", "create", "folder", "link"]
+)
 def test_the_smallest_change_is_seen(root: Path, change: str) -> None:
     before = take_snapshot(root, ())
     file = root / "sub" / "file"

@@ -104,7 +104,10 @@ class Fingerprints:
             name = text.partition("::")[0]
             if not name or "\0" in name:
                 continue
-            path = (self._root / name).resolve()
+            try:
+                path = (self._root / name).resolve()
+            except (OSError, RuntimeError):  # a circle of links
+                continue
             if not path.is_relative_to(self._root):
                 continue
             if _is_there(path, folder=False):

@@ -58,10 +58,13 @@ def append_record(folder: Path, record: EvidenceRecord) -> Path:
     Raises:
         WriteError: the system refuses, or the disk is full; the file is as it was.
         NotAFileError: something else has the file's name.
+        EvidenceError: the line would be too long, or the file too large.
     """
     path = ledger_path(folder, record.stamp.contract)
     text = json.dumps(record.as_json(), ensure_ascii=False, allow_nan=False)
     line = (text + "\n").encode("utf-8", errors="backslashreplace")
+    if len(line) > MAX_LINE_BYTES:
+        raise _bad_line(str(path), f"at most {MAX_LINE_BYTES} bytes", f"{len(line)} bytes")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
@@ -71,6 +74,9 @@ def append_record(folder: Path, record: EvidenceRecord) -> Path:
     try:
         _require_regular(path, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        if size + len(line) > MAX_LEDGER_BYTES:
+            raise _bad_line(str(path), f"room below {MAX_LEDGER_BYTES} bytes", f"{size} bytes")
         _append(descriptor, line)
     except OSError as error:
         raise _write_error(path, error) from None
@@ -93,22 +99,29 @@ def read_ledger(folder: Path, stem: str) -> Ledger:
         return Ledger(file=str(path), records=(), truncated=None)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _require_regular(path, descriptor)
         size = os.fstat(descriptor).st_size
         if size > MAX_LEDGER_BYTES:
             raise _bad_line(str(path), f"at most {MAX_LEDGER_BYTES} bytes", f"{size} bytes")
-        records = []
-        truncated = None
-        try:
-            for number, line in _lines(file.read(MAX_LEDGER_BYTES)):
-                where = f"{path}:{number}"
-                if not line.endswith(b"\n") and not _is_json(line):
-                    truncated = f"{where}: the last line is cut short after {len(line)} bytes"
-                    break
-                records.append(_parse_line(line, where))
-        except OSError as error:
-            raise _unreadable(path, error) from None
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_LEDGER_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    finally:
+        os.close(descriptor)
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: bytes) -> Ledger:
+    records = []
+    truncated = None
+    for number, line in _lines(content):
+        where = f"{path}:{number}"
+        if not line.endswith(b"\n") and not _is_json(line):
+            truncated = f"{where}: the last line is cut short after {len(line)} bytes"
+            break
+        records.append(_parse_line(line, where))
     return Ledger(file=str(path), records=tuple(records), truncated=truncated)
 
 

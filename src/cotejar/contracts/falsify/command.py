@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _PYTHON = re.compile(r"python(3(\.\d+)?)?")
 _MAX_SHOWN = 40
+MAX_TEXT = 64 * 1024
+"""Half of what Linux takes as one argument; a record holds it twice."""
 
 
 class Program(enum.StrEnum):
@@ -55,11 +57,8 @@ class NotRunnable:
 def plan_command(text: str | None, project: Project, *, shell: bool) -> Command | NotRunnable:
     """Decide what a `test:` text starts."""
     text = text or ""
-    try:
-        words = tuple(shlex.split(text))
-    except ValueError as error:
-        return NotRunnable(reason=f"prose: as a command it has an error: {error}")
-    refused = _why_refused(words, project)
+    words, refused = _read_words(text)
+    refused = refused or _why_refused(words, project)
     if refused:
         return NotRunnable(reason=refused)
     syntax = _shell_syntax(text)
@@ -78,10 +77,19 @@ def interpreter_folder() -> Path:
     return Path(sys.executable).parent
 
 
+def _read_words(text: str) -> tuple[tuple[str, ...], str]:
+    """The words of a text, and why it has none if it cannot be a command."""
+    if len(text) > MAX_TEXT:
+        return (), f"its text is longer than {MAX_TEXT} characters"
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        return (), f"prose: as a command it has an error: {error}"
+    return words, "" if words else "it names no command"
+
+
 def _why_refused(words: Sequence[str], project: Project) -> str:
     """Why the first word starts nothing; "" if the project allows it."""
-    if not words:
-        return "it names no command"
     first = words[0]
     if first in project.allow:
         return ""

@@ -66,7 +66,7 @@ def judge(
     Args:
         reply: the supervisor's.
         program: whose exit codes these are.
-        report: pytest's own account, if it is pytest and left one.
+        report: pytest's own account, if the command was or started pytest.
         refused: a path outside the writable folders that it was kept from writing.
         changed: files that were seen to change outside the writable folders.
     """
@@ -84,7 +84,7 @@ def judge(
             reason = f"exit {code}: {meaning}"
             return Ending(verdict=FalsificationVerdict.STOPPED, reason=reason)
         return Ending(verdict=FalsificationVerdict.FALSIFIED, reason=f"exit {code}")
-    if program is Program.PYTEST:
+    if program is Program.PYTEST or report is not None:
         return _judge_pytest(report)
     left = reply["num_left"]
     reason = f"it left {left} processes running, which were ended" if left else ""

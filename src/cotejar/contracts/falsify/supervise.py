@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import shlex
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import cotejar
-from cotejar.contracts.falsify.command import Program, interpreter_folder
+from cotejar.contracts.falsify.command import interpreter_folder
 from cotejar.contracts.falsify.judge import Ending, find_refused_write, judge
+from cotejar.contracts.falsify.landlock import landlock_abi
 from cotejar.contracts.falsify.pytest_report import read_pytest_report
 from cotejar.contracts.falsify.snapshot import changed_paths, take_snapshot
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 DEPTH_VARIABLE = "COTEJAR_FALSIFYING"
 """Set in every command's environment, so that a contract cannot run itself for ever."""
+_LATE_S = 30.0
+"""How long after the time limit a supervisor may still be ending a command."""
+_MAX_WHY = 200
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from cotejar.contracts.falsify.supervisor import main; main()"
@@ -77,17 +82,15 @@ def run_command(
             "writable": [str(folder) for folder in writable],
             "landlock": landlock,
         }
-        noticed = (*writable, project.evidence)
-        before = None if landlock and _is_confined() else take_snapshot(project.root, noticed)
+        is_confined = landlock and landlock_abi() > 0
+        before = {} if is_confined else take_snapshot(project.root, writable)
         reply = _ask_supervisor(request)
-        changed: list[str] = []
-        if before is not None:
-            changed = changed_paths(before, take_snapshot(project.root, noticed))
-        is_pytest = command.program is Program.PYTEST
-        report = read_pytest_report(scratch / "pytest.xml") if is_pytest else None
-        refused = None
-        if reply["landlock"]:
-            refused = find_refused_write(reply["output_tail"], project.root, writable)
+        after = {} if is_confined else take_snapshot(project.root, writable)
+        report = read_pytest_report(scratch / "pytest.xml")
+    refused = None
+    if is_confined:
+        refused = find_refused_write(reply["output_tail"], project.root, writable)
+    changed = changed_paths(before, after)
     return Run(
         ending=judge(reply, command.program, report, refused=refused, changed=changed),
         exit_code=reply["exit_code"],
@@ -96,14 +99,8 @@ def run_command(
         output_bytes=reply["output_bytes"],
         output_sha256=reply["output_sha256"],
         output_tail=reply["output_tail"],
-        confinement=f"landlock-{reply['landlock']}" if reply["landlock"] else "snapshot",
+        confinement=f"landlock-{landlock_abi()}" if is_confined else "snapshot",
     )
-
-
-def _is_confined() -> bool:
-    from cotejar.contracts.falsify.landlock import landlock_abi
-
-    return landlock_abi() > 0
 
 
 def _ask_supervisor(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,37 +116,44 @@ def _ask_supervisor(request: Mapping[str, Any]) -> dict[str, Any]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stderr is not None
         try:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
+            within_s = request["limits"]["timeout_s"] + _LATE_S
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                if not selector.select(within_s):
+                    process.kill()  # it was suspended from outside: alone it is never late
             answer = process.stdout.read()
         finally:
             # The end of its stdin tells the supervisor to end the command, and itself.
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             process.wait()
+        errors = process.stderr.read().decode("utf-8", errors="replace").strip()
     try:
         reply: dict[str, Any] = json.loads(answer)
     except ValueError:
-        return _lost_reply(process.returncode)
+        why = errors.rpartition("\n")[2][-_MAX_WHY:] or "no message"
+        return _lost_reply(f"its supervisor was lost (status {process.returncode}: {why})")
     return reply
 
 
-def _lost_reply(code: int) -> dict[str, Any]:
+def _lost_reply(detail: str) -> dict[str, Any]:
     """The supervisor itself was ended: nothing is known of the command."""
     return {
         "exit_code": None,
         "signal": None,
         "stopped": "supervisor",
-        "detail": f"its supervisor was ended from outside (status {code})",
+        "detail": detail,
         "not_started": None,
         "duration_s": 0.0,
         "output_bytes": 0,
         "output_sha256": "",
         "output_tail": "",
         "num_left": 0,
-        "landlock": 0,
     }
 
 

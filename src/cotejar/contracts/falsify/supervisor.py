@@ -125,13 +125,13 @@ def supervise(request: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `exit_code` or `signal`, `stopped` and `detail`, `not_started`, `duration_s`,
         `output_bytes`, `output_sha256`, `output_tail`, `num_left` (processes that were
-        ended after the command itself), `landlock` (the kernel's version; 0 for none).
+        ended after the command itself).
     """
     adopt_orphans()
     abi = landlock_abi() if request["landlock"] else 0
     watch = _Watch(limits=request["limits"])
-    output, output_end = os.pipe2(os.O_CLOEXEC)
-    failure, failure_end = os.pipe2(os.O_CLOEXEC)
+    output, output_end = os.pipe()
+    failure, failure_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         _become_command(request, output_end, failure_end, abi)
@@ -153,7 +153,6 @@ def supervise(request: Mapping[str, Any]) -> dict[str, Any]:
         "output_sha256": watch.digest.hexdigest(),
         "output_tail": watch.tail.decode("utf-8", errors="replace"),
         "num_left": num_left,
-        "landlock": abi,
     }
 
 

@@ -11,6 +11,7 @@ can lie up to half a unit in the last place above it.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cotejar.contracts.prove.harness import Side, Strategy, harness
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 ID = "KH-APR-GGUF-PARITY-003"
 OBLIGATION = "PO-APR-GGUF-PARITY-002"
 SLOTS = 10
-TARGETS = (judge_samples, samples_agree, std_spread)
-"""What production calls, and what the mutants are made of."""
 
 
 ASSUMES = (
@@ -35,30 +34,44 @@ ASSUMES = (
 
 
 def shapes_up_to(bound: int) -> list[tuple[int, int]]:
-    """How many cells have counts, and how many of them a limit: all, one in ten, or none."""
-    cells = [n for n in range(1, bound + 1) if n <= SLOTS or n % SLOTS == 0 or n == bound]
-    return [(n, m) for n in cells for m in (n, n // SLOTS, 0) if m == n or m != n // SLOTS or m]
+    """How many cells have counts, and how many of them a limit.
+
+    Every small number of cells, with a limit each; every number of whole layers, with a limit
+    at one slot of each, as the contract has it; and the bound, with a limit everywhere.
+    """
+    small = [(cells, cells) for cells in range(1, min(bound, SLOTS) + 1)]
+    whole = [(SLOTS * layers, layers) for layers in range(1, bound // SLOTS + 1)]
+    return [*small, *whole, (bound, 0), (bound, bound)]
 
 
-def is_fine(reference_std: float, candidate_std: float, limit: float) -> bool:
-    """The specification of a ratio in its band, in other words than the gate's."""
-    if reference_std == 0 and candidate_std == 0:
-        return limit >= 1
-    if not (0 < reference_std < math.inf and 0 < candidate_std < math.inf):
-        return False
-    quotient = max(reference_std, candidate_std) / min(reference_std, candidate_std)
-    return quotient < math.inf and quotient <= limit
+def is_inside(reference_std: float, candidate_std: float, limit: float) -> bool:
+    """A ratio in its band, on `std_spread`, about which the claims on one pair say the rest."""
+    spread = std_spread(reference_std, candidate_std)
+    return math.isfinite(spread) and spread <= limit
 
 
-@harness(
+def are_comparable(counts: list[int], others: list[int]) -> bool:
+    """Every pair of counts is equal and above 0."""
+    return all(n == m and n > 0 for n, m in zip(counts, others, strict=True))
+
+
+def are_inside(stds: list[float], others: list[float], limits: list[float]) -> bool:
+    """Every ratio is finite and in its band."""
+    return all(is_inside(a, b, x) for a, b, x in zip(stds, others, limits, strict=True))
+
+
+claim = partial(
+    harness,
     ID,
     obligation=OBLIGATION,
     bound=280,
     strategy=Strategy.SYMBOLIC,
-    side=Side.SOUNDNESS,
-    targets=TARGETS,
+    targets=(judge_samples, samples_agree, std_spread),
     assumes=ASSUMES,
 )
+
+
+@claim(side=Side.SOUNDNESS)
 def pass_implies_equal_counts_and_ratios_in_band(inputs: Inputs) -> None:
     """PASS: every pair of counts is equal and above 0, every ratio finite and in its band."""
     cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
@@ -68,5 +81,117 @@ def pass_implies_equal_counts_and_ratios_in_band(inputs: Inputs) -> None:
     verdict = judge_samples(counts, others, stds, other_stds, limits)
     inputs.cover("some samples pass", verdict is Verdict.PASS)
     if verdict is Verdict.PASS:
-        assert all(n == m and n > 0 for n, m in zip(counts, others, strict=True))
-        assert all(is_fine(a, b, x) for a, b, x in zip(stds, other_stds, limits, strict=True))
+        assert are_comparable(counts, others)
+        assert are_inside(stds, other_stds, limits)
+
+
+@claim(side=Side.COMPLETENESS)
+def equal_counts_and_ratios_in_band_pass(inputs: Inputs) -> None:
+    """Comparable counts and every ratio in its band: PASS; one ratio outside: FAIL."""
+    cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
+    counts, others = inputs.ints("reference_counts", cells), inputs.ints("candidate_counts", cells)
+    stds, other_stds = inputs.floats("reference_stds", ratios), inputs.floats("candidate_stds", ratios)
+    limits = inputs.floats("limits", ratios)
+    inputs.assume(are_comparable(counts, others))
+    verdict = judge_samples(counts, others, stds, other_stds, limits)
+    if are_inside(stds, other_stds, limits):
+        inputs.cover("every ratio is in its band")
+        assert verdict is Verdict.PASS
+    else:
+        inputs.cover("a ratio is outside")
+        assert verdict is Verdict.FAIL
+
+
+@claim(side=Side.BOTH)
+def any_mismatch_is_incomparable(inputs: Inputs) -> None:
+    """One pair of counts differs or is 0: INCOMPARABLE, whatever the ratios are."""
+    cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
+    counts, others = inputs.ints("reference_counts", cells), inputs.ints("candidate_counts", cells)
+    stds, other_stds = inputs.floats("reference_stds", ratios), inputs.floats("candidate_stds", ratios)
+    limits = inputs.floats("limits", ratios)
+    inputs.assume(not are_comparable(counts, others))
+    inputs.cover("the last pair alone differs", counts[:-1] == others[:-1])
+    verdict = judge_samples(counts, others, stds, other_stds, limits)
+    assert verdict is Verdict.INCOMPARABLE
+
+
+@claim(side=Side.BOTH)
+def lists_of_unequal_lengths_are_incomparable(inputs: Inputs) -> None:
+    """A list that is one short or one long, or no cell at all: INCOMPARABLE, and no exception."""
+    lengths = inputs.choose("lengths", unequal_lengths(inputs.bound))
+    verdict = judge_samples(
+        inputs.ints("reference_counts", lengths[0]),
+        inputs.ints("candidate_counts", lengths[1]),
+        inputs.floats("reference_stds", lengths[2]),
+        inputs.floats("candidate_stds", lengths[3]),
+        inputs.floats("limits", lengths[4]),
+    )
+    inputs.cover("the longest list", max(lengths) >= inputs.bound)
+    assert verdict is Verdict.INCOMPARABLE
+
+
+def unequal_lengths(bound: int) -> list[list[int]]:
+    """Lengths of the five lists, of which some that must agree do not, or no cell at all."""
+    small = [
+        [a, b, c, d, e]
+        for a in range(2)
+        for b in range(2)
+        for c in range(2)
+        for d in range(2)
+        for e in range(2)
+        if a != b or a == 0 or c != d or c != e
+    ]
+    off_by_one = [
+        [bound + change * (at == i) for i in range(5)] for at in range(5) for change in (-1, 1)
+    ]
+    return [*small, *off_by_one]
+
+
+@claim(side=Side.BOTH)
+def swapping_the_sides_changes_no_verdict(inputs: Inputs) -> None:
+    """Reference for candidate: the same verdict."""
+    cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
+    counts, others = inputs.ints("reference_counts", cells), inputs.ints("candidate_counts", cells)
+    stds, other_stds = inputs.floats("reference_stds", ratios), inputs.floats("candidate_stds", ratios)
+    limits = inputs.floats("limits", ratios)
+    verdict = judge_samples(counts, others, stds, other_stds, limits)
+    inputs.cover("some samples fail", verdict is Verdict.FAIL)
+    assert judge_samples(others, counts, other_stds, stds, limits) is verdict
+
+
+@claim(side=Side.BOTH)
+def a_spread_is_the_same_from_either_side(inputs: Inputs) -> None:
+    """One pair: the same bits whichever comes first, at least 1 or NaN."""
+    a, b = inputs.float("reference_std"), inputs.float("candidate_std")
+    spread, swapped = std_spread(a, b), std_spread(b, a)
+    inputs.cover("a spread that is no NaN", not math.isnan(spread))
+    assert spread == swapped or (math.isnan(spread) and math.isnan(swapped))
+    assert spread >= 1 or math.isnan(spread)
+
+
+@claim(side=Side.SOUNDNESS)
+def a_ratio_inside_its_band_is_inside_from_either_side(inputs: Inputs) -> None:
+    """One pair: both quotients are finite and no more than x, or both sides are 0."""
+    a, b = inputs.float("reference_std"), inputs.float("candidate_std")
+    limit = inputs.float("limit")
+    if is_inside(a, b, limit):
+        inputs.cover("inside")
+        if a == 0 or b == 0:
+            assert a == 0 and b == 0 and limit >= 1  # noqa: PT018 - one claim
+        else:
+            assert 0 < a < math.inf and 0 < b < math.inf  # noqa: PT018
+            assert a / b <= limit and b / a <= limit  # noqa: PT018
+
+
+@claim(side=Side.COMPLETENESS)
+def a_ratio_outside_its_band_is_outside(inputs: Inputs) -> None:
+    """One pair: NaN, an infinity, a negative or one zero side, or a quotient above x."""
+    a, b = inputs.float("reference_std"), inputs.float("candidate_std")
+    limit = inputs.float("limit")
+    if not is_inside(a, b, limit):
+        inputs.cover("two positive numbers outside", 0 < a < math.inf and 0 < b < math.inf)
+        if 0 < a < math.inf and 0 < b < math.inf:
+            quotient = max(a, b) / min(a, b)
+            assert not (quotient < math.inf and quotient <= limit)
+        else:
+            assert not (a == 0 and b == 0 and limit >= 1)

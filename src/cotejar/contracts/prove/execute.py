@@ -19,6 +19,8 @@ from cotejar.contracts.prove.terms import Unsupported
 from cotejar.contracts.prove.values import Value, choose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cotejar.contracts.prove.source import SourceReader
     from cotejar.contracts.prove.state import Environment, State
     from cotejar.contracts.prove.terms import Term
@@ -35,6 +37,8 @@ class Executor(Expressions):
         self.reader = reader
         self.loops: list[Loop] = []
         self.depth = 0
+        self._runners: dict[type[ast.stmt], Callable[..., None]] = {}
+        self._signatures: dict[FunctionType, tuple[inspect.Signature, dict[str, object]]] = {}
 
     # --- calls ------------------------------------------------------------------------
 
@@ -45,23 +49,27 @@ class Executor(Expressions):
         if not isinstance(function, FunctionType):
             raise Unsupported(f"a call of {getattr(function, '__qualname__', function)!s}")
         try:
-            bound = inspect.signature(function).bind(*args, **keywords)
+            if function not in self._signatures:
+                names = _names_of(function)
+                self._signatures[function] = inspect.signature(function), names
+            signature, names = self._signatures[function]
+            bound = signature.bind(*args, **keywords)
         except TypeError as error:
             raise Unsupported(f"{function.__qualname__}: {error}") from None
         bound.apply_defaults()
         tree = self.reader.tree_of(function)
         if self.depth == MAX_DEPTH:
             raise Unsupported(f"calls nested deeper than {MAX_DEPTH}")
-        return self._run_frame(function, tree, dict(bound.arguments))
+        return self._run_frame(tree, dict(bound.arguments), names)
 
     def _run_frame(
-        self, function: FunctionType, tree: ast.FunctionDef, env: Environment
+        self, tree: ast.FunctionDef, env: Environment, names: dict[str, object]
     ) -> Value:
         state, terms = self.state, self.terms
         before = (state.context, state.live, state.frame, self.globals, self.loops)
         state.context = terms.and_(state.context, state.live)
         state.live, state.frame, self.loops = terms.true, Frame(), []
-        self.globals = _names_of(function)
+        self.globals = names
         self.depth += 1
         self.block(tree.body, env)
         self.depth -= 1
@@ -80,10 +88,13 @@ class Executor(Expressions):
         for statement in body:
             if self.state.live is self.terms.false:
                 return
-            method = getattr(self, f"_run_{type(statement).__name__.lower()}", None)
-            if method is None:
-                raise Unsupported(f"line {statement.lineno}: {type(statement).__name__}")
-            method(statement, env)
+            kind = type(statement)
+            if kind not in self._runners:
+                method = getattr(self, f"_run_{kind.__name__.lower()}", None)
+                if method is None:
+                    raise Unsupported(f"line {statement.lineno}: {kind.__name__}")
+                self._runners[kind] = method
+            self._runners[kind](statement, env)
 
     def _run_assign(self, node: ast.Assign, env: Environment) -> None:
         value = self.evaluate(node.value, env)

@@ -28,6 +28,7 @@ class Expressions:
         self.inputs = inputs
         self.terms = state.terms
         self.operations = Operations(state)
+        self._evaluators: dict[type[ast.expr], Callable[..., Value]] = {}
         self.globals: dict[str, object] = {}
         self.builtins: dict[object, Callable[..., Value]] = self._known_builtins()
 
@@ -37,10 +38,13 @@ class Expressions:
 
     def evaluate(self, node: ast.expr, env: Environment) -> Value:
         """The value of an expression here."""
-        method = getattr(self, f"_eval_{type(node).__name__.lower()}", None)
-        if method is None:
-            raise Unsupported(f"line {node.lineno}: {type(node).__name__}")
-        return method(node, env)
+        kind = type(node)
+        if kind not in self._evaluators:
+            method = getattr(self, f"_eval_{kind.__name__.lower()}", None)
+            if method is None:
+                raise Unsupported(f"line {node.lineno}: {kind.__name__}")
+            self._evaluators[kind] = method
+        return self._evaluators[kind](node, env)
 
     def bind(self, target: ast.expr, value: Value, env: Environment) -> None:
         """Assign to a name or a tuple of names."""
@@ -79,10 +83,19 @@ class Expressions:
         return getattr(owner, node.attr)
 
     def _eval_tuple(self, node: ast.Tuple, env: Environment) -> Value:
-        return tuple(self.evaluate(item, env) for item in node.elts)
+        return tuple(self._items(node.elts, env))
 
     def _eval_list(self, node: ast.List, env: Environment) -> Value:
-        return [self.evaluate(item, env) for item in node.elts]
+        return self._items(node.elts, env)
+
+    def _items(self, nodes: list[ast.expr], env: Environment) -> list[Value]:
+        items: list[Value] = []
+        for node in nodes:
+            if isinstance(node, ast.Starred):
+                items.extend(_known_list(self.evaluate(node.value, env)))
+            else:
+                items.append(self.evaluate(node, env))
+        return items
 
     def _eval_joinedstr(self, node: ast.JoinedStr, env: Environment) -> Value:
         """An f-string of concrete values: the name of an input."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cotejar.contracts.prove.values import Value, choose, combinations
+from cotejar.contracts.prove.values import Choice, Value, choose, combinations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,6 +77,8 @@ class State:
 
     def lift(self, function: Callable[..., Value], *values: Value) -> Value:
         """Call `function(guard, *leaves)` for every combination of options."""
+        if not any(isinstance(value, Choice) for value in values):
+            return function(self.terms.true, *values)
         cases = combinations(self.terms, values)
         if len(cases) == 1:
             return function(self.terms.true, *cases[0][1])

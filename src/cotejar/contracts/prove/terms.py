@@ -79,8 +79,9 @@ class Terms:
         self.true.negation, self.false.negation = self.false, self.true
 
     def _make(self, op: str, sort: Sort, args: tuple[Term, ...], value: object = None) -> Term:
-        shown = struct.pack("<d", value) if isinstance(value, float) else value
-        key = (op, sort, tuple(a.id for a in args), shown)
+        # A float by its bits, since 0.0 == -0.0; an enum member hashes slowly, so its text.
+        shown = struct.pack("<d", value) if type(value) is float else value
+        key = (op, sort._value_, *[a.id for a in args], shown)
         found = self._known.get(key)
         if found is None:
             found = Term(op, sort, args, value, len(self._known))
@@ -118,20 +119,19 @@ class Terms:
             return b
         if b is self.true:
             return a
-        left, right = self._conjuncts(a), self._conjuncts(b)
+        left = a.conjuncts if a.op == "and" else frozenset((a,))
+        right = b.conjuncts if b.op == "and" else frozenset((b,))
         if left is None or right is None or len(left) + len(right) > MAX_FLAT:
             first, second = (a, b) if a.id < b.id else (b, a)
             return self._make("and", Sort.BOOL, (first, second))
         return self._flat_and(left | right)
 
-    def _conjuncts(self, a: Term) -> frozenset[Term] | None:
-        return a.conjuncts if a.op == "and" else frozenset((a,))
-
     def _flat_and(self, parts: frozenset[Term]) -> Term:
         """Fold contradictions, and shorten each `not (x and y)` in which x is known."""
         while True:
-            if any(part.negation in parts for part in parts if part.negation is not None):
-                return self.false
+            for part in parts:
+                if part.negation is not None and part.negation in parts:
+                    return self.false
             changed = self._shorten(parts)
             if changed is None:
                 return self.false
@@ -149,7 +149,9 @@ class Terms:
     def _shorten(self, parts: frozenset[Term]) -> frozenset[Term] | None:
         """One step; None where `parts` contradict each other."""
         for part in parts:
-            inner = part.args[0].conjuncts if part.op == "not" else None
+            if part.op != "not":
+                continue
+            inner = part.args[0].conjuncts
             if inner is None:
                 continue
             if any(i.negation in parts for i in inner if i.negation is not None):

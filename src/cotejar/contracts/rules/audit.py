@@ -2,19 +2,24 @@
 
 AUDIT-001 to 003 and BIND-001 to 003 are upstream's. TRACE- rules are ours: they follow the
 names further, to tests in the code and to sections of a specification and back.
+
+The rules on changelogs are in `audit_changelog.py`, those on registered harnesses in
+`audit_harnesses.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from cotejar.contracts.binding import BindingStatus
-from cotejar.contracts.changelog import read_changelog
 from cotejar.contracts.findings import Severity
-from cotejar.contracts.meaning import is_explained, meaning_changes
-from cotejar.contracts.rules.rule import AnyRule
+from cotejar.contracts.rules.audit_changelog import (
+    NoChangelogEntry,
+    NoFiveWhys,
+    UnexplainedChange,
+)
+from cotejar.contracts.rules.audit_harnesses import OtherHarness, UnregisteredHarness
+from cotejar.contracts.rules.audit_rule import AuditRule
 from cotejar.contracts.traceability import (
     defines,
     find_upward,
@@ -28,32 +33,8 @@ from cotejar.contracts.traceability import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cotejar.contracts.binding import BindingRegistry
     from cotejar.contracts.findings import Finding
-    from cotejar.contracts.prove.harness import Registry
-    from cotejar.contracts.schema import Contract
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditSubject:
-    """A contract, and what it is held against."""
-
-    contract: Contract
-    bindings: BindingRegistry | None = None
-    """None: no rule asks for code."""
-    previous: Contract | None = None
-    """The version before this one; None: no rule asks what changed."""
-    harnesses: Registry | None = None
-    """What `@harness` registered; None: no rule asks for it."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the search for named files starts, and goes upward."""
-        return Path(self.contract.source.file).resolve().parent
-
-
-class AuditRule(AnyRule[AuditSubject]):
-    """A rule of `pv audit`."""
+    from cotejar.contracts.rules.audit_rule import AuditSubject
 
 
 class NotFalsifiable(AuditRule):
@@ -331,157 +312,6 @@ class OneWayReference(AuditRule):
                 )
                 path = ("metadata", "references", index)
                 yield self.at(subject.contract.source, message, *path)
-
-
-class NoFiveWhys(AuditRule):
-    """TRACE-006: a change of a gate's meaning is not explained by five whys.
-
-    Why:
-        A gate that means something else than before must say why, or it will be changed
-        again whenever it is in the way.
-    Bad:
-        changelog:
-          - {version: 1.0.0, changes: [a wider band], changes_gate_meaning: true}
-    Good:
-        changelog:
-          - version: 1.0.0
-            changes: [a wider band]
-            changes_gate_meaning: true
-            five_whys:
-              - {why: Why a wider band?, because: The samples were not the same}
-    """
-
-    def check(self, subject: AuditSubject) -> Iterator[Finding]:
-        """Look at every entry of the changelog."""
-        for entry in read_changelog(subject.contract):
-            if entry.changes_gate_meaning and not entry.five_whys:
-                message = f"version {entry.version} changes a gate's meaning without five_whys"
-                yield self.at(subject.contract.source, message, "changelog", entry.index)
-
-
-class NoChangelogEntry(AuditRule):
-    """TRACE-007: the changelog has no entry for the contract's version.
-
-    Why:
-        Somebody changed the version and did not say what changed.
-    Bad:
-        changelog:
-          - {version: 0.9.0, changes: [first]}
-    Good:
-        changelog:
-          - {version: 1.0.0, changes: [second]}
-          - {version: 0.9.0, changes: [first]}
-    """
-
-    severity: ClassVar[Severity] = Severity.WARNING
-
-    def check(self, subject: AuditSubject) -> Iterator[Finding]:
-        """Look for the version; a contract without a changelog owes none."""
-        versions = [entry.version for entry in read_changelog(subject.contract)]
-        current = subject.contract.metadata.version
-        if versions and current not in versions:
-            message = f"the changelog has no entry for version {current}"
-            yield self.at(subject.contract.source, message, "changelog")
-
-
-class UnexplainedChange(AuditRule):
-    """TRACE-009: a gate means something else than in the version before, unexplained.
-
-    Why:
-        A gate that failed is easily widened until it passes. Found by comparing the two
-        versions themselves, whatever the changelog admits; judged with --against only.
-    Bad:
-        metadata: {version: 2.0.0, description: d, references: [a]}
-        parity: {gates: [{metric: rel_l2_max, sites: all, limit: 1e-2}]}
-        changelog:
-          - {version: 2.0.0, changes: [a limit that passes]}
-    Good:
-        metadata: {version: 2.0.0, description: d, references: [a]}
-        parity: {gates: [{metric: rel_l2_max, sites: all, limit: 1e-2}]}
-        changelog:
-          - version: 2.0.0
-            changes: [a limit for activations in 8 bits]
-            five_whys:
-              - {why: Why is 1e-5 too strict?, because: It is the rounding of float32 sums}
-    """
-
-    def check(self, subject: AuditSubject) -> Iterator[Finding]:
-        """Compare parity block, equations and tolerances with those of the version before."""
-        old, new = subject.previous, subject.contract
-        if old is None:
-            return
-        changes = meaning_changes(old, new)
-        if changes and not is_explained(old, new):
-            message = (
-                f"since version {old.metadata.version} {len(changes)} change(s) alter what a "
-                f"gate means, and the changelog of {new.metadata.version} has no five_whys "
-                f"for them: {'; '.join(changes)}"
-            )
-            yield self.at(new.source, message, "changelog")
-
-
-class UnregisteredHarness(AuditRule):
-    """TRACE-010: nobody registered a harness of that id.
-
-    Why:
-        `pv prove` then has nothing to run, and the obligation stays unproved. A note, since
-        a contract may be written before its harness.
-    Bad:
-        kani_harnesses:
-          - {id: KANI-9, obligation: y is finite, bound: 8}
-    Good:
-        kani_harnesses:
-          - {id: KANI-1, obligation: y is finite, bound: 8}
-    """
-
-    severity: ClassVar[Severity] = Severity.INFO
-
-    def check(self, subject: AuditSubject) -> Iterator[Finding]:
-        """Look up every harness."""
-        for index, harness in enumerate(subject.contract.harnesses):
-            if subject.harnesses is not None and not subject.harnesses.claims_of(harness.id):
-                message = f"no harness {harness.id} is registered: nothing can prove it"
-                path = ("kani_harnesses", index, "id")
-                yield self.at(subject.contract.source, message, *path)
-
-
-class OtherHarness(AuditRule):
-    """TRACE-011: the registered harness is of another obligation, or of a smaller bound.
-
-    Why:
-        What it proves is then not what the contract says that it proves.
-    Bad:
-        kani_harnesses:
-          - {id: KANI-1, obligation: y is finite, bound: 9}
-    Good:
-        kani_harnesses:
-          - {id: KANI-1, obligation: y is finite, bound: 8}
-    """
-
-    def check(self, subject: AuditSubject) -> Iterator[Finding]:
-        """Hold every claim of a harness against the contract's words."""
-        contract, registry = subject.contract, subject.harnesses
-        for index, harness in enumerate(contract.harnesses):
-            path = ("kani_harnesses", index)
-            for claim in () if registry is None else registry.claims_of(harness.id):
-                if not _same_obligation(contract, harness.obligation, claim.obligation):
-                    message = (
-                        f"{claim.label} is registered for {claim.obligation!r}, and the "
-                        f"contract has it for {harness.obligation!r}"
-                    )
-                    yield self.at(contract.source, message, *path, "obligation")
-                if harness.bound is not None and claim.bound < harness.bound:
-                    message = (
-                        f"{claim.label} goes up to {claim.bound}, and the contract says "
-                        f"{harness.bound}"
-                    )
-                    yield self.at(contract.source, message, *path, "bound")
-
-
-def _same_obligation(contract: Contract, one: str, other: str) -> bool:
-    """Equal, or two names of one obligation."""
-    both = {one, other}
-    return one == other or any(both <= names_of(o) for o in contract.obligations)
 
 
 def _spec_references(subject: AuditSubject) -> Iterator[tuple[int, str, str]]:
