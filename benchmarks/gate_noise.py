@@ -38,6 +38,9 @@ PROMPTS = (
     "read, for it was written in a language that they had only heard in songs.",
 )
 
+NUM_RANDOM_TOKENS = 24
+"""Ids that make no text: users trace such, and noise is larger there."""
+
 PAIRS = (("oracle", "f32"), ("oracle", "q8"), ("f32", "q8"))
 
 
@@ -52,11 +55,13 @@ def main() -> None:
             "f32": NativeEngine(model, numerics="f32"),
             "q8": NativeEngine(model, numerics="q8"),
         }
-        for prompt in PROMPTS:
-            ids = model.tokenizer.encode(prompt)
+        random = np.random.default_rng(0).integers(0, model.config.vocab_size, NUM_RANDOM_TOKENS)
+        lists = [model.tokenizer.encode(prompt) for prompt in PROMPTS]
+        lists += [[1, 2, 3], [0], [int(i) for i in random], [int(random[0])] * 12]
+        for ids in lists:
             capture = Capture(scopes=(Scope.ALL,), array_slots=EVERY_ARRAY)
             traces = {n: e.trace(ids, capture=capture) for n, e in engines.items()}
-            print(f"{model.name}: {len(ids)} tokens of {prompt[:30]!r}", file=sys.stderr)
+            print(f"{model.name}: {len(ids)} tokens, {ids[:8]}", file=sys.stderr)
             for pair in PAIRS:
                 a, b = (traces[name] for name in pair)
                 for site, array in a.arrays.items():
@@ -69,7 +74,7 @@ def main() -> None:
     print("# Measured noise behind the default gates\n")
     print(f"`python benchmarks/gate_noise.py {' '.join(Path(p).name for p in sys.argv[1:])}`\n")
     host = ", ".join(f"{key} {value}" for key, value in describe_host().items())
-    print(f"{host}; {len(PROMPTS)} prompts a model. Worst over all of them.\n")
+    print(f"{host}; {len(PROMPTS)} prompts a model and 4 lists of ids that make no text. Worst over all of them.\n")
     head = " | ".join(f"{a} {b}: rel L2, nmse" for a, b in PAIRS)
     print(f"| slot | {head} |\n| --- | {' | '.join('---' for _ in PAIRS)} |")
     for slot in CAPTURE_POINTS:

@@ -144,7 +144,7 @@ def test_no_gpu_and_cpu_are_understood(run_apr: Run, tiny_gguf: Path) -> None:
             ["MODEL", "hello", "--temperature", "nan"],
             "error[APR-U001]: the temperature cannot be used",
         ),
-        (["MODEL", "hello " * 60], "error[APR-U004]: the text is longer than the model's"),
+        (["MODEL", "hello " * 60], "error[APR-U004]: the prompt and the answer do not fit into the model's"),
         (["oracle:MODEL", "hello"], "error[APR-U005]: oracle traces, but does not generate"),
         (["nativ:MODEL", "hello"], "error[APR-U005]: there is no engine 'nativ'"),
     ],

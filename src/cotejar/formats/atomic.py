@@ -109,6 +109,15 @@ class _CountingFile(io.FileIO):
         return num_written
 
 
+def require_writable(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse an output that cannot be written, before the work that it is for.
+
+    Raises:
+        OutputExistsError, NotAFileError, MissingFileError, WriteError: as `atomic_write`.
+    """
+    _require_writable(path, Path(os.path.realpath(path)), overwrite=overwrite)
+
+
 def _create(temporary: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return os.open(temporary, flags, 0o666)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from cotejar.engines.registry import ENGINES, create_engine, parse_engine_name
-from cotejar.errors import EmptyPromptError, UnknownEngineError
+from cotejar.errors import ContextLengthError, EmptyPromptError, UnknownEngineError
 from cotejar.generation.generate import Generation, generate
 from cotejar.generation.sampler import DEFAULT_SEED, Sampler
 from cotejar.model.language_model import LanguageModel, open_language_model
@@ -71,13 +71,9 @@ def run_prompt(
     model = open_language_model(name.path)
     if not request.skip_contract:
         require_plausible_weights(model)
-    tokenizer = model.tokenizer
-    use_template = not request.raw and bool(tokenizer.spec.chat_template)
-    if use_template:
-        prompt_ids = apply_chat(tokenizer, request.prompt)
-    else:
-        prompt_ids = tokenizer.encode(request.prompt)
-    decoder = StreamDecoder(tokenizer)
+    prompt_ids, used_template = _encode_prompt(model, request)
+    _require_room(model, len(prompt_ids), request.max_tokens)
+    decoder = StreamDecoder(model.tokenizer)
     pieces: list[str] = []
 
     def emit(text: str) -> None:
@@ -90,7 +86,7 @@ def run_prompt(
         prompt_ids,
         sampler=sampler,
         max_tokens=request.max_tokens,
-        end_ids=tokenizer.eos_ids,
+        end_ids=model.tokenizer.eos_ids,
         on_token=lambda token: emit(decoder.push(token)),
     )
     emit(decoder.finish())
@@ -99,8 +95,31 @@ def run_prompt(
         engine=name,
         text="".join(pieces),
         generation=generation,
-        used_template=use_template,
+        used_template=used_template,
     )
+
+
+def _encode_prompt(model: LanguageModel, request: RunRequest) -> tuple[list[int], bool]:
+    """The ids to run, and whether the model's chat template made them."""
+    tokenizer = model.tokenizer
+    if not request.raw and tokenizer.spec.chat_template:
+        return apply_chat(tokenizer, request.prompt), True
+    return tokenizer.encode(request.prompt), False
+
+
+def _require_room(model: LanguageModel, num_prompt: int, max_tokens: int) -> None:
+    """Before the first token streams, not in the middle of the answer."""
+    context_length = model.declared.config.context_length
+    # The last token is chosen and not run, so it needs no place.
+    room = context_length - num_prompt + 1
+    if max_tokens > room:
+        raise ContextLengthError(
+            "the prompt and the answer do not fit into the model's context",
+            where="--max-tokens",
+            expected=f"at most {context_length} tokens together",
+            found=f"{num_prompt} of the prompt and up to {max_tokens} of the answer",
+            hint=f"ask for at most {room}" if room > 0 else "shorten the prompt",
+        )
 
 
 def _generating(source: str) -> EngineName:

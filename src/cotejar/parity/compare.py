@@ -70,7 +70,7 @@ class SiteComparison:
     @property
     def deciding(self) -> Judged | None:
         """The gate nearest to failing, or furthest beyond; None where no gate applies."""
-        return max(self.judged, key=lambda j: j.severity, default=None)
+        return max(self.judged, key=lambda j: j.badness, default=None)
 
     @property
     def verdict(self) -> Verdict | None:

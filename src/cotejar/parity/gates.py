@@ -78,8 +78,13 @@ class Judged:
         return self.value <= self.gate.limit
 
     @property
+    def badness(self) -> tuple[bool, float]:
+        """The gate with the largest decides what a report shows: failed before passed."""
+        return (not self.passed, self.severity)
+
+    @property
     def severity(self) -> float:
-        """Value over limit; the gate with the largest decides what a report shows."""
+        """Value over limit."""
         if self.value != self.value:
             return float("inf")
         if self.gate.limit == 0:

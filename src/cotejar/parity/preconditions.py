@@ -83,6 +83,11 @@ ALWAYS_JUDGED = frozenset({"shapes", "sample-count", "arrays"})
 """Without these there is nothing to measure, whatever a contract asks for."""
 
 
+WAIVABLE = ("config", "weights-fingerprint", "capture-points", "ddof")
+"""What a user may decide not to insist on: is it the same model, read the same way? Whether
+the two were measured alike is not theirs to waive."""
+
+
 def check_preconditions(question: Question, wanted: Sequence[str] = ()) -> list[Precondition]:
     """Judge the preconditions `wanted` and `ALWAYS_JUDGED`, or all; every one is reported."""
     names = {*wanted, *ALWAYS_JUDGED} if wanted else CHECKS.keys()

@@ -197,7 +197,7 @@ def _summarize(group: Sequence[SiteComparison]) -> SiteSummary:
         cosine_min=-_worst_of(-d.cosine_min for d in distances) if distances else None,
         nmse=_worst_of(d.nmse for d in distances) if distances else None,
         std_ratio=max((s.std_ratio for s in group), key=_distance_from_1),
-        gate=max(judged, key=lambda j: j.severity, default=None),
+        gate=max(judged, key=lambda j: j.badness, default=None),
         verdict=worst(verdicts) if verdicts else None,
         bit_identical=len(distances) == len(group) and all(d.bit_identical for d in distances),
     )

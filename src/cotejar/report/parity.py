@@ -87,9 +87,9 @@ def _worst_of_each_slot(sites: Sequence[SiteSummary]) -> list[SiteSummary]:
     return sorted(worst.values(), key=lambda s: order.index(s.site.rpartition(".")[2]))
 
 
-def _badness(site: SiteSummary) -> tuple[float, float]:
-    severity = site.gate.severity if site.gate else 0.0
-    return (severity, site.rel_l2_max if site.rel_l2_max is not None else 0.0)
+def _badness(site: SiteSummary) -> tuple[bool, float, float]:
+    failed, severity = site.gate.badness if site.gate else (False, 0.0)
+    return (failed, severity, site.rel_l2_max if site.rel_l2_max is not None else 0.0)
 
 
 def _row(site: SiteSummary) -> list[str]:
@@ -180,7 +180,7 @@ def _no_gate_text(report: ParityReport) -> str:
 def _origin_lines(sites: Sequence[SiteSummary]) -> Iterator[str]:
     nearest = max(
         (s for s in sites if s.gate),
-        key=lambda s: s.gate.severity if s.gate else 0,
+        key=lambda s: s.gate.badness if s.gate else (False, 0.0),
         default=None,
     )
     if nearest is None or nearest.gate is None:

@@ -242,6 +242,10 @@ class _Reader:
         positions = self.integers(manifest, "positions")
         if len(token_ids) != len(positions):
             self.fail("positions", f"{len(token_ids)}, one a token", len(positions))
+        for record in sites.values():
+            tokens = len(token_ids) if Scope.ALL in record.stats else 1
+            if record.shape[0] != tokens:
+                self.fail(f"{record.site}.shape", f"{tokens} tokens", record.shape)
         return ForwardTrace(
             engine=EngineInfo(
                 **{

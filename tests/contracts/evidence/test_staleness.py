@@ -114,6 +114,29 @@ def test_an_absent_model_makes_it_stale(bench: Any, record: Any) -> None:
     assert reasons(bench, record) == ("the model model.gguf is not there to compare",)
 
 
+def test_a_variable_in_a_models_name_is_recorded_as_written(
+    bench: Any, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELS", str(bench.root))
+    named = bench.record(models=("$MODELS/model.gguf",))
+    here = reasons(bench, named)
+    monkeypatch.setenv("MODELS", str(bench.root / "src"))
+
+    assert (list(named.stamp.models), here) == (["$MODELS/model.gguf"], ())
+    assert reasons(bench, named) == ("the model $MODELS/model.gguf is not there to compare",)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_says_nothing_names_no_model(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("MODEL", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MODEL", value)
+
+    assert bench.fingerprints().find_model("$MODEL") is None
+
+
 def test_a_model_folder_is_hashed_by_its_files(bench: Any) -> None:
     folder = bench.root / "model"
     folder.mkdir()

@@ -10,10 +10,7 @@ from cotejar.contracts.falsify.keys import read_test_keys
 from cotejar.errors import ContractSchemaError
 
 
-def test_keys_are_read_and_default_to_a_live_test(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MODELS", "/models")
+def test_keys_are_read_and_default_to_a_live_test(bench: Any) -> None:
     bench.test("pytest", "F-1", fixtures=["$MODELS/a.gguf"], level="algorithm", timeout_s=2.5)
     bench.test("pytest", "F-2", algorithm_evidence={"status": "PARTIAL_ALGORITHM_LEVEL"})
 
@@ -21,7 +18,7 @@ def test_keys_are_read_and_default_to_a_live_test(
 
     first, second = keys["F-1"], keys["F-2"]
     assert (first.fixtures, first.level, first.timeout_s) == (
-        ("/models/a.gguf",),
+        ("$MODELS/a.gguf",),
         "algorithm",
         2.5,
     )

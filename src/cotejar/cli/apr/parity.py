@@ -63,8 +63,9 @@ def parity(
     """  # noqa: D301 - click wants the control character
     from cotejar.contracts.parity_block import read_parity_block
     from cotejar.engines.run_trace import DEFAULT_PROMPT
+    from cotejar.formats.atomic import atomic_write_text, require_writable
     from cotejar.parity.compare import Plan
-    from cotejar.parity.preconditions import CHECKS
+    from cotejar.parity.preconditions import WAIVABLE
     from cotejar.parity.run import Request, run_parity
     from cotejar.report.json_output import encode_json, print_json
     from cotejar.report.parity import Detail, parity_lines
@@ -80,11 +81,11 @@ def parity(
         reference, candidate = reference or block.reference, candidate or block.candidate
     if reference is None or candidate is None:
         raise click.UsageError("name two sides: apr parity REFERENCE CANDIDATE")
-    unknown = [name for name in waive if name not in CHECKS]
-    if unknown:
-        raise click.UsageError(
-            f"there is no precondition {unknown[0]!r}; there are: {', '.join(CHECKS)}"
-        )
+    for name in waive:
+        if name not in WAIVABLE:
+            raise click.UsageError(
+                f"{name!r} cannot be waived; these can: {', '.join(WAIVABLE)}"
+            )
     request = Request(
         reference=reference,
         candidate=candidate,
@@ -96,12 +97,12 @@ def parity(
         candidate_scopes=parse_scopes(candidate_scope),
         fault=fault,
     )
+    if output is not None:
+        require_writable(output, overwrite=force)
     with progress() as show:
         report = run_parity(request, show)
     facts = report.as_json()
     if output is not None:
-        from cotejar.formats.atomic import atomic_write_text
-
         atomic_write_text(output, encode_json(facts) + "\n", overwrite=force)
     if as_json:
         print_json(facts)

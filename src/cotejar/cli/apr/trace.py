@@ -56,15 +56,11 @@ def trace(
     """  # noqa: D301 - click wants the control character
     from cotejar.engines.registry import parse_engine_name
     from cotejar.engines.run_trace import TraceRequest, run_trace
+    from cotejar.formats.atomic import require_writable
     from cotejar.model.language_model import open_language_model
     from cotejar.report.json_output import print_json
     from cotejar.report.tables import print_lines
-    from cotejar.report.trace import (
-        architecture_lines,
-        metadata_json,
-        trace_json,
-        trace_lines,
-    )
+    from cotejar.report.trace import trace_json, trace_lines
     from cotejar.trace.forward_trace import Capture, parse_capture, parse_layers, parse_scopes
     from cotejar.trace.trace_file import write_trace
 
@@ -76,12 +72,7 @@ def trace(
             raise click.UsageError(
                 "--prompt, --tokens, --layer, --scope and --capture need --payload"
             )
-        opened = open_language_model(name.path)
-        if as_json:
-            print_json(metadata_json(opened))
-        else:
-            print_lines(architecture_lines(opened.declared.config))
-            click.echo("No statistics: --payload runs the model.")
+        _show_metadata(name.path, as_json=as_json)
         return
     if name.is_recorded and any(recording):
         raise click.UsageError(
@@ -102,6 +93,8 @@ def trace(
             layers=layers,
         ),
     )
+    if output is not None:
+        require_writable(output, overwrite=force)
     result = run_trace(request)
     if output is not None:
         write_trace(output, result.trace, overwrite=force)
@@ -109,3 +102,17 @@ def trace(
         print_json(trace_json(result.trace))
     else:
         print_lines(trace_lines(result.trace, result.model, brief=brief))
+
+
+def _show_metadata(path: str, *, as_json: bool) -> None:
+    from cotejar.model.language_model import open_language_model
+    from cotejar.report.json_output import print_json
+    from cotejar.report.tables import print_lines
+    from cotejar.report.trace import architecture_lines, metadata_json
+
+    model = open_language_model(path)
+    if as_json:
+        print_json(metadata_json(model))
+        return
+    print_lines(architecture_lines(model.declared.config))
+    click.echo("No statistics: --payload runs the model.")

@@ -86,12 +86,19 @@ class Fingerprints:
         return self._hash_file(path) if path.is_file() else self._hash_files(_walk(path))
 
     def find_model(self, name: str) -> Path | None:
-        """The path of `demo:NAME`, or of a path relative to the root; None if absent."""
+        """The path of `demo:NAME`, or of a path relative to the root; None if absent.
+
+        `$NAME` in a path is the variable of that name: records keep the name as it is
+        written, so that they mean the same on another machine.
+        """
         from cotejar.formats.open_model import DEMO_PREFIX, resolve_model_path
 
         try:
-            path = resolve_model_path(name) if name.startswith(DEMO_PREFIX) else Path(name)
+            is_demo = name.startswith(DEMO_PREFIX)
+            path = resolve_model_path(name) if is_demo else Path(os.path.expandvars(name))
         except CotejarError:  # not installed, or no such demo model
+            return None
+        if path == Path():  # a variable that is set to nothing
             return None
         path = self._root / path
         return path if path.exists() else None

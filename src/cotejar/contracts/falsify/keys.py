@@ -12,7 +12,6 @@ discharge_status: DISCHARGED   # what the contract claims of this test
 from __future__ import annotations
 
 import enum
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ class TestKeys:
 
     id: str
     fixtures: tuple[str, ...]
-    """`demo:NAME`, or paths relative to the project's root; `$NAME` in them is filled in."""
+    """`demo:NAME`, or paths relative to the project's root, where `$NAME` may stand."""
     level: Level
     timeout_s: float | None
     discharge_status: str | None
@@ -71,7 +70,7 @@ def _read(node: Node, source: Source, path: Path) -> TestKeys:
     status = fields.optional_text("discharge_status")
     return TestKeys(
         id=fields.text("id"),
-        fixtures=tuple(os.path.expandvars(name) for name in fields.texts("fixtures")),
+        fixtures=fields.texts("fixtures"),
         level=fields.word("level", Level) or Level.LIVE,
         timeout_s=timeout_s,
         discharge_status=status or fields.struct("algorithm_evidence", _status),

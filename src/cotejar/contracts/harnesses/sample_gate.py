@@ -75,8 +75,14 @@ claim = partial(
 def pass_implies_equal_counts_and_ratios_in_band(inputs: Inputs) -> None:
     """PASS: every pair of counts is equal and above 0, every ratio finite and in its band."""
     cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
-    counts, others = inputs.ints("reference_counts", cells), inputs.ints("candidate_counts", cells)
-    stds, other_stds = inputs.floats("reference_stds", ratios), inputs.floats("candidate_stds", ratios)
+    counts, others = (
+        inputs.ints("reference_counts", cells),
+        inputs.ints("candidate_counts", cells),
+    )
+    stds, other_stds = (
+        inputs.floats("reference_stds", ratios),
+        inputs.floats("candidate_stds", ratios),
+    )
     limits = inputs.floats("limits", ratios)
     verdict = judge_samples(counts, others, stds, other_stds, limits)
     inputs.cover("some samples pass", verdict is Verdict.PASS)
@@ -89,8 +95,14 @@ def pass_implies_equal_counts_and_ratios_in_band(inputs: Inputs) -> None:
 def equal_counts_and_ratios_in_band_pass(inputs: Inputs) -> None:
     """Comparable counts and every ratio in its band: PASS; one ratio outside: FAIL."""
     cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
-    counts, others = inputs.ints("reference_counts", cells), inputs.ints("candidate_counts", cells)
-    stds, other_stds = inputs.floats("reference_stds", ratios), inputs.floats("candidate_stds", ratios)
+    counts, others = (
+        inputs.ints("reference_counts", cells),
+        inputs.ints("candidate_counts", cells),
+    )
+    stds, other_stds = (
+        inputs.floats("reference_stds", ratios),
+        inputs.floats("candidate_stds", ratios),
+    )
     limits = inputs.floats("limits", ratios)
     inputs.assume(are_comparable(counts, others))
     verdict = judge_samples(counts, others, stds, other_stds, limits)
@@ -106,8 +118,14 @@ def equal_counts_and_ratios_in_band_pass(inputs: Inputs) -> None:
 def any_mismatch_is_incomparable(inputs: Inputs) -> None:
     """One pair of counts differs or is 0: INCOMPARABLE, whatever the ratios are."""
     cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
-    counts, others = inputs.ints("reference_counts", cells), inputs.ints("candidate_counts", cells)
-    stds, other_stds = inputs.floats("reference_stds", ratios), inputs.floats("candidate_stds", ratios)
+    counts, others = (
+        inputs.ints("reference_counts", cells),
+        inputs.ints("candidate_counts", cells),
+    )
+    stds, other_stds = (
+        inputs.floats("reference_stds", ratios),
+        inputs.floats("candidate_stds", ratios),
+    )
     limits = inputs.floats("limits", ratios)
     inputs.assume(not are_comparable(counts, others))
     inputs.cover("the last pair alone differs", counts[:-1] == others[:-1])
@@ -151,8 +169,14 @@ def unequal_lengths(bound: int) -> list[list[int]]:
 def swapping_the_sides_changes_no_verdict(inputs: Inputs) -> None:
     """Reference for candidate: the same verdict."""
     cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
-    counts, others = inputs.ints("reference_counts", cells), inputs.ints("candidate_counts", cells)
-    stds, other_stds = inputs.floats("reference_stds", ratios), inputs.floats("candidate_stds", ratios)
+    counts, others = (
+        inputs.ints("reference_counts", cells),
+        inputs.ints("candidate_counts", cells),
+    )
+    stds, other_stds = (
+        inputs.floats("reference_stds", ratios),
+        inputs.floats("candidate_stds", ratios),
+    )
     limits = inputs.floats("limits", ratios)
     verdict = judge_samples(counts, others, stds, other_stds, limits)
     inputs.cover("some samples fail", verdict is Verdict.FAIL)

@@ -11,7 +11,14 @@ import math
 from typing import TYPE_CHECKING
 
 from cotejar.contracts.prove.terms import Sort, Term, Unsupported
-from cotejar.contracts.prove.values import PYTHON_TYPE, Value, as_term, choose, plain
+from cotejar.contracts.prove.values import (
+    PYTHON_TYPE,
+    Value,
+    as_term,
+    choose,
+    options_of,
+    plain,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,15 +129,26 @@ class Operations:
             return self.terms.false
         equal = self.terms.true
         for x, y in zip(a, b, strict=True):
+            self._refuse_identity(x, y)
             equal = self.terms.and_(equal, self.truth(self.compare(ast.Eq(), x, y)))
         return equal
 
     def _contains(self, op: ast.cmpop, item: Value, items: Value) -> Value:
         if not isinstance(items, (list, tuple)):
             raise Unsupported("`in` on something that is no list")
+        self._refuse_identity(item, *items)
         same = [self.compare(ast.Eq(), item, other) for other in items]
         found = self.terms.any_of(self.truth(value) for value in same)
         return plain(found if isinstance(op, ast.In) else self.terms.not_(found))
+
+    def _refuse_identity(self, *values: Value) -> None:
+        """Lists take one NaN object for itself, and symbols have no identity."""
+        for value in values:
+            for _, leaf in options_of(self.terms, value):
+                if isinstance(leaf, float) or (
+                    isinstance(leaf, Term) and leaf.sort is Sort.FLOAT
+                ):
+                    raise Unsupported("== or `in` on lists that hold floats")
 
     # --- arithmetic -------------------------------------------------------------------
 

@@ -101,6 +101,7 @@ class Bitwuzla:
     def __init__(self) -> None:
         self.api = load_solver_module("bitwuzla")
         self.manager = self.api.TermManager()
+        self._variables: dict[tuple[str, str], Any] = {}
         kind = self.api.Kind
         self.float_sort = self.manager.mk_fp_sort(11, 53)
         self.bits_sort = self.manager.mk_bv_sort(64)
@@ -147,7 +148,7 @@ class Bitwuzla:
             variables = nodes_below(*(term for term, _ in literals))
             return Satisfied(
                 {
-                    str(v.value): self._value(v, solver.get_value(made[v.id]))
+                    str(v.value): self.value_of(v.sort, solver.get_value(made[v.id]))
                     for v in variables
                     if v.op == "var"
                 }
@@ -169,9 +170,9 @@ class Bitwuzla:
         if term.op == "var":
             sorts = {Sort.FLOAT: self.float_sort, Sort.INT: self.bits_sort}
             sort = sorts.get(term.sort) or self.manager.mk_bool_sort()
-            return self.manager.mk_const(sort, str(term.value))
+            return self.variable(sort, str(term.value))
         if term.op == "const":
-            return self._constant(term.value)
+            return self.constant(term.value)
         if term.op in {"not", "and"}:
             kind = self.api.Kind.NOT if term.op == "not" else self.api.Kind.AND
             return self.manager.mk_term(kind, args)
@@ -182,7 +183,8 @@ class Bitwuzla:
             args = [self.rounding, *args]
         return self.manager.mk_term(kind, args)
 
-    def _constant(self, value: object) -> Any:
+    def constant(self, value: object) -> Any:
+        """A number or truth value."""
         if isinstance(value, bool):
             return self.manager.mk_true() if value else self.manager.mk_false()
         if isinstance(value, float):
@@ -191,10 +193,18 @@ class Bitwuzla:
             return self.manager.mk_term(kind, [bits], [11, 53])
         return self.manager.mk_bv_value(self.bits_sort, f"{int(str(value)) % 2**64:064b}", 2)
 
-    def _value(self, variable: Term, value: Any) -> object:
-        if variable.sort is Sort.BOOL:
+    def variable(self, sort: Any, name: str) -> Any:
+        """The one variable of that name."""
+        key = (str(sort), name)
+        if key not in self._variables:
+            self._variables[key] = self.manager.mk_const(sort, name)
+        return self._variables[key]
+
+    def value_of(self, sort: Sort, value: Any) -> object:
+        """A value of a model as Python has it."""
+        if sort is Sort.BOOL:
             return bool(value.is_true())
-        if variable.sort is Sort.INT:
+        if sort is Sort.INT:
             number = int(value.value(2), 2)
             return number - 2**64 if number >= 2**63 else number
         if value.is_fp_value_nan():
@@ -232,7 +242,7 @@ class Z3:
             variables = nodes_below(*(term for term, _ in literals))
             return Satisfied(
                 {
-                    str(v.value): self._value(model.eval(made[v.id], model_completion=True))
+                    str(v.value): self.value_of(model.eval(made[v.id], model_completion=True))
                     for v in variables
                     if v.op == "var"
                 }
@@ -257,7 +267,7 @@ class Z3:
             sort = {Sort.FLOAT: z3.Float64, Sort.INT: z3.IntSort, Sort.BOOL: z3.BoolSort}
             return z3.Const(name, sort[term.sort]())
         if term.op == "const":
-            return self._constant(term.value)
+            return self.constant(term.value)
         if term.op in {"not", "and"}:
             return z3.Not(args[0]) if term.op == "not" else z3.And(*args)
         rounding = z3.RNE()
@@ -281,7 +291,8 @@ class Z3:
         }
         return meaning[term.args[0].sort, term.op](*args)
 
-    def _constant(self, value: object) -> Any:
+    def constant(self, value: object) -> Any:
+        """A number or truth value."""
         z3 = self.api
         if isinstance(value, bool):
             return z3.BoolVal(value)
@@ -289,7 +300,8 @@ class Z3:
             return z3.fpBVToFP(z3.BitVecVal(float_bits(value), 64), z3.Float64())
         return z3.IntVal(value)
 
-    def _value(self, value: Any) -> object:
+    def value_of(self, value: Any) -> object:
+        """A value of a model as Python has it."""
         z3 = self.api
         if z3.is_bool(value):
             return z3.is_true(value)

@@ -136,7 +136,9 @@ class SymbolicProof:
             path = next_path(inputs.path, inputs.widths)
         unreached = sorted(self.labels - self.covered)
         if unreached or not self.labels:
-            what = f"never reached: {', '.join(unreached)}" if unreached else "it covers nothing"
+            what = (
+                f"never reached: {', '.join(unreached)}" if unreached else "it covers nothing"
+            )
             return self._outcome(ProofVerdict.UNKNOWN, f"vacuous: {what}")
         return self._outcome(ProofVerdict.PROVED)
 
