@@ -227,6 +227,21 @@ def test_spec_references_and_sections_are_read_by_number(tmp_path: Path) -> None
     }
 
 
+def test_a_name_longer_than_the_system_allows_is_no_file(project: Path) -> None:
+    name = "a." * 5000 + "md"
+    test = "pytest " + "b." * 5000 + "py::test_c"
+    blocks = (
+        f'metadata: {{version: 1.0.0, description: d, references: ["{name} §1"]}}\n'
+        f'falsification_tests: [{{id: F-1, prediction: p, if_fails: f, test: "{test}"}}]\n'
+    )
+    file = project / "contracts/example-v1.yaml"
+    file.write_text(fill_example(blocks))
+
+    report = audit_corpus(read_corpus(file))
+
+    assert [finding.rule for finding in report.findings] == ["TRACE-003", "TRACE-004"]
+
+
 # --- what was registered for a harness ---------------------------------------------------
 
 

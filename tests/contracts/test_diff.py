@@ -229,9 +229,19 @@ def test_a_gate_that_judges_otherwise_is_a_change_of_meaning(
             "proof_obligations: [{property: p}, {property: q, tolerance: 1}]\n",
             (),
         ),
+        (
+            "proof_obligations: [{property: p}, {id: PO-2, property: q}]\n",
+            "proof_obligations: [{property: p}]\n",
+            ("proof_obligations: - PO-2: invariant 'q'",),
+        ),
+        (
+            "kani_harnesses: [{id: a, obligation: b, bound: 280}]\n",
+            "kani_harnesses: [{id: a, obligation: b, bound: 8}]\n",
+            ("kani_harnesses: ~ a: bound 280 -> 8",),
+        ),
     ],
 )
-def test_equations_and_tolerances_are_gates_too(
+def test_equations_obligations_and_bounds_are_gates_too(
     old: str, new: str, changes: tuple[str, ...]
 ) -> None:
     assert diff_contracts(contract(old), contract(new)).meaning_changes == changes

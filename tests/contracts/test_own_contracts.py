@@ -70,7 +70,7 @@ def test_the_commands_themselves_find_no_error_in_the_folder() -> None:
 @pytest.mark.parametrize(
     ("verb", "before", "after"),
     [
-        ("validate", "prediction: one seed", "prediction: ''\n    # one seed"),
+        ("validate", "prediction: tokens at -inf are never drawn", "prediction: ''"),
         ("lint", "test_falsify_001_greedy", "test_gone"),
         ("audit", "test_falsify_001_greedy", "test_gone"),
         ("audit", "docs/spec.md §11.4", "docs/spec.md §11.99"),
@@ -79,12 +79,9 @@ def test_the_commands_themselves_find_no_error_in_the_folder() -> None:
 def test_the_commands_see_one_slip_in_one_contract(
     tmp_path: Path, verb: str, before: str, after: str
 ) -> None:
-    for part in ("contracts", "docs"):
-        shutil.copytree(ROOT / part, tmp_path / part)
-    for tests in {"contracts", "cli", "engines", "generation", "formats", "quant", "trace"}:
-        shutil.copytree(ROOT / "tests" / tests, tmp_path / "tests" / tests)
-    for tests in ("cross", "tokenizer"):
-        shutil.copytree(ROOT / "tests" / tests, tmp_path / "tests" / tests)
+    for part in ("contracts", "docs", "tests"):
+        kept = shutil.ignore_patterns("__pycache__", "golden")
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=kept)
     assert run(verb, tmp_path / "contracts")[0] == 0
     file = tmp_path / "contracts/sampling-v1.yaml"
     text = file.read_text()

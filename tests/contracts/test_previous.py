@@ -126,6 +126,12 @@ def test_an_old_version_that_is_not_there(tmp_path: Path) -> None:
     )
 
 
+def test_a_path_longer_than_the_system_allows_is_not_there(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "1.0.0", "1")
+
+    refused(MissingFileError, "a" * 5000, file)
+
+
 def test_a_file_is_not_compared_with_a_folder(tmp_path: Path) -> None:
     file = write(tmp_path / "a.yaml", "1.0.0", "1")
 

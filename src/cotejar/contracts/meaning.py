@@ -5,7 +5,8 @@ A gate's meaning changed where a gate that was there judges otherwise than befor
     a gate of `parity` loosened, tightened, or dropped
     a precondition, required site or scope of `parity` added or dropped
     an equation changed or dropped
-    the tolerance of an obligation changed
+    an obligation dropped, or its tolerance changed
+    the bound of a harness changed
 
 A gate, an equation or an obligation that is new alters none that was there. What is
 explained is a version: its changelog entry must carry `five_whys` that the old version's
@@ -30,7 +31,12 @@ EQUATION_FIELDS = ("formula", "domain", "codomain", "invariants")
 
 def meaning_changes(old: Contract, new: Contract) -> tuple[str, ...]:
     """Every change after which a gate that was there judges otherwise, in a few words."""
-    return (*_parity(old, new), *_equations(old, new), *_tolerances(old, new))
+    return (
+        *_parity(old, new),
+        *_equations(old, new),
+        *_obligations(old, new),
+        *_bounds(old, new),
+    )
 
 
 def is_explained(old: Contract, new: Contract) -> bool:
@@ -69,11 +75,21 @@ def _equations(old: Contract, new: Contract) -> Iterator[str]:
             yield f"equations: ~ {equation.name}: {', '.join(changed)}"
 
 
-def _tolerances(old: Contract, new: Contract) -> Iterator[str]:
+def _obligations(old: Contract, new: Contract) -> Iterator[str]:
     later = {(o.type, o.property): o.tolerance for o in new.obligations}
     for obligation in old.obligations:
         key = obligation.type, obligation.property
-        if key in later and later[key] != obligation.tolerance:
-            label = obligation.id or obligation.property
+        label = obligation.id or obligation.property
+        if key not in later:
+            yield f"proof_obligations: - {label}: {obligation.type} {obligation.property!r}"
+        elif later[key] != obligation.tolerance:
             words = f"tolerance {obligation.tolerance} -> {later[key]}"
             yield f"proof_obligations: ~ {label}: {words}"
+
+
+def _bounds(old: Contract, new: Contract) -> Iterator[str]:
+    later = {harness.id: harness.bound for harness in new.harnesses}
+    for harness in old.harnesses:
+        if harness.id in later and later[harness.id] != harness.bound:
+            words = f"bound {harness.bound} -> {later[harness.id]}"
+            yield f"kani_harnesses: ~ {harness.id}: {words}"

@@ -78,7 +78,7 @@ def _folder_of(target: str) -> Path:
 
 
 def _require_same_kind(old: str, target: str) -> None:
-    if not Path(old).exists():
+    if not _exists(old):
         raise MissingFileError(
             "there is no old version to compare with",
             where=f"--against {old}",
@@ -95,6 +95,13 @@ def _require_same_kind(old: str, target: str) -> None:
             found=kinds[Path(old).is_dir()],
             hint="name both of one kind, or give git:REV",
         )
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name that is too long for the system, or a folder that it closes to us
+        return False
 
 
 def _resolve(folder: Path, revision: str) -> str:

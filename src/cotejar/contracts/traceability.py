@@ -138,8 +138,11 @@ def find_upward(start: Path, relative: str) -> Path | None:
     """The nearest file of that relative name, looked for from `start` to the root."""
     for folder in (start, *start.parents):
         candidate = folder / relative
-        if candidate.is_file():
-            return candidate
+        try:
+            if candidate.is_file():
+                return candidate
+        except OSError:  # a name that is too long for the system: no file has it
+            return None
     return None
 
 

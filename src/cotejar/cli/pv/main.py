@@ -21,6 +21,7 @@ PV_VERBS: VerbTable = {
         "cotejar.cli.pv.audit:audit",
         "Follow every name, from equation to code and from spec to contract.",
     ),
+    "prove": ("cotejar.cli.pv.prove:prove", "Prove harnesses up to their bounds."),
     "diff": ("cotejar.cli.pv.diff:diff", "Compare two versions; suggest a version bump."),
     "coverage": ("cotejar.cli.pv.coverage:coverage", "Count what backs the obligations."),
     "graph": ("cotejar.cli.pv.graph:graph", "Draw which contract depends on which."),

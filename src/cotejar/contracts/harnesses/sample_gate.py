@@ -193,6 +193,22 @@ def a_spread_is_the_same_from_either_side(inputs: Inputs) -> None:
     assert spread >= 1 or math.isnan(spread)
 
 
+@claim(side=Side.BOTH)
+def a_spread_is_larger_over_smaller(inputs: Inputs) -> None:
+    """One pair: the value, and NaN or infinity where there is none."""
+    a, b = inputs.float("reference_std"), inputs.float("candidate_std")
+    spread = std_spread(a, b)
+    inputs.cover("two numbers", 0 < a < b < math.inf)
+    if not (a >= 0 and b >= 0) or a == b == math.inf:
+        assert math.isnan(spread)
+    elif a == b:
+        assert spread == 1
+    elif a == 0 or b == 0:
+        assert spread == math.inf
+    else:
+        assert spread == max(a, b) / min(a, b)
+
+
 @claim(side=Side.SOUNDNESS)
 def a_ratio_inside_its_band_is_inside_from_either_side(inputs: Inputs) -> None:
     """One pair: both quotients are finite and no more than x, or both sides are 0."""

@@ -1,0 +1,82 @@
+"""`pv prove FILE|DIR`."""
+
+from __future__ import annotations
+
+import click
+
+from cotejar.cli.pv.report_corpus import report_corpus
+from cotejar.cli.pv.validate import num_usable_cores
+
+
+@click.command("prove")
+@click.argument("path", metavar="FILE|DIR", type=click.Path())
+@click.option("--harness", "only", metavar="ID", multiple=True, help="This one only; repeat it.")
+@click.option(
+    "--harnesses",
+    "harness_paths",
+    metavar="FILE|DIR",
+    multiple=True,
+    type=click.Path(),
+    help="Python files that register harnesses; they are run.",
+)
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="For all claims of a harness together.",
+)
+@click.option(
+    "--counterexamples",
+    metavar="DIR",
+    type=click.Path(),
+    help="Save each counterexample there, as a pytest.",
+)
+@click.option(
+    "--mutants/--no-mutants",
+    "try_mutants",
+    default=True,
+    show_default=True,
+    help="Change the code in small ways and see the claims notice.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=num_usable_cores,
+    show_default="one a core",
+    help="Claims to decide at a time.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def prove(
+    path: str,
+    only: tuple[str, ...],
+    harness_paths: tuple[str, ...],
+    timeout_seconds: float,
+    counterexamples: str | None,
+    jobs: int,
+    *,
+    try_mutants: bool,
+    as_json: bool,
+) -> None:
+    """Prove, up to a bound, what contracts claim of the functions that production calls.
+
+    Exits 0 when every harness is PROVED, 1 when one is REFUTED, 2 on bad input, 3 when one is
+    UNKNOWN or NOT FOUND, or when there is none.
+    """
+    from cotejar.contracts.corpus import read_corpus
+    from cotejar.contracts.prove.run import ProveOptions, prove_corpus
+
+    corpus = read_corpus(path)
+    options = ProveOptions(
+        only=only,
+        timeout_seconds=timeout_seconds,
+        harness_paths=harness_paths,
+        counterexamples=counterexamples,
+        try_mutants=try_mutants,
+        jobs=jobs,
+    )
+    report = prove_corpus(corpus, options)
+    report_corpus(corpus, report.text(), report.as_json(), as_json=as_json)
+    raise SystemExit(report.exit_code)
