@@ -21,10 +21,10 @@ from cotejar.parity.preconditions import (
     check_preconditions,
     find_naive_ratio,
 )
-from cotejar.parity.sample_gate import std_spread
+from cotejar.parity.sample_gate import judge_samples, std_spread
 from cotejar.trace.forward_trace import BOTH_SCOPES, ForwardTrace, Scope
 from cotejar.trace.site import CONTRACT_SLOTS
-from cotejar.verdict import Verdict
+from cotejar.verdict import Verdict, worst
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +94,8 @@ class Comparison:
     unjudged_gates: tuple[Gate, ...]
     """Gates that were asked for and judged nowhere: a contract may name a site that is not
     there, and must not pass for that."""
+    samples: Verdict
+    """Of the sample-size gate over every required cell; nothing passes without it."""
     logits: LogitsDistance | None
     only_in_reference: tuple[str, ...]
     only_in_candidate: tuple[str, ...]
@@ -111,7 +113,7 @@ class Comparison:
             return Verdict.INCOMPARABLE
         if Verdict.FAIL in verdicts:
             return Verdict.FAIL
-        return Verdict.INCOMPARABLE if self.unjudged_gates else Verdict.PASS
+        return Verdict.INCOMPARABLE if self.unjudged_gates else self.samples
 
     @property
     def bit_identical(self) -> bool:
@@ -161,6 +163,7 @@ def compare_traces(
         naive_ratio=None if fair else find_naive_ratio(question),
         sites=tuple(sites),
         unjudged_gates=_unjudged(plan.gates, sites) if fair else (),
+        samples=_judge_samples(question, sites, plan.waived),
         logits=logits,
         only_in_reference=tuple(n for n in reference.sites if n not in candidate.sites),
         only_in_candidate=tuple(n for n in candidate.sites if n not in reference.sites),
@@ -170,6 +173,38 @@ def compare_traces(
 def _unjudged(gates: Sequence[Gate], sites: Sequence[SiteComparison]) -> tuple[Gate, ...]:
     judged = {judged.gate for site in sites for judged in site.judged}
     return tuple(gate for gate in gates if gate not in judged)
+
+
+def _judge_samples(
+    question: Question, sites: Sequence[SiteComparison], waived: frozenset[str]
+) -> Verdict:
+    """The sample-size gate, scope by scope, on what the preconditions and gates looked at.
+
+    `pv prove` proves this gate, so its word is asked for before any PASS.
+    """
+    if "sample-count" in waived:
+        return Verdict.PASS  # somebody let the counts differ
+    required = set(question.required_sites)
+    cells = [(a, b) for a, b in question.common if str(a.site) in required]
+    verdicts = []
+    for scope in question.scopes:
+        shared = [(a, b) for a, b in cells if scope in a.stats and scope in b.stats]
+        judged = [
+            (question.reference.sites[s.site], question.candidate.sites[s.site], j.gate.limit)
+            for s in sites
+            for j in s.judged
+            if s.scope is scope and j.gate.metric == "std_ratio"
+        ]
+        if shared:
+            verdict = judge_samples(
+                [a.stats[scope].count for a, _ in shared],
+                [b.stats[scope].count for _, b in shared],
+                [a.stats[scope].std for a, _, _ in judged],
+                [b.stats[scope].std for _, b, _ in judged],
+                [limit for _, _, limit in judged],
+            )
+            verdicts.append(verdict)
+    return worst(verdicts)
 
 
 def _compare_site(

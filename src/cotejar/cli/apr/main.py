@@ -1,4 +1,4 @@
-"""`apr`: run, trace, compare and diagnose language models."""
+"""`apr`: run, trace and compare language models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ APR_VERBS: VerbTable = {
 @click.group(cls=LazyGroup, verbs=APR_VERBS)
 @click.version_option(package_name="cotejar", prog_name="apr")
 def apr() -> None:
-    """Run, trace, compare and diagnose language models."""
+    """Run, trace and compare language models."""
 
 
 def main() -> NoReturn:

@@ -10,7 +10,9 @@ from cotejar.cli.pv.validate import num_usable_cores
 
 @click.command("prove")
 @click.argument("path", metavar="FILE|DIR", type=click.Path())
-@click.option("--harness", "only", metavar="ID", multiple=True, help="This one only; repeat it.")
+@click.option(
+    "--harness", "only", metavar="ID", multiple=True, help="This one only; repeat it."
+)
 @click.option(
     "--harnesses",
     "harness_paths",

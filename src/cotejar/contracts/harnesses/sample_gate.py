@@ -44,6 +44,22 @@ def shapes_up_to(bound: int) -> list[tuple[int, int]]:
     return [*small, *whole, (bound, 0), (bound, bound)]
 
 
+Cells = tuple[list[int], list[int], list[float], list[float], list[float]]
+"""The arguments of `judge_samples`."""
+
+
+def draw_cells(inputs: Inputs) -> Cells:
+    """Any counts, standard deviations and limits, in each of the shapes."""
+    cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
+    return (
+        inputs.integers("reference_counts", cells),
+        inputs.integers("candidate_counts", cells),
+        inputs.doubles("reference_stds", ratios),
+        inputs.doubles("candidate_stds", ratios),
+        inputs.doubles("limits", ratios),
+    )
+
+
 def is_inside(reference_std: float, candidate_std: float, limit: float) -> bool:
     """A ratio in its band, on `std_spread`, about which the claims on one pair say the rest."""
     spread = std_spread(reference_std, candidate_std)
@@ -74,16 +90,7 @@ claim = partial(
 @claim(side=Side.SOUNDNESS)
 def pass_implies_equal_counts_and_ratios_in_band(inputs: Inputs) -> None:
     """PASS: every pair of counts is equal and above 0, every ratio finite and in its band."""
-    cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
-    counts, others = (
-        inputs.ints("reference_counts", cells),
-        inputs.ints("candidate_counts", cells),
-    )
-    stds, other_stds = (
-        inputs.floats("reference_stds", ratios),
-        inputs.floats("candidate_stds", ratios),
-    )
-    limits = inputs.floats("limits", ratios)
+    counts, others, stds, other_stds, limits = draw_cells(inputs)
     verdict = judge_samples(counts, others, stds, other_stds, limits)
     inputs.cover("some samples pass", verdict is Verdict.PASS)
     if verdict is Verdict.PASS:
@@ -94,16 +101,7 @@ def pass_implies_equal_counts_and_ratios_in_band(inputs: Inputs) -> None:
 @claim(side=Side.COMPLETENESS)
 def equal_counts_and_ratios_in_band_pass(inputs: Inputs) -> None:
     """Comparable counts and every ratio in its band: PASS; one ratio outside: FAIL."""
-    cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
-    counts, others = (
-        inputs.ints("reference_counts", cells),
-        inputs.ints("candidate_counts", cells),
-    )
-    stds, other_stds = (
-        inputs.floats("reference_stds", ratios),
-        inputs.floats("candidate_stds", ratios),
-    )
-    limits = inputs.floats("limits", ratios)
+    counts, others, stds, other_stds, limits = draw_cells(inputs)
     inputs.assume(are_comparable(counts, others))
     verdict = judge_samples(counts, others, stds, other_stds, limits)
     if are_inside(stds, other_stds, limits):
@@ -117,16 +115,7 @@ def equal_counts_and_ratios_in_band_pass(inputs: Inputs) -> None:
 @claim(side=Side.BOTH)
 def any_mismatch_is_incomparable(inputs: Inputs) -> None:
     """One pair of counts differs or is 0: INCOMPARABLE, whatever the ratios are."""
-    cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
-    counts, others = (
-        inputs.ints("reference_counts", cells),
-        inputs.ints("candidate_counts", cells),
-    )
-    stds, other_stds = (
-        inputs.floats("reference_stds", ratios),
-        inputs.floats("candidate_stds", ratios),
-    )
-    limits = inputs.floats("limits", ratios)
+    counts, others, stds, other_stds, limits = draw_cells(inputs)
     inputs.assume(not are_comparable(counts, others))
     inputs.cover("the last pair alone differs", counts[:-1] == others[:-1])
     verdict = judge_samples(counts, others, stds, other_stds, limits)
@@ -135,14 +124,14 @@ def any_mismatch_is_incomparable(inputs: Inputs) -> None:
 
 @claim(side=Side.BOTH)
 def lists_of_unequal_lengths_are_incomparable(inputs: Inputs) -> None:
-    """A list that is one short or one long, or no cell at all: INCOMPARABLE, and no exception."""
+    """A list is one short or one long, or there is no cell: INCOMPARABLE, and no exception."""
     lengths = inputs.choose("lengths", unequal_lengths(inputs.bound))
     verdict = judge_samples(
-        inputs.ints("reference_counts", lengths[0]),
-        inputs.ints("candidate_counts", lengths[1]),
-        inputs.floats("reference_stds", lengths[2]),
-        inputs.floats("candidate_stds", lengths[3]),
-        inputs.floats("limits", lengths[4]),
+        inputs.integers("reference_counts", lengths[0]),
+        inputs.integers("candidate_counts", lengths[1]),
+        inputs.doubles("reference_stds", lengths[2]),
+        inputs.doubles("candidate_stds", lengths[3]),
+        inputs.doubles("limits", lengths[4]),
     )
     inputs.cover("the longest list", max(lengths) >= inputs.bound)
     assert verdict is Verdict.INCOMPARABLE
@@ -168,16 +157,7 @@ def unequal_lengths(bound: int) -> list[list[int]]:
 @claim(side=Side.BOTH)
 def swapping_the_sides_changes_no_verdict(inputs: Inputs) -> None:
     """Reference for candidate: the same verdict."""
-    cells, ratios = inputs.choose("cells", shapes_up_to(inputs.bound))
-    counts, others = (
-        inputs.ints("reference_counts", cells),
-        inputs.ints("candidate_counts", cells),
-    )
-    stds, other_stds = (
-        inputs.floats("reference_stds", ratios),
-        inputs.floats("candidate_stds", ratios),
-    )
-    limits = inputs.floats("limits", ratios)
+    counts, others, stds, other_stds, limits = draw_cells(inputs)
     verdict = judge_samples(counts, others, stds, other_stds, limits)
     inputs.cover("some samples fail", verdict is Verdict.FAIL)
     assert judge_samples(others, counts, other_stds, stds, limits) is verdict
@@ -186,7 +166,7 @@ def swapping_the_sides_changes_no_verdict(inputs: Inputs) -> None:
 @claim(side=Side.BOTH)
 def a_spread_is_the_same_from_either_side(inputs: Inputs) -> None:
     """One pair: the same bits whichever comes first, at least 1 or NaN."""
-    a, b = inputs.float("reference_std"), inputs.float("candidate_std")
+    a, b = inputs.double("reference_std"), inputs.double("candidate_std")
     spread, swapped = std_spread(a, b), std_spread(b, a)
     inputs.cover("a spread that is no NaN", not math.isnan(spread))
     assert spread == swapped or (math.isnan(spread) and math.isnan(swapped))
@@ -196,7 +176,7 @@ def a_spread_is_the_same_from_either_side(inputs: Inputs) -> None:
 @claim(side=Side.BOTH)
 def a_spread_is_larger_over_smaller(inputs: Inputs) -> None:
     """One pair: the value, and NaN or infinity where there is none."""
-    a, b = inputs.float("reference_std"), inputs.float("candidate_std")
+    a, b = inputs.double("reference_std"), inputs.double("candidate_std")
     spread = std_spread(a, b)
     inputs.cover("two numbers", 0 < a < b < math.inf)
     if not (a >= 0 and b >= 0) or a == b == math.inf:
@@ -212,8 +192,8 @@ def a_spread_is_larger_over_smaller(inputs: Inputs) -> None:
 @claim(side=Side.SOUNDNESS)
 def a_ratio_inside_its_band_is_inside_from_either_side(inputs: Inputs) -> None:
     """One pair: both quotients are finite and no more than x, or both sides are 0."""
-    a, b = inputs.float("reference_std"), inputs.float("candidate_std")
-    limit = inputs.float("limit")
+    a, b = inputs.double("reference_std"), inputs.double("candidate_std")
+    limit = inputs.double("limit")
     if is_inside(a, b, limit):
         inputs.cover("inside")
         if a == 0 or b == 0:
@@ -226,8 +206,8 @@ def a_ratio_inside_its_band_is_inside_from_either_side(inputs: Inputs) -> None:
 @claim(side=Side.COMPLETENESS)
 def a_ratio_outside_its_band_is_outside(inputs: Inputs) -> None:
     """One pair: NaN, an infinity, a negative or one zero side, or a quotient above x."""
-    a, b = inputs.float("reference_std"), inputs.float("candidate_std")
-    limit = inputs.float("limit")
+    a, b = inputs.double("reference_std"), inputs.double("candidate_std")
+    limit = inputs.double("limit")
     if not is_inside(a, b, limit):
         inputs.cover("two positive numbers outside", 0 < a < math.inf and 0 < b < math.inf)
         if 0 < a < math.inf and 0 < b < math.inf:

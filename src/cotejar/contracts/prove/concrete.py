@@ -59,15 +59,6 @@ def sample(body: Body, bound: int, deadline: float) -> Outcome:
     runs = 0
     covered: set[str] = set()
 
-    @hypothesis.settings(
-        max_examples=NUM_SAMPLES,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
-    )
-    @hypothesis.given(hypothesis.strategies.data())
     def every(data: Any) -> None:
         nonlocal runs
         if time.monotonic() > deadline:
@@ -82,8 +73,17 @@ def sample(body: Body, bound: int, deadline: float) -> Outcome:
             last[:] = [(inputs, run)]
             raise run.failure
 
+    settings = hypothesis.settings(
+        max_examples=NUM_SAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+    )
+    run_all = settings(hypothesis.given(hypothesis.strategies.data())(every))
     try:
-        every()
+        run_all()
     except Exception:
         if not last:
             raise
@@ -109,9 +109,7 @@ def _unknown(why: str, runs: int, covered: set[str]) -> Outcome:
     return Outcome(verdict=ProofVerdict.UNKNOWN, why=why, facts=facts)
 
 
-def _refuted(
-    body: Body, bound: int, inputs: ConcreteInputs, run: Run, runs: int
-) -> Outcome:
+def _refuted(body: Body, bound: int, inputs: ConcreteInputs, run: Run, runs: int) -> Outcome:
     return Outcome(
         verdict=ProofVerdict.REFUTED,
         why=run.summary,

@@ -77,7 +77,7 @@ def save_counterexample(folder: str, claim: Claim, text: str) -> str:
 def _import_of(body: Body) -> tuple[str, str]:
     module = body.__module__
     if module.startswith("cotejar_harnesses_"):
-        file = body.__code__.co_filename  # type: ignore[attr-defined]
+        file = body.__code__.co_filename
         lines = (
             "from cotejar.contracts.prove.resolve import load_harness_file\n\n"
             f"HARNESSES = load_harness_file({file!r})"

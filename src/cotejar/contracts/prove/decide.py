@@ -289,7 +289,7 @@ def _describe(atoms: tuple[Term, ...], shapes: dict[object, int]) -> _Group:
     for atom in atoms:
         for node in _in_order(atom, numbers):
             numbers[node.id] = len(numbers)
-            value = repr(node.value) if node.op == "const" else None
+            value: object = repr(node.value) if node.op == "const" else None
             if node.op == "var":
                 value = len(variables)
                 variables.append(str(node.value))

@@ -79,7 +79,9 @@ def _same_result(
 
 
 def _differ(terms: Terms, a: Value, b: Value) -> Value:
-    if not isinstance(a, (Term, bool, int, float)) or not isinstance(b, (Term, bool, int, float)):
+    if not isinstance(a, (Term, bool, int, float)) or not isinstance(
+        b, (Term, bool, int, float)
+    ):
         return a is not b
     x, y = as_term(terms, a), as_term(terms, b)
     if x.sort is not y.sort:

@@ -7,6 +7,7 @@ import enum
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,7 @@ class Expressions:
             goes_on = truth if isinstance(node.op, ast.And) else self.terms.not_(truth)
             if goes_on is self.terms.false:
                 return value
-            other = self.state.under(goes_on, lambda part=part: self.evaluate(part, env))
+            other = self.state.under(goes_on, partial(self.evaluate, part, env))
             value = self.operations.select(goes_on, other, value)
         return value
 

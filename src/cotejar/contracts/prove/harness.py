@@ -10,7 +10,7 @@
         targets=(judge,),
     )
     def judge_is_sound(inputs: Inputs) -> None:
-        counts = inputs.ints("counts", inputs.bound)
+        counts = inputs.integers("counts", inputs.bound)
         verdict = judge(counts)
         inputs.cover("some counts pass", verdict is Verdict.PASS)
         if verdict is Verdict.PASS:

@@ -32,16 +32,16 @@ class Inputs(Protocol):
     bound: int
     """The largest length that the claim is about."""
 
-    def int(self, name: str, low: int | None = None, high: int | None = None) -> int:
+    def integer(self, name: str, low: int | None = None, high: int | None = None) -> int:
         """Any integer, or any of `low` to `high`, both included."""
 
-    def float(self, name: str) -> float:
+    def double(self, name: str) -> float:
         """Any binary64: NaN, infinities, zeros of both signs and subnormals too."""
 
-    def ints(self, name: str, count: int) -> list[int]:
+    def integers(self, name: str, count: int) -> list[int]:
         """`count` unrelated integers."""
 
-    def floats(self, name: str, count: int) -> list[float]:
+    def doubles(self, name: str, count: int) -> list[float]:
         """`count` unrelated floats."""
 
     def choose(self, name: str, options: Sequence[T]) -> T:
@@ -62,24 +62,24 @@ class ConcreteInputs:
         self.drawn: Drawn = {}
         self.covered: set[str] = set()
 
-    def int(self, name: str, low: int | None = None, high: int | None = None) -> int:
+    def integer(self, name: str, low: int | None = None, high: int | None = None) -> int:
         """Draw an integer."""
         value = self._keep(name, self._draw_int(name, low, high))
         if (low is not None and value < low) or (high is not None and value > high):
             raise Rejected
         return value
 
-    def float(self, name: str) -> float:
+    def double(self, name: str) -> float:
         """Draw a float."""
         return self._keep(name, self._draw_float(name))
 
-    def ints(self, name: str, count: int) -> list[int]:
+    def integers(self, name: str, count: int) -> list[int]:
         """Draw `count` integers, named `name[0]` and so on."""
-        return [self.int(f"{name}[{i}]") for i in range(count)]
+        return [self.integer(f"{name}[{i}]") for i in range(count)]
 
-    def floats(self, name: str, count: int) -> list[float]:
+    def doubles(self, name: str, count: int) -> list[float]:
         """Draw `count` floats."""
-        return [self.float(f"{name}[{i}]") for i in range(count)]
+        return [self.double(f"{name}[{i}]") for i in range(count)]
 
     def choose(self, name: str, options: Sequence[T]) -> T:
         """Draw one of the options; its index is what is recorded."""

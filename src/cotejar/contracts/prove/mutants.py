@@ -262,9 +262,10 @@ def _instead_of(node: ast.expr) -> Iterator[ast.expr]:
     elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
         yield ast.BinOp(node.right, node.op, node.left)
         yield ast.BinOp(node.left, _ARITHMETIC[type(node.op)](), node.right)
-    elif isinstance(node, ast.Constant) and type(node.value) in {int, float}:
-        yield ast.Constant(node.value + 1)
-        yield ast.Constant(node.value - 1)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        if not isinstance(node.value, bool):
+            yield ast.Constant(node.value + 1)
+            yield ast.Constant(node.value - 1)
     elif isinstance(node, ast.Attribute):
         for name in _ATTRIBUTES.get(node.attr, ()):
             yield ast.Attribute(node.value, name, ast.Load())

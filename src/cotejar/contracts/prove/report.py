@@ -111,7 +111,12 @@ class HarnessResult:
         """For people."""
         if self.verdict is ProofVerdict.NOT_FOUND:
             return f"{self.id}  NOT FOUND  {self.why}"
-        facts = [f"bound {self.bound}", f"{len(self.claims)} claims", self.solver, self._teeth()]
+        facts = [
+            f"bound {self.bound}",
+            f"{len(self.claims)} claims",
+            self.solver,
+            self._teeth(),
+        ]
         figures = ", ".join(fact for fact in (*facts, f"{self.seconds:.1f} s") if fact)
         saved = self.refuted.saved_as if self.refuted else None
         tail = f"; replay: pytest {saved}" if saved else ""

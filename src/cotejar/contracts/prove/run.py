@@ -195,9 +195,7 @@ class _Pool:
         with ThreadPoolExecutor(self.options.jobs) as pool:
             return list(pool.map(lambda task: self._run_one(task, deadline), tasks))
 
-    def _run_one(
-        self, task: dict[str, Any], deadline: float
-    ) -> tuple[dict[str, Any], float]:
+    def _run_one(self, task: dict[str, Any], deadline: float) -> tuple[dict[str, Any], float]:
         started = time.monotonic()
         left = deadline - started
         if left <= 0:

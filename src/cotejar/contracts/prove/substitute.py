@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from cotejar.contracts.prove.harness import Body
 
 
-def with_functions(
-    body: Body, replacements: Mapping[FunctionType, FunctionType]
-) -> Body:
+def with_functions(body: Body, replacements: Mapping[FunctionType, FunctionType]) -> Body:
     """The same harness over other functions, in its own module's helpers too."""
     original = cast("FunctionType", body)
     names: dict[str, object] = {}

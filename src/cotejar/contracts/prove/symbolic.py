@@ -38,7 +38,7 @@ class SymbolicInputs:
         self.executor: Executor | None = None
         self._names: set[str] = set()
 
-    def int(self, name: str, low: int | None = None, high: int | None = None) -> Term:
+    def integer(self, name: str, low: int | None = None, high: int | None = None) -> Term:
         """A symbolic integer, of any size."""
         executor = self._here()
         symbol = self._symbol(name, Sort.INT)
@@ -47,17 +47,17 @@ class SymbolicInputs:
                 self.assume(executor.operations.compare(op, symbol, limit))
         return symbol
 
-    def float(self, name: str) -> Term:
+    def double(self, name: str) -> Term:
         """A symbolic binary64."""
         return self._symbol(name, Sort.FLOAT)
 
-    def ints(self, name: str, count: int) -> list[Term]:
+    def integers(self, name: str, count: int) -> list[Term]:
         """`count` symbolic integers."""
-        return [self.int(f"{name}[{i}]") for i in range(count)]
+        return [self.integer(f"{name}[{i}]") for i in range(count)]
 
-    def floats(self, name: str, count: int) -> list[Term]:
+    def doubles(self, name: str, count: int) -> list[Term]:
         """`count` symbolic floats."""
-        return [self.float(f"{name}[{i}]") for i in range(count)]
+        return [self.double(f"{name}[{i}]") for i in range(count)]
 
     def choose(self, name: str, options: Sequence[T]) -> T:
         """The option that the path names."""

@@ -14,10 +14,10 @@ from __future__ import annotations
 import enum
 import math
 import struct
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 MAX_FLAT = 16
 """Conjunctions up to this size are kept as one flat set, in which a contradiction shows."""
@@ -56,7 +56,7 @@ class Term:
     def __bool__(self) -> NoReturn:
         raise Unsupported("a symbolic value was used as a plain Python one")
 
-    __float__ = __int__ = __index__ = __iter__ = __bool__  # type: ignore[assignment]
+    __float__ = __int__ = __index__ = __iter__ = __bool__
 
     def __repr__(self) -> str:
         if self.op in {"const", "var"}:
@@ -215,12 +215,12 @@ class Terms:
         return self._make(op, sort, args)
 
 
-COMPARE = {
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<": lambda a, b: a < b,
     "<=": lambda a, b: a <= b,
     "==": lambda a, b: a == b,
 }
-EVALUATE = {
+EVALUATE: dict[str, Callable[..., Any]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
@@ -264,5 +264,6 @@ def evaluate(root: Term, values: Mapping[str, object]) -> object:
         elif term.op == "/" and args[1] == 0:
             known[term.id] = math.nan  # guarded: Python raises before this value is used
         else:
-            known[term.id] = (COMPARE | EVALUATE)[term.op](*args)
+            compute: Callable[..., object] = COMPARE.get(term.op) or EVALUATE[term.op]
+            known[term.id] = compute(*args)
     return known[root.id]

@@ -73,7 +73,9 @@ def main() -> None:
     try:
         result = run_task(task)
     except CotejarError as error:
-        result = {"error": {"class": type(error).__name__, "problem": error.problem} | error.parts}
+        result = {
+            "error": {"class": type(error).__name__, "problem": error.problem} | error.parts
+        }
     json.dump(result, output)
 
 
