@@ -12,6 +12,9 @@
 An error has a code that never changes its meaning and is never reused, what is wrong,
 where, what was expected, what was found, and a next step. The parts stay fields, so that
 `--json` and reports need not parse text. `docs/errors.md` lists every code.
+
+Parts come out of strangers' files and names. In the message, which goes to terminals, each
+is one line, and whatever does not print is shown as an escape; the fields hold it as it is.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cotejar.verdict import EXIT_BAD_INPUT, Verdict
+
+
+def visible(text: str) -> str:
+    r"""The text with everything that does not print shown as an escape: `\x1b`, `\n`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class CotejarError(Exception):
@@ -32,8 +42,8 @@ class CotejarError(Exception):
     ) -> None:
         self.problem = problem
         self.parts = {"where": where, "expected": expected, "found": found, "try": hint}
-        lines = [f"  {name:<9} {text}" for name, text in self.parts.items()]
-        super().__init__("\n".join([f"error[{self.code}]: {problem}", *lines]))
+        lines = [f"  {name:<9} {visible(text)}" for name, text in self.parts.items()]
+        super().__init__("\n".join([f"error[{self.code}]: {visible(problem)}", *lines]))
 
     def as_json(self) -> dict[str, str]:
         """The same facts as the message, for `--json`."""

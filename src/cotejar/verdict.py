@@ -7,7 +7,7 @@
 | 2    | bad usage or bad input: one clear error, nothing written       |
 | 3    | INCOMPARABLE, or nothing was measured                          |
 | 70   | a bug of our own                                               |
-| 130  | interrupted                                                    |
+| 130  | interrupted; 129 and 143 where the terminal or the system did  |
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT = 2
 EXIT_OUR_BUG = 70
-EXIT_INTERRUPTED = 130
 
 
 class Verdict(enum.Enum):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cotejar.cli.apr.main import apr
+from cotejar.cli.apr.group import apr
 from cotejar.cli.run_command import run_command
 from cotejar.formats.convert import import_model
 from cotejar.testing.tiny_decoder import TinyDecoder

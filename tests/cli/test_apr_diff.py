@@ -9,7 +9,7 @@ import click
 import numpy as np
 import pytest
 
-from cotejar.cli.apr.main import apr
+from cotejar.cli.apr.group import apr
 from cotejar.cli.run_command import run_command
 from cotejar.formats.apr.stage_file import StageFile, write_stage_file
 from cotejar.quant.block_type import BlockType

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cotejar.cli.apr.main import apr
+from cotejar.cli.apr.group import apr
 from cotejar.cli.run_command import run_command
 from cotejar.quant.block_type import BlockType
 from cotejar.testing.tiny_decoder import TinyDecoder
@@ -97,7 +97,17 @@ def test_a_gguf_is_not_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "b.gguf").exists()
 
 
-def test_an_interrupt_leaves_nothing(demo_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted\n"),
+        (signal.SIGTERM, 143, "terminated\n"),
+        (signal.SIGHUP, 129, "the terminal hung up\n"),
+    ],
+)
+def test_a_signal_leaves_nothing(
+    demo_model: Path, tmp_path: Path, number: int, code: int, word: str
+) -> None:
     command = "from cotejar.cli.apr.main import main; main()"
     args = ["import", str(demo_model), "-o", str(tmp_path / "a.apr"), "--quantize", "q4_k"]
     process = subprocess.Popen(
@@ -106,8 +116,46 @@ def test_an_interrupt_leaves_nothing(demo_model: Path, tmp_path: Path) -> None:
     while not list(tmp_path.iterdir()) and process.poll() is None:
         time.sleep(0.01)
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
 
-    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert (process.returncode, errors) == (code, word)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", ["", "symbolic", "hard"])
+def test_force_never_replaces_what_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], link: str
+) -> None:
+    source = output = write_tiny_gguf(tmp_path / "a.gguf")
+    before = source.read_bytes()
+    if link:
+        output = tmp_path / "link"
+        (output.symlink_to if link == "symbolic" else output.hardlink_to)(source)
+    apr = tmp_path / "a.apr"
+    assert run("import", source, "-o", apr) == 0
+    contract = tmp_path / "c.yaml"
+    contract.write_text("parity: {gates: [{metric: nmse, limit: 1, origin: x}]}")
+    pair = ("parity", source, apr, "--contract", contract, "--force", "-o")
+
+    for args in (
+        ("import", source, "-o", output, "--force"),
+        ("trace", source, "--payload", "-o", output, "--force"),
+        ("trace", f"oracle:{source}", "--payload", "-o", output, "--force"),
+        (*pair, output),
+        (*pair, apr),
+        (*pair, contract),
+    ):
+        capsys.readouterr()
+        assert run(*args) == 2
+        assert "the output is one of the files that are read" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_a_recorded_trace_is_not_replaced_by_itself(tmp_path: Path) -> None:
+    source, recorded = write_tiny_gguf(tmp_path / "a.gguf"), tmp_path / "a.trace"
+    assert run("trace", source, "--tokens", "1,2", "-o", recorded) == 0
+    before = recorded.read_bytes()
+
+    assert run("trace", f"recorded:{recorded}", "-o", recorded, "--force") == 2
+    assert recorded.read_bytes() == before

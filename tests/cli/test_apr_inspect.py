@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 import pytest
 
-from cotejar.cli.apr.main import apr
+from cotejar.cli.apr.group import apr
 from cotejar.cli.run_command import run_command
 from cotejar.formats.gguf.writer import GgufTensor, write_gguf
 from cotejar.quant.block_type import BlockType
@@ -138,7 +138,7 @@ def test_qwen_is_inspected(qwen_model: Path, capsys: pytest.CaptureFixture[str])
 def test_help_is_light_and_fits_a_narrow_terminal(verb: str) -> None:
     program = (
         "import sys\n"
-        "from cotejar.cli.apr.main import apr\n"
+        "from cotejar.cli.apr.group import apr\n"
         "from cotejar.cli.run_command import run_command\n"
         "try:\n"
         f"    run_command(apr, 'apr', ['{verb}', '--help'])\n"

@@ -62,9 +62,9 @@ def test_a_model_and_its_import_pass_bit_for_bit(
     assert lines[1].startswith("candidate  native+q8@cpu  tiny.apr  sha256:")
     assert lines[2] == "prompts    1, 3 tokens"
     assert "preconditions  11 of 11 hold" in lines
-    # (3 + 1) tokens x (2 layers x (9 x 96 + 3 x 32 + 160 + 4 x 160) + 2 x 96 + 320).
+    # 3 tokens x (2 layers x (9 x 96 + 3 x 32 + 160 + 4 x 160) + 2 x 96 + 320).
     assert (
-        "PASS  74 of 74 cells (site x scope) within their gates, 16,128 numbers compared, "
+        "PASS  74 of 74 cells (site x scope) within their gates, 12,096 numbers compared, "
         "bit-identical"
     ) in lines
 
@@ -87,8 +87,8 @@ def test_unequal_samples_are_incomparable(run_apr: Run, tiny_gguf: Path) -> None
 
     assert (done.code, done.err) == (3, "")
     assert (
-        "  BROKEN  sample-count: the samples differ in 20 of 20 cells; layer.0.attn_norm: "
-        "288 values (all) against 96 (last), and no scope in common\n"
+        "  BROKEN  sample-count: the samples differ at 37 of 37 sites; embed: 288 values "
+        "(all) against 96 (last), and no scope in common\n"
     ) in done.out
     last = done.out.splitlines()[-2:]
     assert last[0] == "INCOMPARABLE  broken: sample-count; nothing was measured"
@@ -275,6 +275,32 @@ def test_a_contract_may_name_the_pair(
     assert (other["reference"]["format"], other["candidate"]["format"]) == ("apr", "apr")
 
 
+@pytest.mark.parametrize(
+    ("named", "made"),
+    [("demo-out/none.apr", "run `make demo`, which makes it"), ("none.apr", "make it")],
+)
+def test_a_file_that_only_the_contract_names_comes_with_how_it_is_made(
+    run_apr: Run, tiny_gguf: Path, contract: Path, named: str, made: str
+) -> None:
+    contract.write_text(
+        CONTRACT.replace("parity:\n", f"parity:\n  candidate: native+f32:{named}\n")
+    )
+
+    done = run_apr("parity", tiny_gguf, "--contract", contract)
+    own = run_apr("parity", "none.gguf", named, "--contract", contract)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "error[APR-F002]: a file that the contract names is not there\n"
+        f"  where     {named}\n"
+        "  expected  a file that can be read\n"
+        "  found     nothing at that path\n"
+        f"  try       {made}, or name two sides: apr parity --contract FILE REFERENCE "
+        "CANDIDATE\n"
+    )
+    assert own.err.startswith("error[APR-F002]: there is no such file\n  where     none.gguf")
+
+
 def test_a_contracts_prompts_give_way(run_apr: Run, tiny_gguf: Path, contract: Path) -> None:
     pair = ["parity", tiny_gguf, tiny_gguf, "--contract", contract, "--json"]
 
@@ -336,17 +362,22 @@ def test_statistics_alone_are_incomparable(
     )
 
 
-def test_another_model_is_incomparable(run_apr: Run, tiny_gguf: Path, tmp_path: Path) -> None:
+def test_another_model_is_incomparable_unless_a_contract_says_how_far_it_may_differ(
+    run_apr: Run, tiny_gguf: Path, tmp_path: Path, contract: Path
+) -> None:
     other = write_tiny_gguf(tmp_path / "other.gguf", TinyDecoder(seed=1))
+    pair = ["parity", tiny_gguf, other, "--tokens", "5,6"]
+    waive = ["--waive", "weights-fingerprint"]
 
-    refused = run_apr("parity", tiny_gguf, other, "--tokens", "5,6")
-    waived = run_apr(
-        "parity", tiny_gguf, other, "--tokens", "5,6", "--waive", "weights-fingerprint"
+    refused, without, judged = (
+        run_apr(*pair, *flags) for flags in ([], waive, [*waive, "--contract", contract])
     )
 
-    assert (refused.code, waived.code) == (3, 1)
+    assert (refused.code, without.code, judged.code) == (3, 3, 1)
     assert "  BROKEN  weights-fingerprint: other weights: sha256:" in refused.out
-    assert "  waived  weights-fingerprint: other weights: sha256:" in waived.out
+    for done in (without, judged):
+        assert "  waived  weights-fingerprint: other weights: sha256:" in done.out
+    assert "INCOMPARABLE  no gate is known" in without.out
 
 
 def test_help_shows_its_examples_line_by_line(run_apr: Run) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cotejar.cli.main import COTEJAR_VERBS, cotejar
-from cotejar.cli.pv.main import PV_VERBS, pv
+from cotejar.cli.group import COTEJAR_VERBS, cotejar
+from cotejar.cli.pv.group import PV_VERBS, pv
 from cotejar.contracts.rules.example import BASE_BLOCKS, fill_example
 from cotejar.errors import CotejarError, MissingFileError, OutputExistsError
 
@@ -44,7 +44,7 @@ def bad(tmp_path: Path) -> Path:
 
 def test_help_lists_every_verb_without_importing_one() -> None:
     program = (
-        "import sys; from cotejar.cli.pv.main import pv\n"
+        "import sys; from cotejar.cli.pv.group import pv\n"
         "from click.testing import CliRunner\n"
         "print(CliRunner().invoke(pv, ['--help']).output)\n"
         "heavy = {'yaml', 'numpy', 'cotejar.contracts', 'cotejar.cli.pv.validate'}\n"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cotejar.cli.pv.main import pv
+from cotejar.cli.pv.group import pv
 
 
 @pytest.fixture

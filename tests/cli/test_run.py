@@ -17,6 +17,7 @@ from cotejar.engines.native.engine import NativeSession
 from cotejar.model.language_model import open_language_model
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
+from cotejar.tokenizer.tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,7 +145,10 @@ def test_no_gpu_and_cpu_are_understood(run_apr: Run, tiny_gguf: Path) -> None:
             ["MODEL", "hello", "--temperature", "nan"],
             "error[APR-U001]: the temperature cannot be used",
         ),
-        (["MODEL", "hello " * 60], "error[APR-U004]: the prompt and the answer do not fit into the model's"),
+        (
+            ["MODEL", "hello " * 60],
+            "error[APR-U004]: the prompt and the answer do not fit into the model's",
+        ),
         (["oracle:MODEL", "hello"], "error[APR-U005]: oracle traces, but does not generate"),
         (["nativ:MODEL", "hello"], "error[APR-U005]: there is no engine 'nativ'"),
     ],
@@ -242,3 +246,18 @@ def test_help_shows_its_examples_line_by_line(run_apr: Run) -> None:
 
     assert '  apr run demo:smollm2 "What is the capital of France?"\n' in done.out
     assert '  apr run native+f32:model.apr --prompt "def fib(n):" --raw\n' in done.out
+
+
+def test_neither_the_name_nor_the_answer_sends_an_escape(
+    run_apr: Run, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a\x1b[31m.gguf"
+    path.write_bytes(tiny_gguf.read_bytes())
+    monkeypatch.setattr(StreamDecoder, "push", lambda *_: "x\x1b[2J\x9b\ty\n")
+
+    done = run_apr("run", path, "hello", "-n", 1)
+
+    assert "\x1b" not in done.out
+    assert "\x9b" not in done.out
+    assert r"a\x1b[31m.gguf" in done.out
+    assert "Output:\nx\\x1b[2J\\x9b\ty\n" in done.out

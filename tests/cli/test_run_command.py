@@ -7,7 +7,8 @@ import sys
 import pytest
 
 PROGRAM = """
-import click, errno, os, sys
+import click, errno, os, signal, sys
+from cotejar.cli.entry import Terminated
 from cotejar.cli.run_command import run_command
 from cotejar.errors import FileError
 
@@ -23,8 +24,20 @@ def go(how, json, format):
         raise FileError("it broke", where="here", expected="1", found="2", hint="mend it")
     if how == "bug":
         raise ValueError("two\\nlines")
+    if how == "escape":
+        evil = "a\\x1b[2J\\nerror"
+        raise FileError(evil, where=evil, expected=evil, found=evil, hint=evil)
+    if how == "half":
+        half = os.fsdecode(bytes([255]))
+        raise FileError("x", where=half, expected="x", found="x", hint="x")
+    if how == "escaping bug":
+        raise ValueError("a\\x1b[2J")
+    if how == "panic":
+        raise type("PanicException", (BaseException,), {})("in Rust")
     if how == "interrupt":
         raise KeyboardInterrupt
+    if how == "SIGTERM" or how == "SIGHUP":
+        raise Terminated(getattr(signal, how))
     if how == "full":
         raise OSError(errno.ENOSPC, "no space", "out.json")
     if how == "flood":
@@ -114,6 +127,49 @@ def test_an_interrupt_exits_130_with_one_word() -> None:
     done = run("go", "interrupt")
 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "word"),
+    [("SIGTERM", 143, "terminated\n"), ("SIGHUP", 129, "the terminal hung up\n")],
+)
+def test_a_signal_exits_as_a_shell_reports_it(name: str, code: int, word: str) -> None:
+    done = run("go", name)
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", word)
+
+
+def test_a_message_sends_no_escape_to_the_terminal() -> None:
+    done = run("go", "escape", "--json")
+
+    shown = r"a\x1b[2J\nerror"
+    assert done.stderr == (
+        f"error[APR-F001]: {shown}\n"
+        f"  where     {shown}\n"
+        f"  expected  {shown}\n"
+        f"  found     {shown}\n"
+        f"  try       {shown}\n"
+    )
+    assert json.loads(done.stdout)["error"]["found"] == "a\x1b[2J\nerror"
+
+
+@pytest.mark.parametrize("args", [("\x1b[2J",), ("go", "--\x1b[2J"), ("go", "escaping bug")])
+def test_neither_does_what_click_or_a_bug_says(args: tuple[str, ...]) -> None:
+    done = run(*args)
+
+    assert "\x1b" not in done.stderr
+    assert r"\x1b[2J" in done.stderr
+
+
+def test_a_name_that_is_no_utf_8_has_its_json() -> None:
+    assert json.loads(run("go", "half", "--json").stdout)["error"]["where"] == "\udcff"
+
+
+def test_a_panic_of_a_library_is_a_bug_and_no_traceback() -> None:
+    done = run("go", "panic")
+
+    assert done.returncode == 70
+    assert done.stderr.startswith("error[APR-X070]: a bug of our own: PanicException: in Rust;")
 
 
 def test_a_full_disk_is_an_error_of_the_machine_not_a_bug() -> None:

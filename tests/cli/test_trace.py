@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Run = Callable[..., Done]
 
 TOKENS = "5,77,300"
+GATES = {"layer.0.ffn_gate", "layer.1.ffn_gate"}
 WIDTHS = {**dict.fromkeys(CONTRACT_SLOTS, 96), "qkv": 96 + 32 + 32} | dict.fromkeys(
     ["ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_inner"], 160
 )
@@ -111,11 +112,25 @@ def test_the_best_predictions_are_of_the_last_token(run_apr: Run, tiny_gguf: Pat
 
     at = lines.index("Top 5 predictions:")
     top = facts["logits"]["top_k"]
-    shown = [line.strip().rpartition("  ")[0] for line in lines[at + 1 : at + 6]]
-    assert shown == [
-        f"{n}. token_id={t['token_id']}, logit={t['logit']:.4f}" for n, t in enumerate(top, 1)
+    tokenizer = open_language_model(tiny_gguf).tokenizer
+    assert lines[at + 1 : at + 6] == [
+        f"  {n}. token_id={t['token_id']}, logit={t['logit']:.4f}"
+        f"  {tokenizer.token_text(t['token_id'])!r}"
+        for n, t in enumerate(top, 1)
     ]
     assert [t["logit"] for t in top] == sorted((t["logit"] for t in top), reverse=True)
+
+
+def test_the_best_predictions_are_shown_whatever_is_captured(
+    run_apr: Run, tiny_gguf: Path
+) -> None:
+    flags = ["--payload", "--tokens", TOKENS]
+
+    plain = run_apr("trace", tiny_gguf, *flags)
+    captured = run_apr("trace", tiny_gguf, *flags, "--capture", "ffn_gate")
+
+    assert "Top 5 predictions:\n  1. token_id=" in plain.out
+    assert captured == plain
 
 
 def test_brief_is_the_summary_alone(run_apr: Run, tiny_gguf: Path) -> None:
@@ -307,6 +322,20 @@ def test_a_trace_file_holds_what_capture_names(
         assert json.loads(file.metadata()["cotejar.trace"])["token_ids"] == [5, 77, 300]
 
 
+def test_a_trace_file_holds_no_array_unasked(
+    run_apr: Run, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    for name, flags, arrays in (
+        ("plain", [], {"stats"}),
+        ("gate", ["--capture", "ffn_gate"], {"stats", *GATES}),
+        ("logits", ["--capture", "logits"], {"stats", "logits"}),
+    ):
+        path = tmp_path / name
+
+        assert run_apr("trace", tiny_gguf, "--tokens", TOKENS, *flags, "-o", path).code == 0
+        assert load_file(path).keys() == arrays
+
+
 def test_a_file_that_is_there_is_kept_unless_forced(
     run_apr: Run, tiny_gguf: Path, tmp_path: Path
 ) -> None:
@@ -356,6 +385,8 @@ def test_a_recorded_trace_is_shown_whole(run_apr: Run) -> None:
         (["MODEL", "--payload", "--tokens", "320"], "error[APR-U003]: token id 320 is not"),
         (["MODEL", "--payload", "--tokens", "1," * 64 + "1"], "error[APR-U004]: the text is"),
         (["MODEL", "--payload", "--capture", "ffn_upp"], "error[APR-U007]: 'ffn_upp' names no"),
+        (["MODEL", "--payload", "--capture", ","], "error[APR-U001]: no array is named"),
+        (["MODEL", "--payload", "--capture", ""], "error[APR-U001]: no array is named"),
         (["MODEL", "--payload", "--layer", "2"], "error[APR-U001]: '2' names no layer"),
         (
             ["MODEL", "--payload", "--tokens", "1", "--prompt", "x"],
@@ -404,4 +435,4 @@ def test_help_shows_its_examples_line_by_line(run_apr: Run) -> None:
     out = run_apr("trace", "--help").out
 
     assert '  apr trace demo:smollm2 --payload --prompt "What is 2+2?"\n' in out
-    assert "  apr trace oracle:model.apr --payload --capture all -o run.trace\n" in out
+    assert "  apr trace oracle:model.apr --capture all -o run.trace\n" in out

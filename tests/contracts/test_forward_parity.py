@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cotejar.cli.apr.main import apr
+from cotejar.cli.apr.group import apr
 from cotejar.contracts.parity_block import read_parity_block
 from cotejar.contracts.read import read_contract
 from cotejar.engines.native.engine import NativeEngine
 from cotejar.engines.oracle import OracleEngine
+from cotejar.engines.run_trace import TraceResult
 from cotejar.faults.catalogue import inject_fault
 from cotejar.formats.convert import import_model
 from cotejar.model.inventory import EMBEDDING, LM_HEAD, layer_tensor
@@ -248,7 +249,8 @@ def test_falsify_006_a_trace_prints_ten_slots_a_layer_for_both_formats(pair: Pai
 def test_006_sees_a_slot_that_was_not_captured(pair: Pair) -> None:
     sites = {n: r for n, r in pair.apr_trace.sites.items() if n != "layer.7.ffn_up"}
 
-    lines = list(trace_lines(replace(pair.apr_trace, sites=sites), pair.apr))
+    trace = replace(pair.apr_trace, sites=sites)
+    lines = list(trace_lines(TraceResult(trace=trace, model=pair.apr, last_logits=None)))
 
     printed = slots_printed(lines)
     assert printed["7"] == [slot for slot in CONTRACT_SLOTS if slot != "ffn_up"]
@@ -270,7 +272,7 @@ def test_falsify_007_unequal_samples_are_incomparable(pair: Pair) -> None:
 
     assert result.exit_code == 3
     text = result.stdout
-    assert "sample-count: the samples differ in 300 of 300 cells" in text
+    assert "sample-count: the samples differ at 513 of 513 sites" in text  # 30 x 17 + 3
     assert "4,032 values (all) against 576 (last)" in text  # 7 x 576 and 1 x 576
     assert "10,752 values (all) and 1,536 (last) would have given a ratio of" in text
     assert "INCOMPARABLE" in text

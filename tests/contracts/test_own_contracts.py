@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cotejar.cli.pv.main import pv
+from cotejar.cli.pv.group import pv
 from cotejar.contracts.audit import audit_corpus
 from cotejar.contracts.corpus import read_corpus
 from cotejar.contracts.evidence.project import find_project

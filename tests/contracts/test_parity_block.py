@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,10 @@ from cotejar.contracts.parity_block import read_parity_block
 from cotejar.contracts.validate import validate_file
 from cotejar.errors import ContractError, MissingFileError
 from cotejar.formats.convert import import_model
+from cotejar.parity import gates
 from cotejar.parity.compare import Plan
 from cotejar.parity.gates import Gate
+from cotejar.parity.precondition_ids import PRECONDITION_IDS
 from cotejar.parity.preconditions import CHECKS
 from cotejar.parity.run import Request, run_parity
 from cotejar.testing.tiny_decoder import TinyDecoder
@@ -124,10 +128,7 @@ def test_our_own_block_passes_on_a_pair_and_fails_on_another(tmp_path: Path) -> 
 
 
 GATE = '{metric: rel_l2_max, sites: all, limit: 1.0e-5, origin: "measured"}'
-METRICS = (
-    "of: rel_l2_max, max_abs, cosine_distance, nmse, std_ratio, kl_max, top1_disagreement, "
-    "top5_disagreement"
-)
+METRICS = f"of: {', '.join(gates.METRICS)}"
 SLOTS = (
     "attn_norm, q, k, v, qkv, q_rope, k_rope, attn_context, attn_out, attn_residual, ffn_norm, "
     "ffn_gate, ffn_up, ffn_silu_gate, ffn_swiglu_inner, ffn_out, output"
@@ -164,6 +165,12 @@ BAD_GATES = [
         "sites",
         f"all, a site, or one of: {SLOTS}",
         "ffn_gatee",
+    ),
+    (
+        GATE.replace("rel_l2_max, sites: all", "kl_max, sites: ffn_gate"),
+        "sites",
+        "logits, or all: kl_max is measured nowhere else",
+        "ffn_gate",
     ),
     (
         GATE.replace("limit:", "limt:"),
@@ -215,6 +222,8 @@ def test_a_gate_that_means_nothing_is_refused(
     assert (caught.value.parts["expected"], caught.value.parts["found"]) == (expected, found)
 
 
+SIDE = "text: [ENGINE[+numerics][@device]:]PATH"
+
 BAD_BLOCKS = [
     ("scopes: [all, first]", "parity.scopes[1]", "of: all, last", "first"),
     (
@@ -232,6 +241,9 @@ BAD_BLOCKS = [
     ),
     ("scopes: all", "parity.scopes", "a list", "the text 'all'"),
     ("reference: [a, b]", "parity.reference", "text", "a list of 2"),
+    ("reference: 5", "parity.reference", SIDE, "5"),
+    ("candidate: ''", "parity.candidate", SIDE, "''"),
+    ("prompts: [a, '']", "parity.prompts[1]", "a text of at least 1 character", "none"),
 ]
 
 
@@ -309,3 +321,52 @@ def test_a_gate_twice_the_same_key_is_refused(read: Callable[[str], ParityBlock]
 def test_a_contract_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         read_parity_block(tmp_path / "none.yaml")
+
+
+def test_validation_lists_all_that_a_run_would_refuse(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "metadata: {version: 1.0.0, description: d, references: [r], kind: pattern}\n"
+        "parity:\n"
+        "  reference: 5\n"
+        "  preconditions: [ddoff]\n"
+        "  gates:\n"
+        "    - {metric: rel_l2_max, limit: .inf, origin: x}\n"
+        "    - {metric: rel_l2_max, limit: -1, origin: x}\n"
+        "    - {metric: rel_l2_max, limit: 1, origin: x}\n"
+        "    - {metric: kl_max, sites: ffn_gate, limit: 1, origin: x}\n"
+    )
+
+    report = validate_file(path)
+
+    assert report.verdict is Verdict.FAIL
+    findings = [f for f in report.findings if f.rule == "PARITY-001"]
+    assert [(f.path, f.line) for f in findings] == [
+        ("parity.reference", 3),
+        ("parity.preconditions[0]", 4),
+        ("parity.gates[0].limit", 6),
+        ("parity.gates[1].limit", 7),
+        ("parity.gates[3].sites", 9),
+    ]
+    assert findings[2].message == (
+        "parity.gates[0].limit: wrong type or value: expected a finite number of at least 0, "
+        "found inf"
+    )
+
+
+def test_a_contract_is_validated_without_numpy() -> None:
+    code = (
+        "import sys; from cotejar.contracts import validate\n"
+        f"assert not validate.validate_file({str(OWN)!r}).num_errors\n"
+        "print('numpy' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "False\n"
+
+
+def test_every_precondition_that_a_contract_may_name_is_judged() -> None:
+    assert tuple(CHECKS) == PRECONDITION_IDS

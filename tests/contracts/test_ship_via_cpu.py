@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cotejar.cli.apr.main import apr
+from cotejar.cli.apr.group import apr
 from cotejar.contracts.read import read_contract
 from cotejar.engines.registry import ENGINES
 from cotejar.testing.tiny_models import write_tiny_gguf
@@ -85,7 +85,7 @@ def test_falsify_003_no_gpu_means_that_no_gpu_library_is_loaded(tmp_path: Path) 
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     code = (
         "import sys\n"
-        "from cotejar.cli.apr.main import apr\n"
+        "from cotejar.cli.apr.group import apr\n"
         "apr(sys.argv[1:], standalone_mode=False)\n"
     )
 

@@ -14,6 +14,7 @@ from cotejar.errors import UnknownEngineError
 if TYPE_CHECKING:
     from pathlib import Path
 
+ENGINE_NAMES = "native, oracle, recorded"
 USAGE = "[ENGINE[+numerics][@device]:]PATH, for example native+f32:model.gguf"
 
 
@@ -49,16 +50,26 @@ def test_only_a_recorded_trace_is_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem", "expected", "found"),
+    ("text", "problem", "expected", "found", "meant"),
     [
-        ("nativ:m.gguf", "engine 'nativ'", "native, oracle, recorded", "nativ"),
-        ("native+f16:m.gguf", "numerics of native 'f16'", "q8, f32", "f16"),
-        ("oracle+f32:m.gguf", "numerics of oracle 'f32'", "f64", "f32"),
-        ("native@cuda:m.gguf", "device of native 'cuda'", "cpu", "cuda"),
+        ("nativ:m.gguf", "engine 'nativ'", ENGINE_NAMES, "nativ", "native"),
+        ("Native:m.gguf", "engine 'Native'", ENGINE_NAMES, "Native", "native"),
+        ("ORACLE:demo:smollm2", "engine 'ORACLE'", ENGINE_NAMES, "ORACLE", "oracle"),
+        ("Recorded:run.trace", "engine 'Recorded'", ENGINE_NAMES, "Recorded", "recorded"),
+        ("Demo:smollm2", "engine 'Demo'", ENGINE_NAMES, "Demo", "demo"),
+        ("gguf:m.gguf", "engine 'gguf'", ENGINE_NAMES, "gguf", None),
+        ("demo+f32:smollm2", "engine 'demo'", ENGINE_NAMES, "demo", None),
+        ("native+F32:m.gguf", "numerics of native 'F32'", "q8, f32", "F32", "f32"),
+        ("native+f-32:m.gguf", "numerics of native 'f-32'", "q8, f32", "f-32", "f32"),
+        ("native+bf16:m.gguf", "numerics of native 'bf16'", "q8, f32", "bf16", None),
+        ("native+:m.gguf", "numerics of native ''", "q8, f32", "", None),
+        ("oracle+i8:m.gguf", "numerics of oracle 'i8'", "f64", "i8", None),
+        ("native@cuda:m.gguf", "device of native 'cuda'", "cpu", "cuda", None),
+        ("native@CPU:m.gguf", "device of native 'CPU'", "cpu", "CPU", "cpu"),
     ],
 )
 def test_what_there_is_not_is_refused(
-    text: str, problem: str, expected: str, found: str
+    text: str, problem: str, expected: str, found: str, meant: str | None
 ) -> None:
     with pytest.raises(UnknownEngineError) as caught:
         parse_engine_name(text)
@@ -68,7 +79,7 @@ def test_what_there_is_not_is_refused(
         f"  where     {text}\n"
         f"  expected  {expected}\n"
         f"  found     {found}\n"
-        f"  try       {USAGE}"
+        f"  try       {f'did you mean {meant}? ' if meant else ''}{USAGE}"
     )
 
 
@@ -90,9 +101,12 @@ def test_a_file_that_is_there_may_have_a_colon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "odd:name").touch()
+    for name in ("odd:name", "native+F32:name", "oracle:name"):
+        (tmp_path / name).touch()
 
-    assert parse_engine_name("odd:name").path == "odd:name"
+    assert parse_engine_name("odd:name") == named("native", "q8", "odd:name")
+    assert parse_engine_name("native+F32:name") == named("native", "q8", "native+F32:name")
+    assert parse_engine_name("oracle:name") == named("oracle", "f64", "name")
 
 
 def test_a_name_too_long_for_a_path_is_an_unknown_engine() -> None:

@@ -71,10 +71,36 @@ def test_what_is_captured_is_what_was_asked_for(path: Path) -> None:
 
     found = trace(path, token_ids=(5, 6, 7), capture=capture).trace
 
-    assert list(found.arrays) == ["layer.1.ffn_up"]
+    assert list(found.arrays) == ["layer.1.ffn_up"]  # and no logits, which nobody asked for
     assert found.arrays["layer.1.ffn_up"].shape == (1, 160)
     assert {r.site.layer for r in found.sites.values()} == {None, 1}
     assert {scope for r in found.sites.values() for scope in r.stats} == {Scope.LAST}
+
+
+@pytest.mark.parametrize("slots", [(), ("ffn_up",), ("logits",), EVERY_ARRAY])
+def test_the_last_logits_are_there_whatever_is_captured(path: Path, slots: object) -> None:
+    capture = Capture(array_slots=frozenset(slots))
+    every = trace(path, token_ids=(5, 6, 7), capture=Capture(array_slots=EVERY_ARRAY)).trace
+
+    found = trace(path, token_ids=(5, 6, 7), capture=capture)
+
+    assert found.last_logits is not None
+    assert np.array_equal(found.last_logits, every.arrays["logits"][2])
+    assert {name.rpartition(".")[2] for name in found.trace.arrays} == capture.array_slots
+
+
+def test_a_recorded_trace_has_the_last_logits_it_was_recorded_with(
+    path: Path, tmp_path: Path
+) -> None:
+    for name, slots in (("with", {"logits"}), ("without", set[str]())):
+        capture = Capture(array_slots=frozenset(slots))
+        made = trace(path, token_ids=(5, 6, 7), capture=capture)
+        write_trace(tmp_path / name, made.trace)
+
+        found = trace(f"recorded:{tmp_path / name}").last_logits
+
+        assert (found is not None) == bool(slots)
+        assert found is None or np.array_equal(found, made.last_logits)
 
 
 def test_a_recorded_trace_is_handed_out_as_it_is(path: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cotejar.engines.oracle import OracleEngine
 from cotejar.errors import UsageError
 from cotejar.faults.catalogue import FAULTS, FIRST_NIBBLE_BYTE, inject_fault, parse_fault
 from cotejar.model.inventory import layer_tensor
+from cotejar.model.language_model import open_language_model
 from cotejar.parity.compare import Plan, compare_traces
 from cotejar.parity.gates import Gate
 from cotejar.quant.block_matrix import BlockMatrix
@@ -22,6 +23,7 @@ from cotejar.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from cotejar.model.language_model import LanguageModel
     from cotejar.parity.compare import Comparison
@@ -85,6 +87,25 @@ def test_a_fault_is_found_where_it_first_acts(
     assert comparison.verdict is Verdict.FAIL
     assert comparison.first_divergence is not None
     assert comparison.first_divergence.site == site
+
+
+def test_another_eps_fails_a_real_model_by_the_default_gates(demo_model: Path) -> None:
+    """Through blocks of 8 bits too, whose noise hides it everywhere but at the first norm."""
+    model = open_language_model(demo_model)
+    reference = OracleEngine(model).trace(TOKENS[:2], capture=CAPTURE)
+
+    sound, faulty = (
+        compare_traces(
+            reference, NativeEngine(m, numerics="q8").trace(TOKENS[:2], capture=CAPTURE)
+        )
+        for m in (model, inject_fault(model, "norm-eps"))
+    )
+
+    assert faulty.verdict is Verdict.FAIL
+    assert faulty.first_divergence is not None
+    assert faulty.first_divergence.site == "layer.0.attn_norm"
+    judged = [s.verdict for s in sound.sites if s.site == "layer.0.attn_norm"]
+    assert judged == [Verdict.PASS, Verdict.PASS]
 
 
 @pytest.mark.parametrize(("fault", "name", "site"), FIRST_SITES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from dataclasses import replace
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cotejar.errors import FooterChecksumError, ReadBackError
+from cotejar.errors import ConfigValueError, MissingConfigError, ReadBackError
+from cotejar.files import conversion
 from cotejar.files.conversion import run_conversion
-from cotejar.files.conversion_check import check_conversion
+from cotejar.files.conversion_check import ConversionCheck, check_conversion
 from cotejar.formats.convert import export_model, import_model
 from cotejar.formats.open_model import open_model
 from cotejar.quant.block_type import BlockType
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cotejar.formats.convert.report import ConversionReport
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 
 
 @pytest.fixture
@@ -62,7 +71,7 @@ def test_one_flipped_bit_is_an_error(imported: ConversionReport, name: str) -> N
         f"  where     {imported.target}\n"
         f"  expected  F32 {entry.shape}, {entry.num_bytes} bytes as in {imported.source}\n"
         f"  found     F32 {entry.shape}, other bytes\n"
-        "  try       do not use it: convert again, to another disk if this repeats"
+        "  try       convert again, to another disk if this repeats; nothing was written"
     )
 
 
@@ -71,8 +80,13 @@ def test_a_disk_that_flips_a_bit_is_found_by_the_checksum(imported: ConversionRe
     data[-100] ^= 1
     imported.target.write_bytes(data)
 
-    with pytest.raises(FooterChecksumError):
+    with pytest.raises(ReadBackError) as caught:
         check_conversion(imported)
+
+    assert caught.value.problem == (
+        "the file that was written cannot be read back: the checksum of the file is wrong"
+    )
+    assert caught.value.parts["where"] == str(imported.target)
 
 
 def test_a_tensor_that_is_missing_is_an_error(tmp_path: Path) -> None:
@@ -90,13 +104,42 @@ def test_types_that_nobody_asked_for_are_an_error(tmp_path: Path) -> None:
     source = write_tiny_gguf(tmp_path / "a.gguf")
     report = import_model(source, tmp_path / "a.apr", quantize="q8_0")
 
-    assert check_conversion(report).num_reencoded == report.num_reencoded > 0
-    with pytest.raises(ReadBackError) as caught:
-        check_conversion(replace(report, num_reencoded=0))
+    assert check_conversion(report).num_reencoded == report.num_reencoded == 16
+    for wrong in (0, 1, 15, 17):
+        with pytest.raises(ReadBackError) as caught:
+            check_conversion(replace(report, num_reencoded=wrong))
 
-    assert caught.value.problem == (
-        "the file that was written has other block types than were asked for"
-    )
+        assert str(caught.value) == (
+            "error[APR-F007]: the file that was written has other block types than were asked "
+            "for\n"
+            f"  where     {report.target}\n"
+            f"  expected  tensors re-encoded: {wrong}\n"
+            "  found     16\n"
+            "  try       this is a defect of ours; please report it"
+        )
+    with pytest.raises(ReadBackError) as caught:
+        check_conversion(replace(report, block_types={"Q8_0": 17, "F32": 4}))
+    assert caught.value.parts["found"] == "{'Q8_0': 16, 'F32': 5}"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_reencoded_tensor_that_holds_another_is_found(tmp_path: Path, *, tied: bool) -> None:
+    source = write_tiny_gguf(tmp_path / "a.gguf", TinyDecoder(tied_embeddings=tied))
+    report = import_model(source, tmp_path / "a.apr", quantize="q8_0")
+    assert check_conversion(report).num_reencoded == report.num_reencoded
+    with open_model(report.target) as file:
+        entry = file.tensors["lm_head.weight"]
+    data = bytearray(report.target.read_bytes())
+    start = entry.offset_bytes + 34  # the second block takes the first one's bytes
+    data[start : start + 34] = data[start - 34 : start]
+    data[-4:] = struct.pack("<I", zlib.crc32(data[:-4]))
+    report.target.write_bytes(data)
+
+    with pytest.raises(ReadBackError) as caught:
+        check_conversion(report)
+
+    assert caught.value.parts["found"].startswith("block 1 of magnitude ")
+    assert caught.value.parts["expected"].startswith("Q8_0 within ")
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -127,7 +170,9 @@ def test_the_text_and_the_json_say_what_was_done(tmp_path: Path) -> None:
     steps: list[str] = []
 
     done = run_conversion(
-        lambda: import_model(source, tmp_path / "a.apr"), on_progress=steps.append
+        source,
+        lambda check: import_model(source, tmp_path / "a.apr", check=check),
+        on_progress=steps.append,
     )
 
     assert steps == ["writing", "reading back"]
@@ -143,7 +188,77 @@ def test_the_text_and_the_json_say_what_was_done(tmp_path: Path) -> None:
 def test_without_reading_back_nothing_is_claimed(tmp_path: Path) -> None:
     source = write_tiny_gguf(tmp_path / "a.gguf")
 
-    done = run_conversion(lambda: import_model(source, tmp_path / "a.apr"), verify=False)
+    done = run_conversion(
+        source,
+        lambda check: import_model(source, tmp_path / "a.apr", check=check),
+        verify=False,
+    )
 
     assert done.as_json()["verified"] is None
     assert "verified  no (--no-verify)" in "\n".join(conversion_lines(done))
+
+
+@pytest.mark.parametrize("older", [None, b"an older output"])
+def test_a_file_that_fails_its_check_never_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bytes | None
+) -> None:
+    source, target = write_tiny_gguf(tmp_path / "a.gguf"), tmp_path / "a.apr"
+    if older is not None:
+        target.write_bytes(older)
+    before = sorted(entry.name for entry in tmp_path.iterdir())
+
+    def disk_flips_a_bit(report: ConversionReport, written: Path) -> ConversionCheck:
+        assert (written.parent, report.num_bytes) == (tmp_path, written.stat().st_size)
+        flip(written, -100)
+        return check_conversion(report, written)
+
+    monkeypatch.setattr(conversion, "check_conversion", disk_flips_a_bit)
+    with pytest.raises(ReadBackError) as caught:
+        run_conversion(
+            source, lambda check: import_model(source, target, overwrite=True, check=check)
+        )
+
+    assert caught.value.parts["where"] == str(target)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == before
+    assert older is None or target.read_bytes() == older
+
+
+def test_an_export_that_fails_its_check_never_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tiny_apr(tmp_path / "a.apr", pairing="adjacent")
+
+    def cut_short(report: ConversionReport, written: Path) -> ConversionCheck:
+        written.write_bytes(written.read_bytes()[:100])
+        return check_conversion(report, written)
+
+    monkeypatch.setattr(conversion, "check_conversion", cut_short)
+    with pytest.raises(ReadBackError, match="cannot be read back"):
+        run_conversion(
+            source, lambda check: export_model(source, tmp_path / "b.gguf", check=check)
+        )
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.apr"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"rms_norm_eps": None}, MissingConfigError),
+        (
+            {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": True}},
+            ConfigValueError,
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_not_converted(
+    tmp_path: Path, change: dict[str, object], kind: type[Exception]
+) -> None:
+    folder = write_tiny_hugging_face(tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(kind):
+        run_conversion(folder, lambda check: import_model(folder, tmp_path / "a", check=check))
+
+    assert not (tmp_path / "a").exists()

@@ -70,7 +70,7 @@ def test_upstreams_keys_come_first(tmp_path: Path) -> None:
     facts = inspect_model(path).as_json()
 
     assert list(facts)[: len(UPSTREAM_KEYS)] == UPSTREAM_KEYS
-    assert facts["valid"] is True
+    assert facts["valid"] is None  # until it is verified
     assert (facts["format"], facts["version"]) == ("gguf", "3")
     assert facts["size_bytes"] == path.stat().st_size
     assert (facts["architecture"], facts["num_layers"], facts["num_heads"]) == ("llama", 2, 6)
@@ -170,6 +170,12 @@ def test_a_checksum_is_null_until_it_is_verified(tmp_path: Path) -> None:
     assert inspect_model(path).checksum_valid is None
     verified = inspect_model(path, verify=True)
     assert verified.checksum_valid is True
+    means = "the format's rules hold for header, metadata and tables"
+    unread, read = inspect_model(path).as_json(), verified.as_json()
+    assert unread["valid"] is None
+    assert unread["valid_means"] == f"{means}; --verify reads the rest"
+    assert read["valid"] is True
+    assert read["valid_means"] == f"{means}, and the checksum of all bytes is right"
     assert verified.parts[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -191,6 +197,12 @@ def test_a_format_without_a_checksum_says_so(tmp_path: Path) -> None:
 
     assert (verified.checksum_valid, verified.verified) == (None, True)
     assert "checksum  GGUF has none; every byte was read" in text_of(path, verify=True)
+    facts = verified.as_json()
+    assert facts["valid"] is True
+    assert facts["valid_means"] == (
+        "the format's rules hold for header, metadata and tables; every byte was read, and "
+        "the format has no checksum to compare"
+    )
 
 
 def test_a_file_that_is_cut_short_is_an_error(tmp_path: Path) -> None:

@@ -14,9 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from cotejar.errors import MissingFileError, NotAFileError, OutputExistsError, WriteError
+from cotejar.errors import (
+    MissingFileError,
+    NotAFileError,
+    OutputExistsError,
+    UsageError,
+    WriteError,
+)
 from cotejar.formats import atomic
-from cotejar.formats.atomic import atomic_write, atomic_write_json, atomic_write_text
+from cotejar.formats.atomic import (
+    atomic_write,
+    atomic_write_json,
+    atomic_write_text,
+    require_writable,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -315,3 +326,62 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
         atomic_write_json(tmp_path / "out.json", float("nan"))
 
     assert names(tmp_path) == []
+
+
+def test_a_check_sees_the_whole_file_before_it_appears(tmp_path: Path) -> None:
+    path, seen = tmp_path / "out.bin", []
+
+    def check(written: Path) -> None:
+        seen.append((written.read_bytes(), written.parent, path.exists()))
+
+    with atomic_write(path, check=check) as output:
+        output.write(b"whole")
+
+    assert seen == [(b"whole", tmp_path, False)]
+    assert path.read_bytes() == b"whole"
+
+
+def test_a_check_that_fails_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"older")
+
+    def check(written: Path) -> None:
+        raise ValueError(written.name)
+
+    def write() -> None:
+        with atomic_write(path, overwrite=True, check=check) as output:
+            output.write(b"newer")
+
+    with pytest.raises(ValueError, match=r"^\.cotejar-"):
+        write()
+    assert path.read_bytes() == b"older"
+    assert names(tmp_path) == ["out.bin"]
+
+
+@pytest.mark.parametrize("name", ["in.bin", "symbolic", "hard", "folder/../in.bin"])
+def test_an_input_is_no_output_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "in.bin"
+    source.write_bytes(b"precious")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "symbolic").symlink_to(source)
+    (tmp_path / "hard").hardlink_to(source)
+    output, inputs = tmp_path / name, [tmp_path / "gone", source]
+
+    with pytest.raises(UsageError) as caught:
+        require_writable(output, overwrite=True, inputs=inputs)
+
+    assert str(caught.value) == (
+        "error[APR-U001]: the output is one of the files that are read\n"
+        f"  where     {output}\n"
+        "  expected  another file than every input\n"
+        f"  found     the same file as {source}\n"
+        "  try       name another output; --force replaces older outputs, never an input"
+    )
+
+
+def test_another_file_is_an_output(tmp_path: Path) -> None:
+    (tmp_path / "in.bin").write_bytes(b"same bytes")
+    (tmp_path / "out.bin").write_bytes(b"same bytes")
+
+    require_writable(tmp_path / "out.bin", overwrite=True, inputs=[tmp_path / "in.bin"])
+    require_writable(tmp_path / "new.bin", inputs=[tmp_path / "in.bin"])

@@ -21,8 +21,9 @@ from cotejar.errors import (
 )
 from cotejar.formats.apr.writer import TensorToWrite, write_apr
 from cotejar.formats.gguf.writer import GgufTensor, write_gguf
-from cotejar.formats.open_model import open_model, resolve_model_path
+from cotejar.formats.open_model import input_files, open_model, resolve_model_path
 from cotejar.quant.block_type import BlockType
+from cotejar.testing.tiny_models import write_tiny_hugging_face
 
 DATA = np.arange(4, dtype=np.uint8)
 
@@ -188,3 +189,23 @@ def test_an_unknown_demo_model_is_refused() -> None:
         "  found     demo:gpt5\n"
         "  try       write `./demo:gpt5` for a file of that name"
     )
+
+
+@pytest.mark.parametrize("named", ["", "model.safetensors"])
+def test_the_inputs_of_a_folder_are_its_weights_and_what_lies_beside(
+    tmp_path: Path, named: str
+) -> None:
+    folder = write_tiny_hugging_face(tmp_path / "hf")
+    (folder / "notes.txt").write_text("not read")
+
+    inputs = set(input_files(folder / named))
+
+    files = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in inputs if path.is_file()} == files
+
+
+def test_of_what_is_no_model_the_input_is_the_path(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"no model at all")
+
+    assert input_files(tmp_path / "x") == (tmp_path / "x",)
+    assert input_files(tmp_path / "gone") == (tmp_path / "gone",)

@@ -88,17 +88,30 @@ def test_an_empty_prompt_is_refused_before_anything_is_opened() -> None:
     )
 
 
-@pytest.mark.parametrize("engine", ["oracle", "recorded"])
-def test_an_engine_that_only_traces_is_refused(engine: str) -> None:
+def test_an_engine_that_only_traces_is_refused() -> None:
     with pytest.raises(UnknownEngineError) as caught:
-        run_prompt(RunRequest(source=f"{engine}:x.gguf", prompt="hello"))
+        run_prompt(RunRequest(source="oracle:x.gguf", prompt="hello"))
 
     assert str(caught.value) == (
-        f"error[APR-U005]: {engine} traces, but does not generate\n"
-        f"  where     {engine}:x.gguf\n"
+        "error[APR-U005]: oracle traces, but does not generate\n"
+        "  where     oracle:x.gguf\n"
         "  expected  native\n"
-        f"  found     {engine}\n"
+        "  found     oracle\n"
         "  try       for example native:x.gguf"
+    )
+
+
+def test_a_recorded_trace_is_refused_and_not_taken_for_a_model() -> None:
+    with pytest.raises(UnknownEngineError) as caught:
+        run_prompt(RunRequest(source="recorded:run.trace", prompt="hello"))
+
+    assert str(caught.value) == (
+        "error[APR-U005]: a recorded trace cannot be continued\n"
+        "  where     recorded:run.trace\n"
+        "  expected  native\n"
+        "  found     recorded\n"
+        "  try       name the model that it was recorded of; `apr trace recorded:run.trace` "
+        "shows which"
     )
 
 

@@ -264,6 +264,93 @@ def test_a_model_has_one_fingerprint_in_every_container(tiny: Any) -> None:
     assert next(iter(prints)).startswith("sha256:")
 
 
+@pytest.mark.parametrize("block_type", [BlockType.F32, BlockType.Q8_0, BlockType.Q4_1])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_order_of_rotated_rows_is_no_part_of_the_identity(
+    tiny: Any, block_type: BlockType, *, bias: bool
+) -> None:
+    """A llama's GGUF has its q and k in neighbouring pairs, an `.apr` may have either."""
+    decoder = TinyDecoder(block_type=block_type, attention_bias=bias)
+
+    gguf, adjacent = tiny(decoder), tiny(decoder, "apr", pairing="adjacent")
+    halves = tiny(decoder, "apr", pairing="halves")
+
+    assert [m.config.rope.pairing for m in (gguf, adjacent, halves)] == [
+        *("adjacent", "adjacent", "halves")
+    ]
+    name = layer_tensor(0, "self_attn.q_proj.weight")
+    assert gguf.weights[name].raw.tobytes() != halves.weights[name].raw.tobytes()
+    assert gguf.fingerprint == adjacent.fingerprint == halves.fingerprint
+    if block_type is BlockType.F32:  # a folder holds no blocks
+        assert tiny(decoder, "safetensors").fingerprint == gguf.fingerprint
+
+
+ROTATED = [f"self_attn.{p}_proj.{kind}" for p in "qk" for kind in ("weight", "bias")]
+OUTPUTS = {"q": 96, "k": 32}
+
+
+def reordered(matrix: BlockMatrix, order: list[int]) -> BlockMatrix:
+    """The same rows (of a bias, values) in another order."""
+    rows = matrix.raw.reshape(len(order), -1)
+    return replace(matrix, raw=np.ascontiguousarray(rows[order]).reshape(-1))
+
+
+@pytest.mark.parametrize("kind", ["gguf", "apr"])
+@pytest.mark.parametrize("part", [*ROTATED, "self_attn.v_proj.weight"])
+def test_two_rows_exchanged_are_another_model(tiny: Any, kind: str, part: str) -> None:
+    """Also the two of a pair, and the same row of two heads."""
+    model = tiny(TinyDecoder(attention_bias=True), kind)
+    name = layer_tensor(1, part)
+    matrix = model.weights[name]
+    outputs = max(matrix.rows, 1) if "weight" in part else matrix.columns
+
+    prints = {model.fingerprint}
+    for a, b in ((0, 1), (0, 8), (3, 19)):  # heads of 16
+        order = list(range(outputs))
+        order[a], order[b] = b, a
+        changed = model.weights.replaced({name: reordered(matrix, order)})
+        prints.add(fingerprint_weights(changed, model.config))
+
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize("part", ROTATED)
+@pytest.mark.parametrize("kind", ["gguf", "apr"])
+def test_rows_in_the_wrong_order_are_another_model(tiny: Any, kind: str, part: str) -> None:
+    """A converter that forgot to permute one tensor, or did so where it must not."""
+    decoder = TinyDecoder(attention_bias=True)
+    model, other = tiny(decoder, kind), tiny(decoder, {"gguf": "apr", "apr": "gguf"}[kind])
+    name = layer_tensor(0, part)
+
+    wrong = model.weights.replaced({name: other.weights[name]})
+
+    assert model.fingerprint == other.fingerprint
+    assert fingerprint_weights(wrong, model.config) != model.fingerprint
+
+
+@pytest.mark.parametrize("rotated", [16, 8, 2])
+def test_what_is_not_rotated_keeps_its_place(tiny: Any, rotated: int) -> None:
+    """Of a head of 16 outputs; pairs (i, i + rotated / 2) against (2i, 2i + 1)."""
+    model = tiny(TinyDecoder(attention_bias=True), "apr")
+    half = rotated // 2
+    pairs = [j for i in range(half) for j in (i, i + half)] + list(range(rotated, 16))
+    changes = {}
+    for part in ROTATED:
+        heads = OUTPUTS[part[10]] // 16
+        order = [16 * head + i for head in range(heads) for i in pairs]
+        for layer in range(2):
+            name = layer_tensor(layer, part)
+            changes[name] = reordered(model.weights[name], order)
+    halves, adjacent = (
+        replace(model.config, rope=replace(model.config.rope, dim=rotated, pairing=pairing))
+        for pairing in ("halves", "adjacent")
+    )
+
+    moved = fingerprint_weights(model.weights.replaced(changes), adjacent)
+
+    assert moved == fingerprint_weights(model.weights, halves) == model.fingerprint
+
+
 def test_a_tied_head_stored_twice_is_the_same_model(tiny: Any) -> None:
     once = tiny(TinyDecoder(tied_embeddings=True))
     twice = tiny(TinyDecoder(tied_embeddings=True, repeat_tied_head=True))
@@ -292,8 +379,8 @@ def test_one_flipped_bit_is_another_model(tmp_path: Path, name: str) -> None:
     raw[-1] ^= 1
     changed = model.weights.replaced({name: replace(model.weights[name], raw=raw)})
 
-    assert fingerprint_weights(model.weights) == before
-    assert fingerprint_weights(changed) != before
+    assert fingerprint_weights(model.weights, model.config) == before
+    assert fingerprint_weights(changed, model.config) != before
 
 
 def test_the_block_type_and_the_shape_are_part_of_the_identity(tiny: Any) -> None:
@@ -309,7 +396,7 @@ def test_the_block_type_and_the_shape_are_part_of_the_identity(tiny: Any) -> Non
     )
 
     prints = {
-        fingerprint_weights(model.weights.replaced({name: other}))
+        fingerprint_weights(model.weights.replaced({name: other}), model.config)
         for other in (matrix, as_integers, as_halves)
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cotejar.errors import UsageError
+from cotejar.parity import gates as gates_module
 from cotejar.parity.gates import (
     LOGITS_METRICS,
     METRICS,
@@ -17,9 +18,18 @@ from cotejar.parity.gates import (
     Judged,
     default_gates,
 )
+from cotejar.trace.forward_trace import describe_host
 
 if TYPE_CHECKING:
     from .conftest import TraceMaker
+
+
+def noise_gates(make: TraceMaker, numerics: str) -> tuple[Gate, ...]:
+    """Of some numerics against the oracle's."""
+    exact, other = (
+        replace(make(), engine=replace(make().engine, numerics=n)) for n in ("f64", numerics)
+    )
+    return default_gates(exact, other)
 
 
 def gate(metric: str = "rel_l2_max", sites: str = "all", limit: float = 1.0) -> Gate:
@@ -71,6 +81,22 @@ def test_nan_is_the_worst_of_all() -> None:
     assert math.isnan(max(judged, key=lambda j: j.severity).value)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_failed_is_worse_than_what_passed(order: int) -> None:
+    """Also where a value over its limit says nothing."""
+    passed = Judged(gate=gate(limit=math.inf), value=math.inf)
+    failed = Judged(gate=gate(limit=2.0), value=math.nextafter(2, 3))
+
+    assert (passed.passed, failed.passed) == (True, False)
+    assert max([passed, failed][::order], key=lambda j: j.badness) is failed
+
+
+def test_of_what_failed_the_furthest_beyond_is_worst() -> None:
+    judged = [Judged(gate=gate(limit=limit), value=4.0) for limit in (2.0, 1.0, 3.0)]
+
+    assert max(judged, key=lambda j: j.badness) is judged[1]
+
+
 def test_any_difference_is_infinitely_beyond_a_limit_of_0() -> None:
     assert Judged(gate=gate(limit=0.0), value=5e-324).severity == math.inf
     assert Judged(gate=gate(limit=0.0), value=0.0).severity == 0
@@ -83,8 +109,8 @@ def test_an_unknown_metric_is_refused() -> None:
     assert str(caught.value) == (
         "error[APR-U001]: there is no metric 'cosine'\n"
         "  where     gate\n"
-        "  expected  rel_l2_max, max_abs, cosine_distance, nmse, std_ratio, kl_max, "
-        "top1_disagreement, top5_disagreement\n"
+        "  expected  rel_l2_max, rel_l2_median, max_abs, cosine_distance, nmse, std_ratio, "
+        "kl_max, top1_flip_margin, top1_disagreement, top5_disagreement\n"
         "  found     cosine\n"
         "  try       cosine is judged as cosine_distance = 1 - cosine"
     )
@@ -110,6 +136,18 @@ def test_the_same_program_on_the_same_machine_must_agree_bit_for_bit(
     (only,) = default_gates(make_trace(), make_trace())
 
     assert (only.metric, only.sites, only.limit) == ("max_abs", "all", 0)
+
+
+@pytest.mark.parametrize("part", ["processor", "blas", "cores"])
+def test_another_processor_or_blas_is_another_machine(
+    make_trace: TraceMaker, part: str
+) -> None:
+    trace = replace(make_trace(), host=describe_host())
+    other = replace(trace, host=describe_host() | {part: "another"})
+
+    assert default_gates(trace, other) == default_gates(other, trace)
+    assert "max_abs" in {g.metric for g in default_gates(trace, trace)}
+    assert "max_abs" not in {g.metric for g in default_gates(trace, other)}
 
 
 @pytest.mark.parametrize("other", ["numerics", "build", "host"])
@@ -138,6 +176,55 @@ def test_every_site_has_a_default_gate(make_trace: TraceMaker) -> None:
     gates = default_gates(exact, trace)
 
     assert [n for n in trace.sites if not any(g.applies_to(n) for g in gates)] == []
+
+
+@pytest.mark.parametrize("numerics", ["f32", "q8"])
+def test_a_site_is_judged_by_its_worst_and_its_median_token(
+    make_trace: TraceMaker, numerics: str
+) -> None:
+    gates = noise_gates(make_trace, numerics)
+
+    for name in make_trace().sites:
+        metrics = {g.metric for g in gates if g.applies_to(name)}
+        logits = {"kl_max", "top1_flip_margin"} if name == "logits" else set()
+        assert metrics == {"rel_l2_max", "rel_l2_median"} | logits
+
+
+@pytest.mark.parametrize("numerics", ["f32", "q8"])
+def test_the_first_norm_is_judged_by_its_own_noise(
+    make_trace: TraceMaker, numerics: str
+) -> None:
+    """No product comes before it: what is normal elsewhere is a fault here."""
+    gates = noise_gates(make_trace, numerics)
+
+    first, second = (
+        min(g.limit for g in gates if g.metric == "rel_l2_max" and g.applies_to(name))
+        for name in ("layer.0.attn_norm", "layer.1.attn_norm")
+    )
+
+    assert 0 < first < second
+
+
+def test_a_limit_says_how_it_follows_from_measured_noise(make_trace: TraceMaker) -> None:
+    for gate_ in noise_gates(make_trace, "q8"):
+        factor = gates_module.FACTORS[gate_.metric]
+        noise = gate_.limit / factor
+        assert gate_.origin == (
+            f"{factor:g} x {noise:.3g}, the noise of q8 measured in "
+            "benchmarks/results/gate-noise.md"
+        )
+
+
+def test_other_weights_have_no_default(make_trace: TraceMaker) -> None:
+    """Nobody has measured how far two models lie apart, whatever is waived."""
+    trace = make_trace()
+    for numerics in ("f32", "f64"):
+        other = replace(
+            trace,
+            engine=replace(trace.engine, numerics=numerics),
+            model=replace(trace.model, fingerprint="sha256:12ac"),
+        )
+        assert default_gates(trace, other) == default_gates(other, trace) == ()
 
 
 def test_coarser_numerics_have_wider_gates(make_trace: TraceMaker) -> None:

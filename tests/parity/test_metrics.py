@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,10 +106,30 @@ def test_the_worst_token_is_named() -> None:
     assert measure_distance(reference, candidate).worst_token == 2
 
 
+def test_one_changed_token_of_three_does_not_move_the_median_and_two_do() -> None:
+    reference, candidate = np.ones((3, 4)), np.ones((3, 4))
+
+    candidate[1, 0] = 1e150
+    one = measure_distance(reference, candidate)
+    candidate[2, 0] = 1 + 2.0**-40
+    two = measure_distance(reference, candidate)
+
+    assert one.rel_l2_median == 0
+    assert two.rel_l2_median == 2.0**-41  # an error of 2^-40 beside a norm of 2
+    assert one.rel_l2_max == two.rel_l2_max == 5e149
+
+
+@given(pairs())
+def test_the_median_token_is_the_median(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    distance = measure_distance(*pair)
+
+    assert distance.rel_l2_median == statistics.median(distance.rel_l2.tolist())
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("sides", ["reference", "candidate", "both"])
 def test_no_measure_of_a_number_that_is_none_is_small(bad: float, sides: str) -> None:
-    reference, candidate = np.ones((2, 3)), np.ones((2, 3))
+    reference, candidate = np.ones((3, 3)), np.ones((3, 3))
     for array, side in ((reference, "reference"), (candidate, "candidate")):
         if sides in {side, "both"}:
             array[1, 1] = bad
@@ -117,6 +138,7 @@ def test_no_measure_of_a_number_that_is_none_is_small(bad: float, sides: str) ->
 
     values = (distance.rel_l2_max, distance.max_abs, 1 - distance.cosine_min, distance.nmse)
     assert not any(value <= 1e300 for value in values)
+    assert math.isnan(distance.rel_l2_median)
     assert distance.worst_token == 1
 
 
@@ -231,3 +253,59 @@ def test_the_margin_is_the_references_gap_between_its_two_largest() -> None:
     distance = measure_logits(reference, np.array([[9.0, 0, 0], [0, 9, 0]]))
 
     assert distance.margin.tolist() == [0.5, 0.0]
+
+
+def test_the_largest_lead_that_was_lost_is_the_flip_margin() -> None:
+    reference = np.array([[9.0, 0, 0], [2, 1.5, 0], [3, 0, 1], [0, 0.25, 0]])
+    flipped = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
+
+    distance = measure_logits(reference, flipped)
+
+    # The first token leads by 9 and is not flipped; 0.5, 2 and 0.25 are.
+    assert distance.top1_equal.tolist() == [True, False, False, False]
+    assert distance.flip_margin == 2
+    assert distance.last.flip_margin == 0.25
+    assert measure_logits(reference, reference).flip_margin == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("sides", ["reference", "candidate", "both"])
+def test_a_flip_to_or_from_no_number_has_no_margin(bad: float, sides: str) -> None:
+    """With equal logits the lead is 0, and 0 would pass a gate of limit 0."""
+    reference, candidate = np.zeros((2, 7)), np.zeros((2, 7))
+    for array, side in ((reference, "reference"), (candidate, "candidate")):
+        if sides in {side, "both"}:
+            array[0, 3] = bad
+
+    distance = measure_logits(reference, candidate)
+
+    assert math.isnan(distance.flip_margin)
+    assert distance.last.flip_margin == 0
+
+
+def ranked(row: Sequence[float]) -> list[int]:
+    """Ids of the five largest, of equals the lowest first."""
+    return sorted(range(len(row)), key=lambda i: (-row[i], i))[:5]
+
+
+@given(
+    hnp.arrays(np.int64, (2, 9), elements=st.integers(0, 3)),
+    hnp.arrays(np.int64, (2, 9), elements=st.integers(0, 3)),
+)
+def test_of_equals_the_lowest_ids_count(reference: np.ndarray, candidate: np.ndarray) -> None:
+    """Nine logits of four values: ties within the five and at their edge."""
+    distance = measure_logits(reference.astype(float), candidate.astype(float))
+
+    tops = [(ranked(a), ranked(b)) for a, b in zip(reference, candidate, strict=True)]
+    assert distance.top1_equal.tolist() == [a[0] == b[0] for a, b in tops]
+    assert distance.top5_overlap.tolist() == [len({*a} & {*b}) / 5 for a, b in tops]
+
+
+@given(LOGITS, LOGITS)
+def test_a_row_is_measured_as_if_it_were_alone(a: np.ndarray, b: np.ndarray) -> None:
+    together = measure_logits(a, b)
+
+    for row in range(2):
+        alone = measure_logits(a[row : row + 1], b[row : row + 1])
+        assert alone.kl[0] == together.kl[row]
+        assert alone.margin[0] == together.margin[row]

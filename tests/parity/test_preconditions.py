@@ -100,9 +100,9 @@ DEFECTS: dict[str, tuple[Change, int, int, str]] = {
     ),
     "sites": (
         lambda _, t: without(t, SITE),
-        20,
+        23,
         1,
-        "of 20 required sites the candidate lacks 1, first layer.1.ffn_up",
+        "of 23 sites the candidate lacks 1, first layer.1.ffn_up",
     ),
     "capture-points": (
         lambda _, t: change_site(t, SITE, capture_point="up projection, before bias"),
@@ -119,9 +119,9 @@ DEFECTS: dict[str, tuple[Change, int, int, str]] = {
     ),
     "sample-count": (
         lambda _, t: with_stats(t, SITE, Scope.LAST, count=7),
-        20,
+        37,
         1,
-        "the samples differ in 1 of 20 cells; layer.1.ffn_up: 6 values against 7 (last)",
+        "the samples differ at 1 of 37 sites; layer.1.ffn_up: 6 values against 7 (last)",
     ),
     "ddof": (lambda _, t: replace(t, ddof=0), 1, 1, "ddof 1 against 0"),
     "finite": (
@@ -144,10 +144,10 @@ HOLDING = {
     "positions": (3, "the same 3 positions"),
     "config": (3, "3 keys agree"),
     "weights-fingerprint": (1, "the same weights, sha256:12ab"),
-    "sites": (20, "all 20 required sites on both sides"),
+    "sites": (23, "all 23 required sites on both sides, and no other on one alone"),
     "capture-points": (37, "37 sites are read at the same point"),
     "shapes": (37, "37 sites have the same width"),
-    "sample-count": (20, "equal sample counts in 20 cells of layer x slot"),
+    "sample-count": (37, "equal sample counts at 37 sites"),
     "ddof": (1, "both divide by n - 1"),
     "finite": (74, "74 sites hold finite numbers only"),
     "arrays": (74, "both sides hold the elements of the 37 sites that gates judge"),
@@ -318,7 +318,7 @@ def test_a_longer_prompt_is_measured_to_its_end(make_trace: TraceMaker) -> None:
         "2 of 5 token ids differ, the first at index 3: [] against [13]"
     )
     assert found(comparison, "sample-count").message == (
-        "the samples differ in 20 of 20 cells; layer.0.attn_norm: 18 values against 30 (all)"
+        "the samples differ at 37 of 37 sites; embed: 18 values against 30 (all)"
     )
 
 
@@ -330,18 +330,75 @@ def test_sites_may_be_missing_on_both_sides(make_trace: TraceMaker) -> None:
     precondition = found(comparison, "sites")
     assert precondition.num_broken == 2
     assert precondition.message == (
-        "of 20 required sites the reference lacks 2, first layer.0.qkv; "
-        "the candidate lacks 1, first layer.1.ffn_up"
+        "of 23 sites the reference lacks 2, first layer.0.qkv; the "
+        "candidate lacks 1, first layer.1.ffn_up"
     )
 
 
 def test_only_the_slots_asked_for_are_required(make_trace: TraceMaker) -> None:
-    candidate = without(make_trace(), SITE)
+    both = without(make_trace(), SITE)
 
-    comparison = compare(make_trace(), candidate, required_slots=("ffn_out",))
+    comparison = compare(both, both, required_slots=("ffn_out",))
 
     assert comparison.verdict is Verdict.PASS
-    assert comparison.only_in_reference == (SITE,)
+    assert found(comparison, "sites").num_checked == 2 + 3  # layers; before and after them
+
+
+@pytest.mark.parametrize("site", ["embed", "final_norm", "logits"])
+def test_what_comes_before_and_after_the_layers_is_required(
+    make_trace: TraceMaker, site: str
+) -> None:
+    """A wrong LM head shows in the logits alone."""
+    both = without(make_trace(), site)
+
+    precondition = found(compare(both, both), "sites")
+
+    assert (precondition.num_checked, precondition.num_broken) == (23, 1)
+    assert precondition.message == (
+        f"of 23 sites the reference lacks 1, first {site}; the candidate lacks 1, first {site}"
+    )
+
+
+FINE = "layer.1.attn_context"
+
+
+@pytest.mark.parametrize("declared", [(), ("attn_residual",)])
+def test_a_site_of_one_side_alone_is_missed(
+    make_trace: TraceMaker, declared: tuple[str, ...]
+) -> None:
+    """It ought to be there, though no contract requires it."""
+    other = replace(without(make_trace(), FINE), not_observed=frozenset(declared))
+
+    forth, back = compare(make_trace(), other), compare(other, make_trace())
+
+    for side, comparison in (("candidate", forth), ("reference", back)):
+        precondition = found(comparison, "sites")
+        assert (precondition.num_checked, precondition.num_broken) == (24, 1)
+        assert precondition.message == f"of 24 sites the {side} lacks 1, first {FINE}"
+        assert comparison.verdict is Verdict.INCOMPARABLE
+
+
+def test_what_the_other_side_cannot_observe_is_not_missed(make_trace: TraceMaker) -> None:
+    fused = replace(without(make_trace(), FINE), not_observed=frozenset({"attn_context"}))
+
+    assert found(compare(make_trace(), fused), "sites").holds
+    assert found(compare(fused, make_trace()), "sites").holds
+
+
+def test_it_is_the_side_that_lacks_a_site_that_must_say_so(make_trace: TraceMaker) -> None:
+    declares = replace(make_trace(), not_observed=frozenset({"attn_context"}))
+    lacks = without(make_trace(), FINE)
+
+    assert not found(compare(declares, lacks), "sites").holds
+    assert not found(compare(lacks, declares), "sites").holds
+
+
+def test_what_is_required_must_be_observed(make_trace: TraceMaker) -> None:
+    """No engine talks itself out of a contract."""
+    fused = replace(without(make_trace(), SITE), not_observed=frozenset({"ffn_up"}))
+
+    assert not found(compare(make_trace(), fused), "sites").holds
+    assert not found(compare(fused, fused), "sites").holds
 
 
 def test_a_layer_that_is_declared_and_not_recorded_is_missed(make_trace: TraceMaker) -> None:
@@ -354,7 +411,7 @@ def test_a_layer_that_is_declared_and_not_recorded_is_missed(make_trace: TraceMa
 def test_a_trace_can_declare_no_endless_number_of_layers(make_trace: TraceMaker) -> None:
     deep = replace(make_trace(), config={"num_layers": 10**15})
 
-    assert found(compare(deep, deep), "sites").num_checked == 4096 * 10
+    assert found(compare(deep, deep), "sites").num_checked == 4096 * 10 + 3
 
 
 def test_statistics_alone_are_enough_for_a_ratio(make_trace: TraceMaker) -> None:
@@ -374,9 +431,39 @@ def test_no_scope_in_common_is_unequal_samples(make_trace: TraceMaker) -> None:
 
     assert [p.id for p in comparison.broken] == ["sample-count"]
     assert found(comparison, "sample-count").message == (
-        "the samples differ in 20 of 20 cells; layer.0.attn_norm: 18 values (all) against "
-        "6 (last), and no scope in common"
+        "the samples differ at 37 of 37 sites; embed: 18 values (all) against 6 (last), "
+        "and no scope in common"
     )
+
+
+@pytest.mark.parametrize("site", ["embed", "layer.0.q", "layer.1.attn_residual", "logits"])
+def test_samples_are_counted_at_every_site(make_trace: TraceMaker, site: str) -> None:
+    """Not at the required slots alone."""
+    count = make_trace().sites[site].stats[Scope.ALL].count
+    candidate = with_stats(make_trace(), site, Scope.ALL, count=count - 1)
+
+    assert found(compare(make_trace(), candidate), "sample-count").message == (
+        f"the samples differ at 1 of 37 sites; {site}: {count} values against {count - 1} (all)"
+    )
+
+
+@pytest.mark.parametrize("scope", Scope)
+@pytest.mark.parametrize("site", ["layer.0.k_rope", "logits"])
+def test_a_site_covers_the_scopes_that_the_others_do(
+    make_trace: TraceMaker, site: str, scope: Scope
+) -> None:
+    """Logits of the last token alone would hide those of all the others."""
+    stats = make_trace().sites[site].stats
+    other = {s: v for s, v in stats.items() if s is not scope}
+    partly = change_site(make_trace(), site, stats=other)
+
+    for sides in ((make_trace(), partly), (partly, make_trace()), (partly, partly)):
+        comparison = compare(*sides)
+        assert comparison.verdict is Verdict.INCOMPARABLE
+        assert found(comparison, "sample-count").message == (
+            f"the samples differ at 1 of 37 sites; {site}: no scope {scope.value} on both "
+            "sides, as elsewhere"
+        )
 
 
 def test_no_values_on_both_sides_are_no_equal_samples(make_trace: TraceMaker) -> None:
@@ -412,18 +499,21 @@ def statistics(count: int, std: float) -> ActivationStats:
 
 
 def famous_trace(scope: Scope, tokens: int, std: float, **others: float) -> ForwardTrace:
-    """28 layers x 10 slots of statistics alone, as the two engines of that hunt had them."""
+    """28 layers x 10 slots of statistics alone, as the two engines of that hunt had them.
+
+    And what comes before and after the layers, in a vocabulary of 3584 too.
+    """
+    inside = [Site(slot, layer) for layer in range(28) for slot in CONTRACT_SLOTS]
     sites = {}
-    for layer in range(28):
-        for slot in CONTRACT_SLOTS:
-            here = std if (layer, slot) == (3, "ffn_swiglu_inner") else 1.0
-            sites[str(Site(slot, layer))] = SiteRecord(
-                site=Site(slot, layer),
-                capture_point=CAPTURE_POINTS[slot],
-                dtype="float32",
-                shape=(tokens, 3584),
-                stats={scope: statistics(tokens * 3584, here)},
-            )
+    for site in (Site("embed"), *inside, Site("final_norm"), Site("logits")):
+        here = std if str(site) == "layer.3.ffn_swiglu_inner" else 1.0
+        sites[str(site)] = SiteRecord(
+            site=site,
+            capture_point=CAPTURE_POINTS[site.slot],
+            dtype="float32",
+            shape=(tokens, 3584),
+            stats={scope: statistics(tokens * 3584, here)},
+        )
     return ForwardTrace(
         engine=EngineInfo(name="recorded", build="upstream", numerics="q8"),
         model=ModelInfo(
@@ -447,11 +537,12 @@ def test_the_famous_ratio_is_reported_and_not_believed() -> None:
 
     assert comparison.verdict is Verdict.INCOMPARABLE
     precondition = found(comparison, "sample-count")
-    assert (precondition.num_checked, precondition.num_broken) == (280, 280)
+    assert (precondition.num_checked, precondition.num_broken) == (283, 283)
     assert precondition.message == (
-        "the samples differ in 280 of 280 cells; layer.0.attn_norm: 3,584 values (last) "
-        "against 25,088 (all), and no scope in common"
+        "the samples differ at 283 of 283 sites; embed: 3,584 values (last) against 25,088 "
+        "(all), and no scope in common"
     )
+    assert comparison.broken == [precondition]
     naive = comparison.naive_ratio
     assert naive is not None
     assert (naive.site, naive.reference_count, naive.candidate_count) == (

@@ -64,8 +64,14 @@ def test_fail_outranks_incomparable_outranks_pass(make_trace: TraceMaker, order:
 
 
 def test_each_measure_is_the_worst_of_all_prompts(make_trace: TraceMaker) -> None:
-    one = bad(make_trace, value=9.0)
-    other = bad(make_trace, value=-20.0)
+    values = make_trace.values()
+    one, other = (
+        compare(make_trace(), make_trace(values | {"layer.1.ffn_up": array}))
+        for array in (
+            values["layer.1.ffn_up"] * 9,
+            values["layer.1.ffn_up"] * [[1], [-20], [2]],
+        )
+    )
 
     for made in (report(one, other), report(other, one)):
         (site,) = [s for s in made.sites if (s.site, s.scope) == ("layer.1.ffn_up", Scope.ALL)]
@@ -74,6 +80,7 @@ def test_each_measure_is_the_worst_of_all_prompts(make_trace: TraceMaker) -> Non
             for c in (one, other)
         ]
         assert site.rel_l2_max == max(d.rel_l2_max for d in distances if d)
+        assert site.rel_l2_median == max(d.rel_l2_median for d in distances if d) > 0
         assert site.max_abs == max(d.max_abs for d in distances if d)
         assert site.cosine_min == min(d.cosine_min for d in distances if d)
         assert site.nmse == max(d.nmse for d in distances if d)
@@ -108,7 +115,10 @@ def test_a_nan_stays_the_worst(make_trace: TraceMaker) -> None:
         (site,) = [s for s in made.sites if (s.site, s.scope) == ("logits", Scope.ALL)]
         assert site.max_abs is not None
         assert math.isnan(site.max_abs)
-        assert parse(made)["logits"]["kl_max"] is None
+        facts = parse(made)
+        assert facts["logits"]["kl_max"] is None
+        assert facts["logits"]["kl_max_nonfinite"] == "NaN"
+        assert math.isnan(made.as_json()["logits"]["kl_max"])
 
 
 def test_the_first_divergence_is_of_the_first_prompt_that_fails(make_trace: TraceMaker) -> None:
@@ -128,6 +138,35 @@ def test_a_precondition_that_one_prompt_breaks_is_broken(make_trace: TraceMaker)
         (found,) = [p for p in parse(made)["preconditions"] if not p["holds"]]
         assert found["id"] == "token-ids"
         assert [p.id for p in made.broken] == ["token-ids"]
+        assert found == {
+            "id": "token-ids",
+            "holds": False,
+            "num_checked": 6,
+            "num_broken": 1,
+            "message": "1 of 3 token ids differ, the first at index 2: [12] against [99]",
+        }
+
+
+def test_a_precondition_says_what_the_first_prompt_broke(make_trace: TraceMaker) -> None:
+    trace = make_trace()
+    later = compare(trace, replace(trace, token_ids=(99, 98, 12)))
+
+    made = report(good(make_trace), unfair(make_trace), later, good(make_trace))
+
+    facts = parse(made)["preconditions"][0]
+    assert (facts["num_checked"], facts["num_broken"]) == (12, 3)
+    assert facts["message"].endswith("at index 2: [12] against [99]")
+    assert made.broken[0].message == facts["message"]
+
+
+def test_preconditions_that_hold_are_counted_over_all_prompts(make_trace: TraceMaker) -> None:
+    facts = parse(report(good(make_trace), good(make_trace)))["preconditions"]
+
+    assert [(p["id"], p["num_checked"]) for p in facts if p["holds"]] == [
+        *(("token-ids", 6), ("positions", 6), ("config", 6), ("weights-fingerprint", 2)),
+        *(("sites", 46), ("capture-points", 74), ("shapes", 74), ("sample-count", 74)),
+        *(("ddof", 2), ("finite", 148), ("arrays", 148)),
+    ]
 
 
 def test_bit_identical_is_so_at_every_prompt_or_not_at_all(make_trace: TraceMaker) -> None:
@@ -156,7 +195,7 @@ def test_nothing_compared_is_counted_as_nothing(make_trace: TraceMaker) -> None:
     made = report(unfair(make_trace))
 
     assert (made.num_compared, made.sites, made.logits) == (0, [], None)
-    assert report(good(make_trace)).num_compared == (3 + 1) * (36 * 6 + 9)
+    assert report(good(make_trace)).num_compared == 3 * (36 * 6 + 9)
 
 
 # --- what other tools read ------------------------------------------------------------
@@ -196,7 +235,7 @@ def test_the_json_of_a_pass(make_trace: TraceMaker) -> None:
     assert len(facts["preconditions"]) == 11
     assert facts["bit_identical"] is True
     assert facts["first_divergence"] is None
-    assert facts["num_compared"] == 900
+    assert facts["num_compared"] == 675
     assert facts["logits"] == {
         "kl_max": 0.0,
         "top1_agreement": 1.0,
@@ -217,6 +256,7 @@ def test_the_json_of_a_site(make_trace: TraceMaker) -> None:
         "scope": "all",
         "num_compared": 18,
         "rel_l2_max": 0.0,
+        "rel_l2_median": 0.0,
         "max_abs": 0.0,
         "cosine_min": pytest.approx(1.0),
         "nmse": 0.0,
@@ -263,7 +303,8 @@ def test_the_json_of_a_site_that_has_statistics_alone(make_trace: TraceMaker) ->
     facts = parse(report(compare(statistics, statistics, Plan(gates=(ratio,)))))
 
     site = facts["sites"][0]
-    assert [site[k] for k in ("rel_l2_max", "max_abs", "cosine_min", "nmse")] == [None] * 4
+    measures = ("rel_l2_max", "rel_l2_median", "max_abs", "cosine_min", "nmse")
+    assert [site[k] for k in measures] == [None] * 5
     assert (site["gate"], site["verdict"], site["bit_identical"]) == (None, None, False)
     assert facts["logits"] is None
 
@@ -276,6 +317,9 @@ def test_the_json_of_an_infinite_error_has_no_infinity(make_trace: TraceMaker) -
 
     assert facts["verdict"] == "FAIL"
     assert (facts["sites"][0]["rel_l2_max"], facts["sites"][0]["max_abs"]) == (None, 1.0)
+    assert facts["sites"][0]["rel_l2_max_nonfinite"] == "Infinity"
+    assert facts["sites"][0]["rel_l2_median_nonfinite"] == "Infinity"
+    assert "max_abs_nonfinite" not in facts["sites"][0]
 
 
 def test_the_json_names_a_gate_that_was_judged_nowhere(make_trace: TraceMaker) -> None:

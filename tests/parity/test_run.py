@@ -20,7 +20,7 @@ from cotejar.parity.compare import Plan
 from cotejar.parity.gates import Gate
 from cotejar.parity.run import Request, run_parity
 from cotejar.testing.tiny_decoder import TinyDecoder
-from cotejar.testing.tiny_models import write_tiny_gguf
+from cotejar.testing.tiny_models import write_tiny_gguf, write_tiny_hugging_face
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, Scope
 from cotejar.trace.trace_file import write_trace
 from cotejar.verdict import Verdict
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cotejar.parity.report import ParityReport
+    from cotejar.testing.tiny_decoder import TinyArchitecture
 
 # Float32 sums of at most 160 products of numbers near 1 err by some 160 x 2**-24 = 1e-5.
 NOISE = Plan(gates=(Gate(metric="rel_l2_max", sites="all", limit=1e-5, origin="the test"),))
@@ -55,6 +56,24 @@ def test_a_model_and_its_import_have_the_same_bits(tiny_gguf: Path, tiny_apr: Pa
     assert (report.verdict, report.bit_identical) == (Verdict.PASS, True)
     assert [c.reference.prompt for c in report.comparisons] == ["What is 2+2?"]
     assert report.comparisons[0].candidate.model.format == "apr"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "bias"),
+    [("llama", False), ("llama", True), ("mistral", False), ("qwen2", False), ("qwen3", False)],
+)
+def test_a_folder_and_the_gguf_made_from_it_have_the_same_bits(
+    tmp_path: Path, architecture: TinyArchitecture, *, bias: bool
+) -> None:
+    """Though a llama's GGUF has its q and k rows, and their biases, in another order."""
+    decoder = TinyDecoder(architecture=architecture, attention_bias=bias)
+    folder = write_tiny_hugging_face(tmp_path / "tiny", decoder)
+    gguf = write_tiny_gguf(tmp_path / "tiny.gguf", decoder)
+
+    report = parity(f"native+f32:{folder}", f"native+f32:{gguf}")
+
+    assert [p.id for p in report.broken] == []
+    assert (report.verdict, report.bit_identical) == (Verdict.PASS, True)
 
 
 def test_the_engine_stays_within_rounding_of_the_oracle(tiny_gguf: Path) -> None:

@@ -94,3 +94,18 @@ def test_a_message_has_all_parts_and_json_the_same() -> None:
         "found": "that",
         "try": "do it",
     }
+
+
+def test_a_message_sends_nothing_to_the_terminal_and_the_parts_stay_as_they_are() -> None:
+    evil = "a\x1b[2J\nerror\x9b\r"
+    error = UsageError(evil, where=evil, expected=evil, found=evil, hint=evil)
+
+    shown = r"a\x1b[2J\nerror\x9b\r"
+    assert str(error) == (
+        f"error[APR-U001]: {shown}\n"
+        f"  where     {shown}\n"
+        f"  expected  {shown}\n"
+        f"  found     {shown}\n"
+        f"  try       {shown}"
+    )
+    assert set(error.as_json().values()) == {"APR-U001", evil}

@@ -29,8 +29,10 @@ PLAN = Plan(
     required_slots=("ffn_out",),
 )
 VALUES = {
+    "embed": np.array([[1.0, 0.0], [0.0, 1.0]]),
     "layer.0.ffn_out": np.array([[3.0, 4.0], [6.0, 8.0]]),
     "layer.1.ffn_out": np.array([[5.0, 12.0], [0.0, 10.0]]),
+    "final_norm": np.array([[1.0, 1.0], [2.0, 2.0]]),
     "logits": np.array([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]]),
 }
 
@@ -89,7 +91,7 @@ def test_a_pass_says_how_much_was_compared() -> None:
         "\n"
         "logits     KL max 0.00e+00 nats, top-1 equal 100.0%, top-5 overlap 100.0%, "
         "smallest margin 1.000\n"
-        "PASS  6 of 6 cells (site x scope) within their gates, 21 numbers compared, "
+        "PASS  10 of 10 cells (site x scope) within their gates, 22 numbers compared, "
         "bit-identical"
     )
 
@@ -98,7 +100,7 @@ def test_a_pass_that_is_not_bit_identical_says_what_came_nearest_to_a_limit() ->
     shown = text(compare(changed("layer.1.ffn_out", 0, 0, 5.013)))
 
     assert shown.splitlines()[-2:] == [
-        "PASS  6 of 6 cells (site x scope) within their gates, 21 numbers compared",
+        "PASS  10 of 10 cells (site x scope) within their gates, 22 numbers compared",
         "  nearest to its limit: layer.1.ffn_out, rel_l2_max 1.00e-03 of 1.0e-02 (the test)",
     ]
 
@@ -115,7 +117,7 @@ def test_a_fail_names_the_first_site_the_worst_token_and_the_origin() -> None:
         "\n"
         "logits     KL max 0.00e+00 nats, top-1 equal 100.0%, top-5 overlap 100.0%, "
         "smallest margin 1.000\n"
-        "FAIL  1 of 6 cells (site x scope) are beyond their gates\n"
+        "FAIL  1 of 10 cells (site x scope) are beyond their gates\n"
         "  first at layer.0.ffn_out (all tokens, worst is token 0): rel_l2_max 2.000e-02, "
         "limit 1.0e-02\n"
         "  origin of the limit: the test"
@@ -146,8 +148,8 @@ def test_an_unfair_pair_says_what_is_broken_and_what_would_have_been_believed() 
         HEAD + "prompts    1, 2 tokens\n"
         "\n"
         "preconditions  10 of 11 hold\n"
-        "  BROKEN  sample-count: the samples differ in 2 of 2 cells; "
-        "layer.0.ffn_swiglu_inner: 4 values (all) against 2 (last), and no scope in common\n"
+        "  BROKEN  sample-count: the samples differ at 5 of 5 sites; "
+        "embed: 4 values (all) against 2 (last), and no scope in common\n"
         "\n"
         "INCOMPARABLE  broken: sample-count; nothing was measured\n"
         "  at layer.0.ffn_swiglu_inner the standard deviations of 4 values (all) and 2 (last) "
@@ -188,19 +190,49 @@ def test_numerics_without_a_known_gate_need_a_contract() -> None:
     )
 
 
+def test_two_models_need_a_contract() -> None:
+    """Of other weights nobody knows how far they may lie apart."""
+    other = replace(make_trace(), model=replace(make_trace().model, fingerprint="sha256:99"))
+    plan = Plan(required_slots=("ffn_out",), waived=frozenset({"weights-fingerprint"}))
+
+    shown = text(compare(other, plan))
+
+    assert shown.splitlines()[-1] == (
+        "INCOMPARABLE  no gate is known for two models of other weights "
+        "(give one with --contract)"
+    )
+
+
 def test_sites_of_one_side_alone_are_listed_and_not_counted() -> None:
     more = make_trace(VALUES | {"layer.0.q": np.ones((2, 2)), "layer.1.q": np.ones((2, 2))})
 
-    shown = text(compare(more))
+    blind = replace(make_trace(), not_observed=frozenset({"q"}))
+
+    shown = text(compare_traces(blind, more, PLAN))
 
     assert "not compared: 2 sites of the candidate alone (layer.0.q, layer.1.q)\n" in shown
-    assert "PASS  6 of 6 cells" in shown
+    assert shown.splitlines()[-2] == (
+        "PASS  10 of 10 cells (site x scope) within their gates, 22 numbers compared"
+    )  # and never bit-identical
+
+
+def test_a_site_that_one_side_lacks_without_a_word_is_named() -> None:
+    more = make_trace(VALUES | {"layer.0.q": np.ones((2, 2))})
+
+    lines = text(compare(more)).splitlines()
+
+    assert ("  BROKEN  sites: of 6 sites the reference lacks 1, first layer.0.q") in lines
+    assert lines[-1] == "INCOMPARABLE  broken: sites; nothing was measured"
 
 
 def test_logits_that_were_not_captured_are_missed() -> None:
-    without = {name: array for name, array in VALUES.items() if name != "logits"}
+    trace = make_trace()
+    arrays = {name: array for name, array in trace.arrays.items() if name != "logits"}
+    waived = replace(PLAN, waived=frozenset({"arrays"}))
 
-    assert "logits     not captured on both sides\n" in text(compare(make_trace(without)))
+    shown = text(compare(replace(trace, arrays=arrays), waived))
+
+    assert "logits     not captured on both sides\n" in shown
 
 
 def test_the_table_has_each_slots_worst_site_or_all_of_them() -> None:
@@ -209,17 +241,19 @@ def test_the_table_has_each_slots_worst_site_or_all_of_them() -> None:
     slots = text(comparison, detail="slots").splitlines()
     sites = text(comparison, detail="sites").splitlines()
 
-    assert [line.split()[:2] for line in slots[7:9]] == [
+    assert [line.split()[:2] for line in slots[7:11]] == [
+        ["embed", "all"],
         ["layer.1.ffn_out", "all"],
+        ["final_norm", "all"],
         ["logits", "all"],
     ]
     titles = "site scope rel L2 max max abs cosine min NMSE std ratio gate verdict"
     assert " ".join(unstyle(slots[6]).split()) == titles
     # An error of 1.3 beside a norm of 13; squares of 269 in all.
     row = "1.00e-01 1.30e+00 0.996073 6.28e-03 0.9809 rel_l2_max <= 1.0e-02 FAIL"
-    assert " ".join(slots[7].split()[2:]) == row
-    assert slots[9] == "  (each slot's worst layer and scope; --all-sites shows every site)"
-    assert [line.split()[:2] for line in sites[7:13]] == [
+    assert " ".join(slots[8].split()[2:]) == row
+    assert slots[11] == "  (each slot's worst layer and scope; --all-sites shows every site)"
+    assert [line.split()[:2] for line in sites[7:17]] == [
         [name, scope] for name in VALUES for scope in ("all", "last")
     ]
 
@@ -227,10 +261,10 @@ def test_the_table_has_each_slots_worst_site_or_all_of_them() -> None:
 def test_a_site_that_no_gate_judges_is_not_judged() -> None:
     one = replace(PLAN, gates=(replace(PLAN.gates[0], sites="layer.0.ffn_out"),))
 
-    rows = text(compare(make_trace(), one), detail="sites").splitlines()[7:13]
+    rows = text(compare(make_trace(), one), detail="sites").splitlines()[7:17]
 
-    assert [row.endswith("PASS") for row in rows] == [True] * 2 + [False] * 4
-    assert all(row.endswith("not judged") for row in rows[2:])
+    assert [row.endswith("PASS") for row in rows] == [False] * 2 + [True] * 2 + [False] * 6
+    assert all(row.endswith("not judged") for row in [*rows[:2], *rows[4:]])
 
 
 def test_several_prompts_are_one_report() -> None:
@@ -238,7 +272,16 @@ def test_several_prompts_are_one_report() -> None:
 
     assert "prompts    2, 4 tokens\n" in shown
     assert "top-1 equal 75.0%" in shown
-    assert "FAIL  1 of 6 cells (site x scope) are beyond their gates\n" in shown
+    assert "FAIL  1 of 10 cells (site x scope) are beyond their gates\n" in shown
+
+
+def test_of_several_prompts_the_first_that_is_unfair_is_quoted() -> None:
+    first, second = (replace(make_trace(), token_ids=ids) for ids in ((7, 9), (6, 8)))
+
+    shown = text(compare(make_trace()), compare(first), compare(second))
+
+    assert "  BROKEN  token-ids: 1 of 2 token ids differ, the first at index 1: " in shown
+    assert "the first at index 0" not in shown
 
 
 @pytest.mark.parametrize("part", ["name", "build", "numerics", "device"])

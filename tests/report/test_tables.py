@@ -22,6 +22,7 @@ from cotejar.report.tables import (
     render_text,
     shortened,
     visible,
+    visible_lines,
     with_unit,
 )
 
@@ -119,6 +120,14 @@ def test_control_characters_are_shown_not_sent() -> None:
 
 def test_what_prints_is_left_alone() -> None:
     assert visible("Ġequals ▁ 模型") == "Ġequals ▁ 模型"
+
+
+def test_of_many_lines_only_control_characters_are_shown() -> None:
+    sent = "one\n\ttwo\x1b[2J\x9b1m\x07\r\x7f\x00 \u3000\U0001f469\u200d\U0001f4bb"
+
+    assert visible_lines(sent) == (
+        "one\n\ttwo\\x1b[2J\\x9b1m\\x07\\r\\x7f\\x00 \u3000\U0001f469\u200d\U0001f4bb"
+    )
 
 
 def test_a_long_text_is_cut() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cotejar.engines.run_trace import TraceResult
 from cotejar.report.json_output import encode_json
 from cotejar.report.trace import top_logits, trace_json, trace_lines
 from cotejar.trace.forward_trace import (
@@ -54,8 +55,13 @@ def make_trace(
     )
 
 
+def result_of(trace: ForwardTrace, *, logits: bool = True) -> TraceResult:
+    last = trace.arrays["logits"][-1] if logits and "logits" in trace.arrays else None
+    return TraceResult(trace=trace, model=None, last_logits=last)
+
+
 def lines_of(trace: ForwardTrace, *, brief: bool = False) -> list[str]:
-    return list(trace_lines(trace, None, brief=brief))
+    return list(trace_lines(result_of(trace), brief=brief))
 
 
 STATS = "all n=4 mean=  3.0000 std=  2.1602 | last n=2 mean=  4.5000 std=  2.1213"
@@ -130,10 +136,10 @@ def test_a_number_that_is_none_is_an_anomaly_and_is_named(bad: list[float], mark
 
 
 def test_without_logits_there_is_no_prediction() -> None:
-    lines = lines_of(make_trace(arrays=frozenset()))
+    result = result_of(make_trace(), logits=False)
 
-    assert not [line for line in lines if "predictions" in line]
-    assert trace_json(make_trace(arrays=frozenset()))["logits"] is None
+    assert not [line for line in trace_lines(result) if "predictions" in line]
+    assert trace_json(result)["logits"] is None
 
 
 def test_ids_without_a_text_say_so() -> None:
@@ -167,7 +173,7 @@ def test_numbers_that_are_none_are_no_predictions() -> None:
 
 
 def test_the_json_of_a_slot() -> None:
-    facts = json.loads(encode_json(trace_json(make_trace())))
+    facts = json.loads(encode_json(trace_json(result_of(make_trace()))))
 
     every = {
         "min": 1.0,
@@ -198,7 +204,7 @@ def test_the_json_of_a_slot() -> None:
 
 
 def test_the_first_scope_of_the_trace_is_the_one_of_upstreams_keys() -> None:
-    facts = trace_json(make_trace(scopes=(Scope.LAST,)))
+    facts = trace_json(result_of(make_trace(scopes=(Scope.LAST,))))
 
     slot = facts["layers"][0]["qkv"]
     assert (slot["scope"], slot["count"], slot["mean"]) == ("last", 2, 4.5)
@@ -206,7 +212,7 @@ def test_the_first_scope_of_the_trace_is_the_one_of_upstreams_keys() -> None:
 
 
 def test_the_json_keeps_its_keys_where_a_slot_is_missing() -> None:
-    facts = trace_json(make_trace({"layer.4.qkv": ROWS}))
+    facts = trace_json(result_of(make_trace({"layer.4.qkv": ROWS})))
 
     assert [layer["layer_idx"] for layer in facts["layers"]] == [4]
     assert facts["layers"][0]["ffn_up"] is None
@@ -215,14 +221,14 @@ def test_the_json_keeps_its_keys_where_a_slot_is_missing() -> None:
 
 
 def test_the_json_of_no_finite_number_is_still_json() -> None:
-    facts = trace_json(make_trace({"layer.0.qkv": np.full((2, 2), math.nan)}))
+    facts = trace_json(result_of(make_trace({"layer.0.qkv": np.full((2, 2), math.nan)})))
 
     slot = json.loads(encode_json(facts))["layers"][0]["qkv"]
     assert (slot["nan_count"], slot["min"], slot["min_nonfinite"]) == (4, None, "Infinity")
 
 
 def test_the_logits_of_the_json_are_the_last_positions() -> None:
-    facts = trace_json(make_trace())
+    facts = trace_json(result_of(make_trace()))
 
     assert facts["logits"] == {
         "vocab_size": 2,

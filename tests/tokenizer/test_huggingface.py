@@ -12,6 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from cotejar.errors import TokenizerDataError, UnsupportedTokenizerError
+from cotejar.tokenizer import huggingface
 from cotejar.tokenizer.byte_level import CHARACTERS
 from cotejar.tokenizer.chat import apply_chat
 from cotejar.tokenizer.spec import TokenType, read_tokenizer_spec
@@ -192,6 +193,13 @@ def test_a_decoder_that_is_not_known_is_refused() -> None:
          "ids within 0..16777215", "258..1099511627776"),
         (("added_tokens",), [3], "tokenizer.json, added_tokens", "an object", "int"),
         (("added_tokens",), 3, "tokenizer.json, added_tokens", "a list", "int"),
+        *(
+            (("added_tokens",), [{"content": content, "id": token_id}],
+             "tokenizer.json, added_tokens", "a string as content, a whole number as id",
+             f"content {content!r}, id {token_id!r}")
+            for content, token_id in [({"a": 1}, 3), (["<s>"], 3), (7, 3), (None, 3),
+                                      ("<s>", True), ("<s>", 1.0), ("<s>", {}), ("<s>", None)]
+        ),
     ],
 )  # fmt: skip
 def test_a_malformed_file_is_refused_with_both_sides(
@@ -229,3 +237,61 @@ def test_a_file_that_the_library_cannot_read_is_refused() -> None:
 
     with pytest.raises(TokenizerDataError, match="the tokenizers library cannot read"):
         Tokenizer(read_tokenizer_spec("safetensors", metadata))
+
+
+@pytest.mark.parametrize("kind", [{"a": 1}, ["ByteLevel"], 3, None])
+def test_a_decoder_whose_type_is_no_text_is_refused(kind: object) -> None:
+    metadata = folder(byte_level())
+    metadata["tokenizer.json"]["decoder"] = {"type": kind}
+
+    with pytest.raises(UnsupportedTokenizerError) as caught:
+        read_tokenizer_spec("safetensors", metadata)
+
+    assert caught.value.parts["found"] == str(kind)
+
+
+def test_templates_whose_name_is_no_text_are_passed_over() -> None:
+    templates = [{"name": ["x"], "template": "1"}, {"name": {}}, 3]
+
+    assert read(byte_level(), chat_template=templates).spec.chat_template is None
+    templates.append({"name": "default", "template": "2"})
+    assert read(byte_level(), chat_template=templates).spec.chat_template == "2"
+
+
+@pytest.mark.parametrize("number", [True, {"a": 1}, [{}], 1.0])
+def test_an_id_that_is_no_whole_number_is_none(number: object) -> None:
+    metadata = folder(byte_level(), pad_token=None)
+    metadata["config"] = {"pad_token_id": number}
+
+    assert read_tokenizer_spec("safetensors", metadata).pad_id is None
+
+
+class Panic(BaseException):
+    """As pyo3 raises one: no Exception."""
+
+
+def test_a_panic_of_the_library_is_an_error_of_the_file(monkeypatch) -> None:
+    class Panics:
+        @staticmethod
+        def from_str(_: str) -> None:
+            raise Panic
+
+    spec = read_tokenizer_spec("safetensors", folder(byte_level()))
+    monkeypatch.setattr(huggingface, "Tokenizer", Panics)
+
+    with pytest.raises(TokenizerDataError) as caught:
+        Tokenizer(spec)
+
+    assert caught.value.parts["found"] == "Panic"
+
+
+def test_a_setting_that_the_library_cannot_meet_is_an_error_of_the_file() -> None:
+    """A Unigram without an unknown token, given what its vocabulary lacks."""
+    library = Library(models.Unigram([("a", -1.0)], None, byte_fallback=False))
+    library.decoder = decoders.Metaspace()
+    tokenizer = Tokenizer(
+        read_tokenizer_spec("safetensors", folder(library, bos_token=None, eos_token=None))
+    )
+
+    with pytest.raises(TokenizerDataError, match="library cannot encode a text"):
+        tokenizer.encode("b")

@@ -129,7 +129,7 @@ def test_a_model_without_a_tokenizer_is_refused_for_text(
         f"  where     {where}\n"
         "  expected  a list of tokens\n"
         "  found     none\n"
-        "  try       give token ids instead of text: `--tokens 1,2,3`"
+        "  try       token ids need none: `apr trace` and `apr parity` take --tokens 1,2,3"
     )
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from cotejar.errors import UsageError
-from cotejar.trace.forward_trace import Capture, Scope, TraceRecorder, in_forward_order
+from cotejar.trace.forward_trace import (
+    BLAS_SETTINGS,
+    Capture,
+    Scope,
+    TraceRecorder,
+    describe_host,
+    in_forward_order,
+)
 from cotejar.trace.site import CAPTURE_POINTS
 from cotejar.trace.stats import measure_stats
 
@@ -77,3 +84,20 @@ def test_records_are_put_in_the_order_of_the_pass() -> None:
     assert list(in_forward_order(recorder.sites)) == [
         *("embed", "layer.1.attn_norm", "layer.1.output", "logits")
     ]
+
+
+def test_a_host_is_told_from_another_by_what_moves_last_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in BLAS_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    plain = describe_host()
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    forced = describe_host()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+
+    assert (plain["blas"], forced["blas"]) == ("", "OPENBLAS_CORETYPE=Haswell")
+    assert describe_host()["blas"] == "OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=3"
+    assert forced == plain | {"blas": forced["blas"]}
+    assert int(plain["cores"]) > 0
+    assert plain.keys() >= {"processor", "machine", "numpy", "cotejar"}

@@ -8,7 +8,6 @@ from cotejar.errors import UnknownSiteError, UsageError
 from cotejar.trace.forward_trace import (
     EVERY_ARRAY,
     Scope,
-    layer_sites,
     parse_capture,
     parse_scopes,
 )
@@ -22,9 +21,12 @@ from cotejar.trace.site import (
 )
 
 
-@pytest.mark.parametrize(
-    "name", ["embed", "final_norm", "logits", *layer_sites([0, 27, 999999])]
-)
+def layer_sites(*layers: int) -> list[str]:
+    """Every slot of these layers."""
+    return [f"layer.{layer}.{slot}" for layer in layers for slot in SLOTS]
+
+
+@pytest.mark.parametrize("name", ["embed", "final_norm", "logits", *layer_sites(0, 27, 999999)])
 def test_a_name_is_read_back(name: str) -> None:
     assert str(parse_site(name)) == name
 
@@ -66,7 +68,7 @@ def test_the_message_names_what_there_is() -> None:
 
 
 def test_sites_sort_as_data_flows() -> None:
-    names = ["embed", *layer_sites([0, 1, 10]), "final_norm", "logits"]
+    names = ["embed", *layer_sites(0, 1, 10), "final_norm", "logits"]
 
     assert sorted(sorted(names), key=lambda name: parse_site(name).order) == names
 
@@ -105,6 +107,22 @@ def test_a_capture_is_all_or_a_list_of_slots() -> None:
 def test_an_unknown_slot_to_capture_is_refused() -> None:
     with pytest.raises(UnknownSiteError):
         parse_capture("logits,ffn_gat")
+
+
+@pytest.mark.parametrize("text", ["", ",", " , "])
+def test_a_capture_of_nothing_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_capture(text)
+
+    assert str(caught.value) == (
+        "error[APR-U001]: no array is named\n"
+        "  where     --capture\n"
+        "  expected  all, or of: embed attn_norm q k v qkv q_rope k_rope attn_context attn_out "
+        "attn_residual ffn_norm ffn_gate ffn_up ffn_silu_gate ffn_swiglu_inner ffn_out output "
+        "final_norm logits\n"
+        f"  found     {text!r}\n"
+        "  try       leave --capture out to keep statistics only"
+    )
 
 
 def test_a_site_is_equal_by_value() -> None:

@@ -72,6 +72,7 @@ def make_trace(*, scopes: tuple[Scope, ...] = BOTH_SCOPES, seed: int = 0) -> For
         prompt="¿Qué es «2+2»?",
         sites=in_forward_order(recorder.sites),
         arrays=recorder.arrays,
+        not_observed=frozenset({"k_rope", "attn_context"}),
         host={"machine": "x86_64"},
     )
 
@@ -94,6 +95,7 @@ def test_what_was_written_is_read(path: Path) -> None:
     assert (back.engine, back.model, back.prompt) == (trace.engine, trace.model, trace.prompt)
     assert (back.token_ids, back.positions) == (trace.token_ids, trace.positions)
     assert (back.ddof, back.host, back.num_layers) == (1, trace.host, 2)
+    assert back.not_observed == trace.not_observed
     assert back.config == {**trace.config, "rope_frequency_divisors": [1.0, 8.0]}
     assert list(back.sites) == list(trace.sites)
     for name, record in trace.sites.items():
@@ -152,6 +154,7 @@ def test_anyone_can_open_one(path: Path) -> None:
     assert manifest["schema_version"] == "1"
     assert manifest["token_ids"] == [3838, 374, 220, 17, 30]
     assert manifest["positions"] == [0, 1, 2, 3, 4]
+    assert manifest["not_observed"] == ["attn_context", "k_rope"]
     assert manifest["sites"][1] == {
         "site": "layer.0.attn_norm",
         "scopes": ["all", "last"],
@@ -199,6 +202,7 @@ def test_anyone_can_write_one(path: Path) -> None:
     trace = read_trace(path)
 
     assert trace.engine.device == "tpu"
+    assert trace.not_observed == frozenset()  # which is what no word of it means
     assert trace.sites["layer.0.ffn_gate"].stats[Scope.ALL].count == 12
     np.testing.assert_array_equal(trace.arrays["layer.0.ffn_gate"], gate)
 
@@ -339,6 +343,40 @@ HOSTILE: dict[str, tuple[Callable[[Manifest, Tensors], object], str, str, str]] 
         "positions",
         "5, one a token",
         "4",
+    ),
+    "a token too few": (
+        lambda m, _t: (m["token_ids"].pop(), m["positions"].pop()),
+        "embed.shape",
+        "4 tokens",
+        "(5, 8)",
+    ),
+    "more tokens than its scope": (
+        lambda m, t: (
+            m["sites"][0].update(scopes=["last"]),
+            m["stats_rows"].pop(0),
+            t.update(stats=t["stats"][1:].copy()),
+        ),
+        "embed.shape",
+        "1 tokens",
+        "(5, 8)",
+    ),
+    "slots a text": (
+        put("not_observed", value="attn_context"),
+        "not_observed",
+        "names of slots",
+        "attn_context",
+    ),
+    "a slot that is none": (
+        put("not_observed", value=["attn_context", "ffn_gat"]),
+        "not_observed",
+        "names of slots",
+        "['attn_context', 'ffn_gat']",
+    ),
+    "a slot that is a list": (
+        put("not_observed", value=[["q"]]),
+        "not_observed",
+        "names of slots",
+        "[['q']]",
     ),
     "an unknown site": (
         put("sites", 0, "site", value="layer.0.ffn_gat"),

@@ -6,7 +6,7 @@
 | a `CotejarError`                       | the error's message     | its own    |
 | bad usage that click found             | click's message         | 2          |
 | a full disk under stdout               | the error's message     | 2          |
-| Ctrl-C                                 | `interrupted`           | 130        |
+| Ctrl-C, SIGTERM, SIGHUP                | a word (`entry`)        | 130 143 129 |
 | the reader of our output went away     |                         | 141        |
 | anything else                          | one line: our own bug   | 70         |
 
@@ -17,6 +17,7 @@ With `--json` the error is also one JSON object on stdout: `{"error": {...}, "ex
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import json
 import os
@@ -26,8 +27,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from cotejar.errors import CotejarError, UsageError, WriteError
-from cotejar.verdict import EXIT_INTERRUPTED, EXIT_OUR_BUG
+from cotejar.cli.entry import report_interrupt
+from cotejar.errors import CotejarError, UsageError, WriteError, visible
+from cotejar.verdict import EXIT_OUR_BUG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,14 +47,14 @@ def run_command(group: click.Group, prog_name: str, argv: list[str] | None = Non
     try:
         code = _invoke(group, prog_name, args)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        code = EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        code = report_interrupt(interrupt)
     except click.ClickException as error:
         code = _report_usage(error, as_json=_asks_for_json(args))
     except CotejarError as error:
         code = _report(error, as_json=_asks_for_json(args))
-    except Exception as error:  # noqa: BLE001 - the last net: whatever is left is our bug
+    except BaseException as error:  # noqa: BLE001 - the last net: whatever is left is our bug,
+        # a panic of a library in Rust among it, which is no Exception.
         code = _report_system_or_bug(error, as_json=_asks_for_json(args))
     sys.exit(code)
 
@@ -98,13 +100,16 @@ def _report(error: CotejarError, *, as_json: bool) -> int:
 
 
 def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
-    error.show()
     facts = {"code": UsageError.code, "problem": error.format_message()}
+    shown = io.StringIO()
+    error.show(shown)
+    # What was typed is in it, and may come out of another program: it is shown, not sent.
+    click.echo("\n".join(map(visible, shown.getvalue().split("\n"))), nl=False, err=True)
     _print_json(facts, error.exit_code, as_json=as_json)
     return error.exit_code
 
 
-def _report_system_or_bug(error: Exception, *, as_json: bool) -> int:
+def _report_system_or_bug(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, BrokenPipeError):
         return _close_quietly()
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -119,7 +124,7 @@ def _report_system_or_bug(error: Exception, *, as_json: bool) -> int:
         return _report(full, as_json=False)
     if os.environ.get("COTEJAR_DEBUG") == "1":
         traceback.print_exception(error)
-    summary = " ".join(str(error).split())
+    summary = visible(" ".join(str(error).split()))
     click.echo(
         f"error[{BUG_CODE}]: a bug of our own: {type(error).__name__}: {summary}; "
         "run it again with COTEJAR_DEBUG=1 and report what it prints",
@@ -133,8 +138,10 @@ def _report_system_or_bug(error: Exception, *, as_json: bool) -> int:
 def _print_json(facts: dict[str, str], exit_code: int, *, as_json: bool) -> None:
     if not as_json:
         return
+    text = json.dumps({"error": facts, "exit_code": exit_code}, ensure_ascii=False)
     try:
-        click.echo(json.dumps({"error": facts, "exit_code": exit_code}, ensure_ascii=False))
+        # A file name that is not UTF-8 has half surrogate pairs in it.
+        click.echo(text.encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
     except OSError:
         _silence_stdout()

@@ -12,6 +12,7 @@ An engine's target is text, so that nothing of it loads until it is used.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import re
@@ -58,7 +59,12 @@ ENGINES = {
 RECORDED = "recorded"
 """A trace that was made before: it has a path and nothing to run."""
 
-_PREFIX = re.compile(r"([a-z]+)(?:\+([a-z0-9_]+))?(?:@([a-z0-9]+))?:(.+)", re.DOTALL)
+DEMO = "demo"
+"""Stands before a model's name and is part of its path."""
+
+# Wider than any name in the tables: what is written a little wrong is to be called unknown,
+# and not to be looked for as a file.
+_PREFIX = re.compile(r"([A-Za-z]\w*)(?:\+([^@:/]*))?(?:@([^:/]*))?:(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,12 +91,11 @@ def parse_engine_name(text: str) -> EngineName:
         UnknownEngineError: an engine, numerics or device that there is not.
     """
     match = _PREFIX.fullmatch(text)
-    known = [*ENGINES, RECORDED]
-    if match is None or match[1] == "demo":
-        return EngineName(engine="native", numerics="q8", device="cpu", path=text)
+    if match is None or text.startswith(f"{DEMO}:"):
+        return _default_engine(text)
     name, numerics, device, path = match.groups()
     if name == RECORDED:
-        if numerics or device:
+        if numerics is not None or device is not None:
             raise UnknownEngineError(
                 "a recorded trace has its numerics and its device already",
                 where=text,
@@ -100,16 +105,25 @@ def parse_engine_name(text: str) -> EngineName:
             )
         return EngineName(engine=RECORDED, numerics="", device="", path=path)
     spec = ENGINES.get(name)
+    if spec is not None:
+        numerics = spec.numerics[0] if numerics is None else numerics
+        device = spec.devices[0] if device is None else device
+        if numerics in spec.numerics and device in spec.devices:
+            return EngineName(engine=name, numerics=numerics, device=device, path=path)
+    if os.path.exists(text):  # noqa: PTH110 - unlike Path.exists, it never raises
+        return _default_engine(text)
     if spec is None:
-        if os.path.exists(text):  # noqa: PTH110 - unlike Path.exists, it never raises
-            return EngineName(engine="native", numerics="q8", device="cpu", path=text)
-        raise _unknown("engine", text, known, name)
-    numerics, device = numerics or spec.numerics[0], device or spec.devices[0]
+        raise _unknown("engine", text, (*ENGINES, RECORDED), name)
     if numerics not in spec.numerics:
         raise _unknown(f"numerics of {name}", text, spec.numerics, numerics)
-    if device not in spec.devices:
-        raise _unknown(f"device of {name}", text, spec.devices, device)
-    return EngineName(engine=name, numerics=numerics, device=device, path=path)
+    raise _unknown(f"device of {name}", text, spec.devices, device)
+
+
+def _default_engine(path: str) -> EngineName:
+    spec = ENGINES["native"]
+    return EngineName(
+        engine=spec.name, numerics=spec.numerics[0], device=spec.devices[0], path=path
+    )
 
 
 def create_engine(name: EngineName, model: LanguageModel) -> Engine:
@@ -120,13 +134,14 @@ def create_engine(name: EngineName, model: LanguageModel) -> Engine:
     return engine
 
 
-def _unknown(
-    kind: str, text: str, known: list[str] | tuple[str, ...], found: str
-) -> UnknownEngineError:
+def _unknown(kind: str, text: str, known: tuple[str, ...], found: str) -> UnknownEngineError:
+    words = (*known, DEMO) if kind == "engine" else known
+    close = difflib.get_close_matches(found[:80].lower(), words, n=1)
+    meant = f"did you mean {close[0]}? " if close and close[0] != found else ""
     return UnknownEngineError(
         f"there is no {kind} {found!r}",
         where=text,
         expected=", ".join(known),
         found=found,
-        hint="[ENGINE[+numerics][@device]:]PATH, for example native+f32:model.gguf",
+        hint=f"{meant}[ENGINE[+numerics][@device]:]PATH, for example native+f32:model.gguf",
     )

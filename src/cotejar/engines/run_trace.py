@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,13 @@ from cotejar.model.language_model import LanguageModel, open_language_model
 from cotejar.trace.trace_file import read_trace
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 
 DEFAULT_PROMPT = "What is 2+2?"
+LOGITS = "logits"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,10 +35,13 @@ class TraceRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceResult:
-    """The trace, and the model it came from; None for a recorded one."""
+    """The trace, with the arrays that were asked for and no others."""
 
     trace: ForwardTrace
     model: LanguageModel | None
+    """What it came from; None for a recorded one."""
+    last_logits: Float[np.ndarray, "V"] | None
+    """Of the last position, whatever was captured; None for a recorded trace without them."""
 
 
 def require_text(prompt: str) -> None:
@@ -70,15 +77,7 @@ def run_trace(request: TraceRequest) -> TraceResult:
         )
     name = parse_engine_name(request.source)
     if name.is_recorded:
-        if request.prompt is not None or request.token_ids:
-            raise UsageError(
-                "a recorded trace has its prompt already",
-                where=request.source,
-                expected="no --prompt and no --tokens",
-                found="one of them",
-                hint="name the model to trace something else",
-            )
-        return TraceResult(trace=read_trace(Path(name.path)), model=None)
+        return _read_recorded(request, Path(name.path))
     prompt = request.prompt
     if prompt is None and not request.token_ids:
         prompt = DEFAULT_PROMPT
@@ -86,7 +85,28 @@ def run_trace(request: TraceRequest) -> TraceResult:
         require_text(prompt)
     model = open_language_model(name.path)
     ids = list(request.token_ids) if prompt is None else model.tokenizer.encode(prompt)
-    engine = create_engine(name, model)
+    # A reader wants the best predictions, a file only what was asked for.
+    asked = request.capture
+    capture = replace(asked, array_slots=asked.array_slots | {LOGITS})
+    trace = create_engine(name, model).trace(ids, capture=capture, prompt=prompt)
+    last_logits = trace.arrays[LOGITS][-1].copy()
+    if LOGITS not in asked.array_slots:
+        kept = {site: array for site, array in trace.arrays.items() if site != LOGITS}
+        trace = replace(trace, arrays=kept)
+    return TraceResult(trace=trace, model=model, last_logits=last_logits)
+
+
+def _read_recorded(request: TraceRequest, path: Path) -> TraceResult:
+    if request.prompt is not None or request.token_ids:
+        raise UsageError(
+            "a recorded trace has its prompt already",
+            where=request.source,
+            expected="no --prompt and no --tokens",
+            found="one of them",
+            hint="name the model to trace something else",
+        )
+    trace = read_trace(path)
+    logits_TV = trace.arrays.get(LOGITS)
     return TraceResult(
-        trace=engine.trace(ids, capture=request.capture, prompt=prompt), model=model
+        trace=trace, model=None, last_logits=None if logits_TV is None else logits_TV[-1]
     )

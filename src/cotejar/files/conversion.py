@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cotejar.files.conversion_check import ConversionCheck, check_conversion
+from cotejar.model.language_model import open_language_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from cotejar.formats.convert.report import ConversionReport
+    from cotejar.formats.convert.report import Check, ConversionReport
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,26 +33,39 @@ class FinishedConversion:
 
 
 def run_conversion(
-    convert: Callable[[], ConversionReport],
+    source: str | Path,
+    convert: Callable[[Check], ConversionReport],
     *,
     verify: bool = True,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> FinishedConversion:
     """Convert a model, and compare what was written with the source.
 
+    A model that no engine here could run, because its configuration or its tensors cannot
+    be, is refused: what is wrong with it would travel on, under a name that looks sound.
+
     Args:
-        convert: writes the target, whole or not at all.
+        source: the model that is converted.
+        convert: writes the target, whole or not at all; what it is given is to be called
+            on the written file before that takes its place.
         verify: read the target back.
         on_progress: called with what is going on.
 
     Raises:
-        CotejarError: as `convert`, and as `check_conversion`.
+        CotejarError: as `open_language_model`, as `convert`, and as `check_conversion`.
+            Nothing is written then.
     """
     started = time.perf_counter()
+    found: ConversionCheck | None = None
+
+    def check(report: ConversionReport, written: Path) -> None:
+        nonlocal found
+        if verify:
+            on_progress("reading back")
+            found = check_conversion(report, written)
+
+    open_language_model(source).file.close()
     on_progress("writing")
-    report = convert()
-    check = None
-    if verify:
-        on_progress("reading back")
-        check = check_conversion(report)
-    return FinishedConversion(report=report, check=check, seconds=time.perf_counter() - started)
+    report = convert(check)
+    seconds = time.perf_counter() - started
+    return FinishedConversion(report=report, check=found, seconds=seconds)

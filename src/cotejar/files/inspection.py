@@ -111,7 +111,7 @@ class Inspection:
         first = ("architecture", "num_layers", "num_heads", "hidden_size", "vocab_size")
         return {
             "file": self.path,
-            "valid": True,
+            "valid": True if self.verified else None,
             "format": self.format,
             "version": self.format_version,
             "tensor_count": self.num_tensors,
@@ -142,6 +142,9 @@ class Inspection:
             "has_chat_template": self.has_chat_template,
             "parts": [part.as_json() for part in self.parts],
             "verified": self.verified,
+            "valid_means": _valid_means(
+                verified=self.verified, has_checksum=self.format == "apr"
+            ),
         }
 
 
@@ -162,7 +165,7 @@ class TraceInspection:
         trace, config = self.trace, self.trace.config
         return {
             "file": self.path,
-            "valid": True,
+            "valid": True if self.verified else None,
             "format": "trace",
             "version": SCHEMA_VERSION,
             "tensor_count": len(trace.arrays) + 1,
@@ -179,6 +182,7 @@ class TraceInspection:
             "num_sites": len(trace.sites),
             "arrays": sorted(trace.arrays),
             "verified": self.verified,
+            "valid_means": _valid_means(verified=self.verified, has_checksum=False),
         }
 
 
@@ -196,7 +200,7 @@ class StageInspection:
         stats = self.stats
         return {
             "file": self.path,
-            "valid": True,
+            "valid": True,  # every value was read, for the statistics
             "format": "aprt",
             "version": None,
             "tensor_count": 1,
@@ -213,7 +217,18 @@ class StageInspection:
             "nan_count": stats.nan_count,
             "inf_count": stats.inf_count,
             "zero_count": stats.zero_count,
+            "valid_means": _valid_means(verified=True, has_checksum=False),
         }
+
+
+def _valid_means(*, verified: bool, has_checksum: bool) -> str:
+    """What `valid` says: null is not known yet. Never false, for a broken file is an error."""
+    known = "the format's rules hold for header, metadata and tables"
+    if not verified:
+        return f"{known}; --verify reads the rest"
+    if has_checksum:
+        return f"{known}, and the checksum of all bytes is right"
+    return f"{known}; every byte was read, and the format has no checksum to compare"
 
 
 FileInspection = Inspection | TraceInspection | StageInspection

@@ -3,7 +3,8 @@
 The bytes go to a temporary file in the folder of the output, are flushed to the disk, and
 the file is renamed over the output: a reader sees the old file or the new one, never a
 part. Whatever goes wrong on the way, Ctrl-C included, the temporary file is removed and
-an older output is left as it was.
+an older output is left as it was. A check of what was written runs before the renaming, so
+that a file which fails it never appears, and never takes the place of a good one.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from cotejar.errors import (
     MissingFileError,
     NotAFileError,
     OutputExistsError,
+    UsageError,
     WriteError,
 )
 from cotejar.formats.mapped_file import kind_of_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from typing_extensions import Buffer
 
@@ -37,11 +39,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: Path, *, overwrite: bool = False, check: Callable[[Path], None] | None = None
+) -> Iterator[BinaryIO]:
     """Open `path` for writing bytes; it is there, whole, once the block has ended well.
 
     A symbolic link is followed: the file that it points to is replaced. The new file has
     the permissions that the umask leaves of 0666.
+
+    Args:
+        path: the output.
+        overwrite: replace an output that is there.
+        check: called with the path of the whole file, still under its temporary name; what
+            it raises leaves nothing behind.
 
     Raises:
         OutputExistsError: the output is there, and `overwrite` is false.
@@ -67,6 +77,8 @@ def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
             except BaseException:
                 raw.close()  # else closing the buffer would write what is left in it
                 raise
+        if check is not None:
+            check(temporary)
         _require_writable(path, target, overwrite=overwrite)  # it may have come meanwhile
         with _as_write_error(path, raw.num_written):
             temporary.replace(target)
@@ -109,13 +121,44 @@ class _CountingFile(io.FileIO):
         return num_written
 
 
-def require_writable(path: Path, *, overwrite: bool = False) -> None:
+def require_writable(
+    path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()
+) -> None:
     """Refuse an output that cannot be written, before the work that it is for.
 
+    Args:
+        path: the output.
+        overwrite: replace an output that is there.
+        inputs: the files that the work reads: none of them may be replaced, under whatever
+            name. Those of a model are its `input_files`.
+
     Raises:
+        UsageError: the output is one of the inputs.
         OutputExistsError, NotAFileError, MissingFileError, WriteError: as `atomic_write`.
     """
+    _require_not_an_input(path, inputs)
     _require_writable(path, Path(os.path.realpath(path)), overwrite=overwrite)
+
+
+def _require_not_an_input(path: Path, inputs: Iterable[Path]) -> None:
+    """Links, symbolic and hard, are seen through: one file has one device and inode."""
+    try:
+        output = path.stat()
+    except (OSError, ValueError):
+        return  # nothing is there that could be an input, or whatever is wrong is said later
+    for name in inputs:
+        try:
+            is_same = os.path.samestat(output, name.stat())
+        except (OSError, ValueError):
+            continue  # reading it will say what is wrong with it
+        if is_same:
+            raise UsageError(
+                "the output is one of the files that are read",
+                where=str(path),
+                expected="another file than every input",
+                found=f"the same file as {name}",
+                hint="name another output; --force replaces older outputs, never an input",
+            )
 
 
 def _create(temporary: Path) -> int:

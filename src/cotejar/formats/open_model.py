@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cotejar.errors import (
+    CotejarError,
     MissingExtraError,
     NotAFileError,
     UnknownDemoModelError,
@@ -67,6 +68,29 @@ def open_model(path: str | Path) -> ModelFile:
     if head[8:9] == b"{" and header_bytes <= _SAFETENSORS_MAX_HEADER_BYTES:
         return _open_safetensors(path)
     raise _wrong_magic(path, head)
+
+
+def input_files(source: str | Path) -> tuple[Path, ...]:
+    """Every file that opening a model reads: parts, shards, and what lies beside weights.
+
+    Of what cannot be opened as a model (a trace, say, or nothing at all) the path itself.
+
+    Raises:
+        UsageError: as `resolve_model_path`.
+    """
+    path = resolve_model_path(str(source))
+    try:
+        with open_model(path) as file:
+            return files_of(file)
+    except CotejarError:
+        return (path,)
+
+
+def files_of(file: ModelFile) -> tuple[Path, ...]:
+    """The files of an opened model; see `input_files`."""
+    parts: tuple[Path, ...] = getattr(file, "part_paths", (file.path,))
+    beside: tuple[Path, ...] = getattr(file, "side_paths", ())
+    return (file.path, *parts, *beside)
 
 
 def resolve_model_path(text: str) -> Path:

@@ -58,14 +58,7 @@ def run_prompt(
         UnknownEngineError: an engine that cannot generate.
         CotejarError: as opening, tokenizing and running find.
     """
-    if not request.prompt:
-        raise EmptyPromptError(
-            "the prompt is empty",
-            where="prompt",
-            expected="at least 1 character",
-            found="0 characters",
-            hint='apr run MODEL "What is 2+2?"',
-        )
+    _require_prompt(request.prompt)
     name = _generating(request.source)
     sampler = Sampler(temperature=request.temperature, seed=request.seed)
     model = open_language_model(name.path)
@@ -99,6 +92,17 @@ def run_prompt(
     )
 
 
+def _require_prompt(prompt: str) -> None:
+    if not prompt:
+        raise EmptyPromptError(
+            "the prompt is empty",
+            where="prompt",
+            expected="at least 1 character",
+            found="0 characters",
+            hint='apr run MODEL "What is 2+2?"',
+        )
+
+
 def _encode_prompt(model: LanguageModel, request: RunRequest) -> tuple[list[int], bool]:
     """The ids to run, and whether the model's chat template made them."""
     tokenizer = model.tokenizer
@@ -127,10 +131,15 @@ def _generating(source: str) -> EngineName:
     able = [spec.name for spec in ENGINES.values() if spec.generates]
     if name.engine not in able:
         raise UnknownEngineError(
-            f"{name.engine} traces, but does not generate",
+            "a recorded trace cannot be continued"
+            if name.is_recorded
+            else f"{name.engine} traces, but does not generate",
             where=source,
             expected=", ".join(able),
             found=name.engine,
-            hint=f"for example native:{name.path}",
+            hint="name the model that it was recorded of; "
+            f"`apr trace recorded:{name.path}` shows which"
+            if name.is_recorded
+            else f"for example native:{name.path}",
         )
     return name

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from cotejar.formats.tensor_names import EMBEDDING, to_gguf
+from cotejar.model.config_keys import APR_KEYS, GGUF_KEYS
 
 if TYPE_CHECKING:
     from cotejar.formats.model_file import ModelFile
@@ -42,30 +43,6 @@ class ArchitectureSummary:
         return asdict(self)
 
 
-_GGUF_KEYS: dict[str, tuple[str, ...]] = {
-    "num_layers": ("block_count",),
-    "hidden_size": ("embedding_length",),
-    "num_heads": ("attention.head_count",),
-    "num_kv_heads": ("attention.head_count_kv",),
-    "head_dim": ("attention.key_length",),
-    "ffn_size": ("feed_forward_length",),
-    "vocab_size": ("vocab_size",),
-    "context_length": ("context_length",),
-    "rms_eps": ("attention.layer_norm_rms_epsilon",),
-    "rope_theta": ("rope.freq_base",),
-}
-_APR_KEYS: dict[str, tuple[str, ...]] = {
-    "num_layers": ("num_layers", "n_layers", "num_hidden_layers", "n_layer"),
-    "hidden_size": ("hidden_size", "hidden_dim", "d_model", "n_embd"),
-    "num_heads": ("num_heads", "n_heads", "num_attention_heads", "n_head"),
-    "num_kv_heads": ("num_kv_heads", "n_kv_heads", "num_key_value_heads"),
-    "head_dim": ("head_dim",),
-    "ffn_size": ("intermediate_size", "ffn_dim", "intermediate_dim", "n_inner"),
-    "vocab_size": ("vocab_size", "n_vocab"),
-    "context_length": ("max_position_embeddings", "max_seq_len", "context_length", "n_ctx"),
-    "rms_eps": ("rms_norm_eps", "layer_norm_eps", "norm_eps"),
-    "rope_theta": ("rope_theta",),
-}
 _REALS = ("rms_eps", "rope_theta")
 # `.apr` says the pairing as ggml's rope type.
 _PAIRING_OF_TYPE: dict[object, RopePairing] = {0: "adjacent", 2: "halves"}
@@ -81,10 +58,10 @@ def summarize_architecture(file: ModelFile) -> ArchitectureSummary:
     """Read what a file says; see the module. Errors are those of reading its metadata."""
     values: Mapping[str, object] = file.metadata
     pairing: RopePairing | None = None
-    keys, prefix = _APR_KEYS, ""
+    keys, prefix = APR_KEYS, ""
     if file.format == "gguf":
         name = _text(values.get("general.architecture"))
-        keys, prefix = _GGUF_KEYS, f"{name}."
+        keys, prefix = GGUF_KEYS, f"{name}."
         pairing = _PAIRING_OF_GGUF.get(name or "")
     elif file.format == "apr":
         name = _text(values.get("architecture")) or _text(values.get("model_type"))

@@ -78,7 +78,7 @@ class Declared:
     @cached_property
     def fingerprint(self) -> str:
         """`fingerprint_weights` of the file's weights."""
-        return fingerprint_weights(self.weights)
+        return fingerprint_weights(self.weights, self.config)
 
 
 def open_language_model(path: str | Path) -> LanguageModel:

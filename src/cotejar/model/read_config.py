@@ -18,6 +18,7 @@ from cotejar.model.config import (
     RopePairing,
     check_config,
 )
+from cotejar.model.config_keys import APR_KEYS, GGUF_KEYS
 from cotejar.model.keys import Keys
 
 if TYPE_CHECKING:
@@ -104,37 +105,28 @@ def _from_gguf(
     keys = Keys(metadata, where)
     prefix = keys.text("general.architecture")
     architecture = _known_architecture(prefix, where)
-    hidden_size = keys.integer(f"{prefix}.embedding_length")
-    num_heads = keys.integer(f"{prefix}.attention.head_count")
-    head_dim = keys.integer(
-        f"{prefix}.attention.key_length", default=hidden_size // max(num_heads, 1)
-    )
+    named = {field: [f"{prefix}.{key}" for key in names] for field, names in GGUF_KEYS.items()}
+    hidden_size = keys.integer(*named["hidden_size"])
+    num_heads = keys.integer(*named["num_heads"])
+    head_dim = keys.integer(*named["head_dim"], default=hidden_size // max(num_heads, 1))
     rope_dim = keys.integer(f"{prefix}.rope.dimension_count", default=head_dim)
-    divisors = rope_divisors
-    if not divisors:
-        # Of a factor alone llama.cpp takes linear scaling.
-        kind = keys.text(f"{prefix}.rope.scaling.type", default="linear")
-        factor = keys.real(
-            f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear", default=1.0
-        )
-        divisors = _linear_divisors(kind, factor, rope_dim, where)
     window = keys.find(f"{prefix}.attention.sliding_window")
     return DecoderConfig(
         architecture=architecture,
-        num_layers=keys.integer(f"{prefix}.block_count"),
+        num_layers=keys.integer(*named["num_layers"]),
         hidden_size=hidden_size,
         num_heads=num_heads,
-        num_kv_heads=keys.integer(f"{prefix}.attention.head_count_kv", default=num_heads),
+        num_kv_heads=keys.integer(*named["num_kv_heads"], default=num_heads),
         head_dim=head_dim,
-        ffn_size=keys.integer(f"{prefix}.feed_forward_length"),
-        vocab_size=keys.integer(f"{prefix}.vocab_size", default=embedding_rows),
-        context_length=keys.integer(f"{prefix}.context_length"),
-        rms_eps=keys.real(f"{prefix}.attention.layer_norm_rms_epsilon"),
+        ffn_size=keys.integer(*named["ffn_size"]),
+        vocab_size=keys.integer(*named["vocab_size"], default=embedding_rows),
+        context_length=keys.integer(*named["context_length"]),
+        rms_eps=keys.real(*named["rms_eps"]),
         rope=RopeConfig(
-            theta=keys.real(f"{prefix}.rope.freq_base", default=10000.0),
+            theta=keys.real(*named["rope_theta"], default=10000.0),
             dim=rope_dim,
             pairing="adjacent" if architecture == "llama" else "halves",
-            frequency_divisors=divisors,
+            frequency_divisors=rope_divisors or _gguf_divisors(keys, prefix, rope_dim),
         ),
         tied_embeddings="lm_head.weight" not in names,
         sliding_window=None
@@ -142,6 +134,15 @@ def _from_gguf(
         else keys.integer(f"{prefix}.attention.sliding_window"),
         **_optional_parts(architecture, names),
     )
+
+
+def _gguf_divisors(keys: Keys, prefix: str, rope_dim: int) -> tuple[float, ...]:
+    # Of a factor alone llama.cpp takes linear scaling.
+    kind = keys.text(f"{prefix}.rope.scaling.type", default="linear")
+    factor = keys.real(
+        f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear", default=1.0
+    )
+    return _linear_divisors(kind, factor, rope_dim, keys.where)
 
 
 def _from_apr(
@@ -152,32 +153,28 @@ def _from_apr(
 ) -> DecoderConfig:
     keys = Keys(metadata, where)
     architecture = _known_architecture(keys.text("architecture", "model_type"), where)
-    hidden_size = keys.integer("hidden_size", "hidden_dim", "d_model", "n_embd")
-    num_heads = keys.integer("num_heads", "n_heads", "num_attention_heads", "n_head")
-    head_dim = keys.integer("head_dim", default=hidden_size // max(num_heads, 1))
+    hidden_size = keys.integer(*APR_KEYS["hidden_size"])
+    num_heads = keys.integer(*APR_KEYS["num_heads"])
+    head_dim = keys.integer(*APR_KEYS["head_dim"], default=hidden_size // max(num_heads, 1))
     rope_dim = keys.integer("rope_dim", default=head_dim)
+    theta = keys.real(*APR_KEYS["rope_theta"])
     window = keys.find("sliding_window")
     return DecoderConfig(
         architecture=architecture,
-        num_layers=keys.integer("num_layers", "n_layers", "num_hidden_layers", "n_layer"),
+        num_layers=keys.integer(*APR_KEYS["num_layers"]),
         hidden_size=hidden_size,
         num_heads=num_heads,
-        num_kv_heads=keys.integer(
-            "num_kv_heads", "n_kv_heads", "num_key_value_heads", default=num_heads
-        ),
+        num_kv_heads=keys.integer(*APR_KEYS["num_kv_heads"], default=num_heads),
         head_dim=head_dim,
-        ffn_size=keys.integer("intermediate_size", "ffn_dim", "intermediate_dim", "n_inner"),
-        vocab_size=keys.integer("vocab_size", "n_vocab"),
-        context_length=keys.integer(
-            "max_position_embeddings", "max_seq_len", "context_length", "n_ctx"
-        ),
-        rms_eps=keys.real("rms_norm_eps", "layer_norm_eps", "norm_eps"),
+        ffn_size=keys.integer(*APR_KEYS["ffn_size"]),
+        vocab_size=keys.integer(*APR_KEYS["vocab_size"]),
+        context_length=keys.integer(*APR_KEYS["context_length"]),
+        rms_eps=keys.real(*APR_KEYS["rms_eps"]),
         rope=RopeConfig(
-            theta=keys.real("rope_theta"),
+            theta=theta,
             dim=rope_dim,
             pairing=_apr_pairing(keys),
-            frequency_divisors=rope_divisors
-            or _hugging_face_divisors(keys, keys.real("rope_theta"), rope_dim),
+            frequency_divisors=rope_divisors or _hugging_face_divisors(keys, theta, rope_dim),
         ),
         tied_embeddings="lm_head.weight" not in names,
         sliding_window=None if window is None else keys.integer("sliding_window"),
@@ -206,16 +203,7 @@ def _from_hugging_face(
     rope_divisors: tuple[float, ...],
     where: str,
 ) -> DecoderConfig:
-    config = metadata.get("config")
-    if not isinstance(config, dict):
-        raise MissingConfigError(
-            "safetensors hold weights only, and there is no config.json beside them",
-            where=where,
-            expected="a config.json in the same folder",
-            found="none",
-            hint="open the folder that the model was saved to",
-        )
-    keys = Keys(config, f"{where}, config.json")
+    keys = _config_json(metadata, where)
     model_type = keys.text("model_type")
     architecture = _known_architecture(model_type, keys.where)
     _require_plain_layers(keys)
@@ -251,6 +239,19 @@ def _from_hugging_face(
         tied_embeddings=keys.flag("tie_word_embeddings", default=False),
         sliding_window=_hugging_face_window(keys, model_type, num_layers),
     )
+
+
+def _config_json(metadata: Mapping[str, object], where: str) -> Keys:
+    config = metadata.get("config")
+    if not isinstance(config, dict):
+        raise MissingConfigError(
+            "safetensors hold weights only, and there is no config.json beside them",
+            where=where,
+            expected="a config.json in the same folder",
+            found="none",
+            hint="open the folder that the model was saved to",
+        )
+    return Keys(config, f"{where}, config.json")
 
 
 def _require_plain_layers(keys: Keys) -> None:

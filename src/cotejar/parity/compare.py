@@ -117,9 +117,12 @@ class Comparison:
 
     @property
     def bit_identical(self) -> bool:
-        """Every element compared, at every shared site, has the same bits."""
-        return bool(self.sites) and all(
-            s.distance is not None and s.distance.bit_identical for s in self.sites
+        """Every element of every site has the same bits, and no site is on one side alone."""
+        unpaired = self.only_in_reference or self.only_in_candidate
+        return (
+            bool(self.sites)
+            and not unpaired
+            and all(s.distance is not None and s.distance.bit_identical for s in self.sites)
         )
 
     @property
@@ -129,8 +132,15 @@ class Comparison:
 
     @property
     def num_compared(self) -> int:
-        """Elements (or, where there are only statistics, sampled values) compared."""
-        return sum(s.num_compared for s in self.sites)
+        """Elements (or, where there are only statistics, sampled values) that a gate judged.
+
+        Each counts once, however many scopes cover it.
+        """
+        judged: dict[str, int] = {}
+        for site in self.sites:
+            if site.judged:
+                judged[site.site] = max(judged.get(site.site, 0), site.num_compared)
+        return sum(judged.values())
 
 
 def compare_traces(
@@ -151,9 +161,9 @@ def compare_traces(
     sites: list[SiteComparison] = []
     logits = None
     if fair:
-        for record, other in question.common:
-            sites += _compare_site(question, record, other, gates)
         logits = _compare_logits(question)
+        for record, other in question.common:
+            sites += _compare_site(question, record, other, gates, logits)
     return Comparison(
         # The arrays are done with; a report over many prompts must not hold them all.
         reference=replace(reference, arrays={}),
@@ -184,11 +194,9 @@ def _judge_samples(
     """
     if "sample-count" in waived:
         return Verdict.PASS  # somebody let the counts differ
-    required = set(question.required_sites)
-    cells = [(a, b) for a, b in question.common if str(a.site) in required]
     verdicts = []
     for scope in question.scopes:
-        shared = [(a, b) for a, b in cells if scope in a.stats and scope in b.stats]
+        shared = [(a, b) for a, b in question.common if scope in question.shared_scopes(a, b)]
         judged = [
             (question.reference.sites[s.site], question.candidate.sites[s.site], j.gate.limit)
             for s in sites
@@ -208,9 +216,13 @@ def _judge_samples(
 
 
 def _compare_site(
-    question: Question, record: SiteRecord, other: SiteRecord, gates: Sequence[Gate]
+    question: Question,
+    record: SiteRecord,
+    other: SiteRecord,
+    gates: Sequence[Gate],
+    logits: LogitsDistance | None,
 ) -> list[SiteComparison]:
-    """One comparison a scope that both sides recorded."""
+    """One comparison a scope that both recorded; `logits` is for the site of that name."""
     name = str(record.site)
     arrays = _arrays(question, name)
     compared = []
@@ -218,8 +230,10 @@ def _compare_site(
         a, b = record.stats[scope], other.stats[scope]
         rows = _rows(arrays, scope)
         distance = None if rows is None else measure_distance(*rows)
-        logits = None if rows is None or name != "logits" else measure_logits(*rows)
-        values = _gate_values(a, b, distance, logits)
+        next_token = None
+        if name == "logits" and logits is not None:
+            next_token = logits if scope is Scope.ALL else logits.last
+        values = _gate_values(a, b, distance, next_token)
         judged = [
             Judged(gate=gate, value=values[gate.metric])
             for gate in gates
@@ -257,7 +271,8 @@ def _compare_logits(question: Question) -> LogitsDistance | None:
     if pair[0] is None or pair[1] is None:
         return None
     shared = question.shared_scopes(pair[0], pair[1])
-    rows = _rows(_arrays(question, "logits"), shared[0]) if shared else None
+    widest = Scope.ALL if Scope.ALL in shared else Scope.LAST
+    rows = _rows(_arrays(question, "logits"), widest) if shared else None
     return None if rows is None else measure_logits(*rows)
 
 
@@ -274,6 +289,7 @@ def _gate_values(
     if distance is not None:
         values |= {
             "rel_l2_max": distance.rel_l2_max,
+            "rel_l2_median": distance.rel_l2_median,
             "max_abs": distance.max_abs,
             "cosine_distance": 1 - distance.cosine_min,
             "nmse": distance.nmse,
@@ -281,6 +297,7 @@ def _gate_values(
     if logits is not None:
         values |= {
             "kl_max": float(logits.kl.max()),
+            "top1_flip_margin": logits.flip_margin,
             "top1_disagreement": 1 - float(logits.top1_equal.mean()),
             "top5_disagreement": 1 - float(logits.top5_overlap.mean()),
         }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float64
+    from jaxtyping import Bool, Float, Float64
 
     from cotejar.trace.stats import ActivationStats
 
@@ -24,7 +24,10 @@ class ArrayDistance:
     num_compared: int
     """Elements compared; never 0."""
     rel_l2: Float64[np.ndarray, "T"]
-    """Per token: L2 norm of the error over that of the reference. 0/0 is 0, x/0 infinite."""
+    """Per token: L2 norm of the error over that of the reference. 0/0 is 0, x/0 infinite.
+
+    NaN where a value of either is NaN or infinite.
+    """
     max_abs: float
     """Largest |error|, in the activation's own unit."""
     cosine_min: float
@@ -38,6 +41,14 @@ class ArrayDistance:
     def rel_l2_max(self) -> float:
         """Of the worst token; NaN counts as worst."""
         return float(self.rel_l2.max())
+
+    @property
+    def rel_l2_median(self) -> float:
+        """Of the median token: a fault moves every token, an ill-conditioned one only itself.
+
+        NaN as soon as one token's is.
+        """
+        return float(np.median(self.rel_l2))
 
     @property
     def worst_token(self) -> int:
@@ -67,6 +78,7 @@ def _measure(
     candidate_norm = np.linalg.norm(candidate, axis=1)
     rel_l2 = np.where(error_norm == 0, 0.0, np.inf)
     np.divide(error_norm, reference_norm, out=rel_l2, where=reference_norm > 0)
+    rel_l2[~np.isfinite(error_norm)] = np.nan  # one infinite token would not move a median
     both = reference_norm * candidate_norm
     cosine = np.where((reference_norm == 0) & (candidate_norm == 0), 1.0, 0.0)
     np.divide((reference * candidate).sum(axis=1), both, out=cosine, where=both != 0)
@@ -110,45 +122,83 @@ class LogitsDistance:
 
     kl: Float64[np.ndarray, "T"]
     """KL(reference || candidate), in nats; NaN where a logit is NaN or +inf."""
-    top1_equal: np.ndarray
-    """(T,) bool: the same most likely token; of equals, the lowest id."""
+    top1_equal: Bool[np.ndarray, "T"]
+    """The same most likely token; of equals, the lowest id."""
     top5_overlap: Float64[np.ndarray, "T"]
     """Share of the reference's five most likely tokens among the candidate's five."""
     margin: Float64[np.ndarray, "T"]
     """The reference's largest logit less its second: how near a tie it is."""
 
+    @property
+    def flip_margin(self) -> float:
+        """The reference's largest margin where the two choose differently; 0 if nowhere.
+
+        A flip at a near tie is noise; one against a clear lead is not. NaN where a logit of
+        either side is NaN or +inf: such a token has no choice to compare.
+        """
+        if np.isnan(self.kl).any():
+            return math.nan
+        return float(self.margin[~self.top1_equal].max(initial=0.0))
+
+    @property
+    def last(self) -> LogitsDistance:
+        """Of the last token alone."""
+        return LogitsDistance(
+            kl=self.kl[-1:],
+            top1_equal=self.top1_equal[-1:],
+            top5_overlap=self.top5_overlap[-1:],
+            margin=self.margin[-1:],
+        )
+
 
 def measure_logits(
     reference_TV: Float[np.ndarray, "T V"], candidate_TV: Float[np.ndarray, "T V"]
 ) -> LogitsDistance:
-    """Measure logits of one shape; a token with a NaN is equal to none."""
+    """Measure logits of one shape; a token with a NaN is equal to none.
+
+    One token at a time, so that memory does not grow with their number.
+    """
     with np.errstate(all="ignore"):
-        reference, candidate = _log_softmax(reference_TV), _log_softmax(candidate_TV)
-        probability = np.exp(reference)
-        terms = np.where(probability == 0, 0.0, probability * (reference - candidate))
-        kl = terms.sum(axis=1)
-    unusable = np.isnan(reference).any(axis=1) | np.isnan(candidate).any(axis=1)
-    top = min(5, reference.shape[1])
-    top_reference, top_candidate = _top(reference_TV, top), _top(candidate_TV, top)
-    pairs = zip(top_reference, top_candidate, strict=True)
-    overlap = np.array([len(set(a) & set(b)) / top for a, b in pairs])
-    largest = np.sort(reference_TV.astype(np.float64), axis=1)[:, -2:]
+        rows = [
+            _measure_logits_row(a.astype(np.float64), b.astype(np.float64))
+            for a, b in zip(reference_TV, candidate_TV, strict=True)
+        ]
+    kl, equal, overlap, margin = zip(*rows, strict=True)
     return LogitsDistance(
-        # Rounding can make equal distributions slightly negative.
-        kl=np.where(unusable, np.nan, np.maximum(kl, 0.0)),
-        top1_equal=(reference_TV.argmax(axis=1) == candidate_TV.argmax(axis=1)) & ~unusable,
-        top5_overlap=np.where(unusable, 0.0, overlap),
-        margin=largest[:, -1] - largest[:, 0],
+        kl=np.array(kl),
+        top1_equal=np.array(equal, bool),
+        top5_overlap=np.array(overlap),
+        margin=np.array(margin),
     )
 
 
-def _log_softmax(logits_TV: Float[np.ndarray, "T V"]) -> Float64[np.ndarray, "T V"]:
-    shifted = logits_TV.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
+def _measure_logits_row(
+    reference_V: Float64[np.ndarray, "V"], candidate_V: Float64[np.ndarray, "V"]
+) -> tuple[float, bool, float, float]:
+    """KL, same top-1, top-5 overlap, the reference's margin."""
+    log_p, log_q = _log_softmax(reference_V), _log_softmax(candidate_V)
+    top = _top(reference_V)
+    margin = float(reference_V[top[0]] - reference_V[top[min(1, len(top) - 1)]])
+    if np.isnan(log_p).any() or np.isnan(log_q).any():
+        return np.nan, False, 0.0, margin
+    p = np.exp(log_p)
+    kl = float(np.where(p == 0, 0.0, p * (log_p - log_q)).sum())
+    other = _top(candidate_V)
+    overlap = len(set(top) & set(other)) / len(top)
+    # Rounding can make equal distributions slightly negative.
+    return max(kl, 0.0), top[0] == other[0], overlap, margin
 
 
-def _top(logits_TV: Float[np.ndarray, "T V"], count: int) -> np.ndarray:
-    """Ids of the largest logits; a stable order, so that ties go to the lowest ids."""
-    return np.argsort(-logits_TV, axis=1, kind="stable")[:, :count]
+def _log_softmax(logits_V: Float64[np.ndarray, "V"]) -> Float64[np.ndarray, "V"]:
+    shifted = logits_V - logits_V.max()
+    normed: np.ndarray = shifted - np.log(np.exp(shifted).sum())
+    return normed
+
+
+def _top(logits_V: Float64[np.ndarray, "V"], count: int = 5) -> list[int]:
+    """Ids of the largest logits, largest first; of equals, the lowest ids; NaN last."""
+    values = np.where(np.isnan(logits_V), -np.inf, logits_V)
+    count = min(count, len(values))
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    ids = np.flatnonzero(values >= least)
+    return [int(i) for i in ids[np.argsort(-values[ids], kind="stable")][:count]]

@@ -62,10 +62,14 @@ class Question:
 
     @property
     def required_sites(self) -> list[str]:
-        """Every required slot of every layer that either configuration declares."""
+        """Every required slot of every layer that either configuration declares.
+
+        And what comes before and after the layers: a wrong LM head shows in the logits alone.
+        """
         layers = max(self.reference.num_layers, self.candidate.num_layers)
         layers = min(layers, MAX_LAYERS)  # a recorded trace can claim anything
-        return [str(Site(slot, n)) for n in range(layers) for slot in self.required_slots]
+        inside = [str(Site(slot, n)) for n in range(layers) for slot in self.required_slots]
+        return ["embed", *inside, "final_norm", "logits"] if inside else []
 
     @property
     def judged_arrays(self) -> list[str]:
@@ -189,18 +193,34 @@ def _check_shapes(question: Question) -> Precondition:
 
 
 def _check_sites(question: Question) -> Precondition:
-    required = question.required_sites
-    missing = {
-        "reference": [n for n in required if n not in question.reference.sites],
-        "candidate": [n for n in required if n not in question.candidate.sites],
-    }
-    broken = len({*missing["reference"], *missing["candidate"]})
+    """Required sites on both sides, and no other on one side alone.
+
+    A slot that an engine says it cannot observe may be absent, if it is not required.
+    """
+    required = set(question.required_sites)
+    sides = (
+        ("reference", question.reference, question.candidate),
+        ("candidate", question.candidate, question.reference),
+    )
+    missing: dict[str, list[str]] = {}
+    for side, trace, other in sides:
+        expected = [n for n in question.required_sites if n not in trace.sites]
+        expected += [
+            name
+            for name, record in other.sites.items()
+            if name not in trace.sites
+            and name not in required
+            and record.site.slot not in trace.not_observed
+        ]
+        missing[side] = expected
+    broken = {*missing["reference"], *missing["candidate"]}
+    num_checked = len(required | broken)
     parts = [f"{s} lacks {len(n)}, first {n[0]}" for s, n in missing.items() if n]
-    message = f"all {len(required)} required sites on both sides"
+    message = f"all {len(required)} required sites on both sides, and no other on one alone"
     if broken:
-        message = f"of {len(required)} required sites the {'; the '.join(parts)}"
+        message = f"of {num_checked} sites the {'; the '.join(parts)}"
     return Precondition(
-        id="sites", num_checked=len(required), num_broken=broken, message=message
+        id="sites", num_checked=num_checked, num_broken=len(broken), message=message
     )
 
 
@@ -263,16 +283,17 @@ def _widest(record: SiteRecord) -> Scope:
 
 
 def _check_sample_count(question: Question) -> Precondition:
-    """Equal counts in every layer x slot cell, in a scope that both sides have."""
+    """Equal counts at every site, in the scopes that the two share; the same at each site."""
     checked = broken = 0
     example = ""
-    required = set(question.required_sites)
+    scopes = {s for a, b in question.common for s in question.shared_scopes(a, b)}
     for a, b in question.common:
-        if str(a.site) not in required:
-            continue
         checked += 1
         shared = question.shared_scopes(a, b)
-        if shared:
+        if shared and len(shared) < len(scopes):
+            absent = next(s.value for s in question.scopes if s in scopes and s not in shared)
+            bad = [f"no scope {absent} on both sides, as elsewhere"]
+        elif shared:
             counts = [(s, a.stats[s].count, b.stats[s].count) for s in shared]
             bad = [
                 f"{n:,} values against {m:,} ({s.value})"
@@ -287,9 +308,9 @@ def _check_sample_count(question: Question) -> Precondition:
         if bad:
             broken += 1
             example = example or f"{a.site}: {bad[0]}"
-    message = f"equal sample counts in {checked} cells of layer x slot"
+    message = f"equal sample counts at {checked} sites"
     if broken:
-        message = f"the samples differ in {broken} of {checked} cells; {example}"
+        message = f"the samples differ at {broken} of {checked} sites; {example}"
     return Precondition(
         id="sample-count", num_checked=checked, num_broken=broken, message=message
     )

@@ -1,15 +1,16 @@
 """What a comparison over one or several prompts found, as one object.
 
-`as_json` is what `apr parity --json` prints and what other tools rely on; numbers that are
-not finite become null there, since JSON has none.
+`as_json` is what `apr parity --json` prints and what other tools rely on. It holds numbers as
+they are; `cotejar.report.json_output` writes those that are not finite, which JSON lacks.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cotejar.parity.preconditions import Precondition
 from cotejar.verdict import Verdict, worst
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from cotejar.parity.compare import Comparison, SiteComparison
     from cotejar.parity.gates import Judged
-    from cotejar.parity.preconditions import NaiveRatio, Precondition
+    from cotejar.parity.preconditions import NaiveRatio
     from cotejar.trace.forward_trace import ForwardTrace, Scope
 
 
@@ -29,10 +30,11 @@ class SiteSummary:
     scope: Scope
     num_compared: int
     rel_l2_max: float | None
+    rel_l2_median: float | None
     max_abs: float | None
     cosine_min: float | None
     nmse: float | None
-    """None for the four where no elements were captured."""
+    """None for the five where no elements were captured."""
     std_ratio: float
     """The ratio furthest from 1."""
     gate: Judged | None
@@ -74,7 +76,7 @@ class ParityReport:
 
     @property
     def num_compared(self) -> int:
-        """Numbers compared, over all sites and scopes."""
+        """Numbers that a gate judged, over all prompts; each counts once."""
         return sum(c.num_compared for c in self.comparisons)
 
     @property
@@ -148,7 +150,7 @@ class ParityReport:
                 "candidate_scope": naive.candidate_scope,
                 "reference_count": naive.reference_count,
                 "candidate_count": naive.candidate_count,
-                "std_ratio": finite(naive.std_ratio),
+                "std_ratio": naive.std_ratio,
             },
             "sites": [_site_json(s) for s in self.sites],
             "unjudged_gates": [
@@ -168,19 +170,23 @@ class ParityReport:
         if logits is None:
             return None
         return {
-            "kl_max": finite(logits.kl_max),
+            "kl_max": logits.kl_max,
             "top1_agreement": logits.top1_agreement,
             "top5_overlap": logits.top5_overlap,
-            "min_margin": finite(logits.min_margin),
+            "min_margin": logits.min_margin,
         }
 
     def _merged_preconditions(self) -> list[Precondition]:
-        """One an id: the first prompt's that is broken, else the first prompt's."""
+        """One an id: counts of all prompts, and the message of the first that is broken."""
         merged: dict[str, Precondition] = {}
-        for comparison in self.comparisons:
-            for found in comparison.preconditions:
-                if found.id not in merged or (merged[found.id].holds and not found.holds):
-                    merged[found.id] = found
+        for found in (p for c in self.comparisons for p in c.preconditions):
+            held = merged.setdefault(found.id, replace(found, num_checked=0, num_broken=0))
+            merged[found.id] = Precondition(
+                id=found.id,
+                num_checked=held.num_checked + found.num_checked,
+                num_broken=held.num_broken + found.num_broken,
+                message=held.message if held.num_broken or found.holds else found.message,
+            )
         return list(merged.values())
 
 
@@ -193,6 +199,7 @@ def _summarize(group: Sequence[SiteComparison]) -> SiteSummary:
         scope=group[0].scope,
         num_compared=sum(s.num_compared for s in group),
         rel_l2_max=_worst_of(d.rel_l2_max for d in distances) if distances else None,
+        rel_l2_median=_worst_of(d.rel_l2_median for d in distances) if distances else None,
         max_abs=_worst_of(d.max_abs for d in distances) if distances else None,
         cosine_min=-_worst_of(-d.cosine_min for d in distances) if distances else None,
         nmse=_worst_of(d.nmse for d in distances) if distances else None,
@@ -210,11 +217,6 @@ def _worst_of(values: Iterable[float]) -> float:
 
 def _distance_from_1(ratio: float) -> float:
     return abs(math.log(ratio)) if ratio > 0 and math.isfinite(ratio) else math.inf
-
-
-def finite(value: float | None) -> float | None:
-    """For JSON, which has no NaN and no infinity."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _side_json(trace: ForwardTrace) -> dict[str, object]:
@@ -245,18 +247,19 @@ def _site_json(site: SiteSummary) -> dict[str, object]:
         "site": site.site,
         "scope": site.scope.value,
         "num_compared": site.num_compared,
-        "rel_l2_max": finite(site.rel_l2_max),
-        "max_abs": finite(site.max_abs),
-        "cosine_min": finite(site.cosine_min),
-        "nmse": finite(site.nmse),
-        "std_ratio": finite(site.std_ratio),
+        "rel_l2_max": site.rel_l2_max,
+        "rel_l2_median": site.rel_l2_median,
+        "max_abs": site.max_abs,
+        "cosine_min": site.cosine_min,
+        "nmse": site.nmse,
+        "std_ratio": site.std_ratio,
         "bit_identical": site.bit_identical,
         "gate": None
         if gate is None
         else {
             "metric": gate.gate.metric,
             "limit": gate.gate.limit,
-            "value": finite(gate.value),
+            "value": gate.value,
             "origin": gate.gate.origin,
         },
         "verdict": None if site.verdict is None else site.verdict.value,

@@ -67,7 +67,8 @@ def _side_text(trace: ForwardTrace) -> str:
 
 def _precondition_lines(report: ParityReport) -> Iterator[str]:
     merged = {p.id: p for c in reversed(report.comparisons) for p in c.preconditions}
-    merged |= {p.id: p for c in report.comparisons for p in c.preconditions if not p.holds}
+    broken = [p for c in report.comparisons for p in c.preconditions if not p.holds]
+    merged |= {p.id: p for p in reversed(broken)}  # what the first prompt broke is said
     holding = [p for p in merged.values() if p.holds]
     yield f"preconditions  {len(holding)} of {len(merged)} hold"
     waived = report.comparisons[0].waived
@@ -172,9 +173,11 @@ def _no_gate_text(report: ParityReport) -> str:
         what = "1 gate was" if len(unjudged) == 1 else f"{len(unjudged)} gates were"
         named = ", ".join(f"{gate.metric} at {visible(gate.sites)}" for gate in unjudged)
         return f"{what} judged nowhere: {named}"
-    first = report.comparisons[0]
-    pair = f"{first.reference.engine.numerics} against {first.candidate.engine.numerics}"
-    return f"no gate is known for {visible(pair)} (give one with --contract)"
+    sides = report.comparisons[0].reference, report.comparisons[0].candidate
+    what = "{} against {}".format(*(visible(side.engine.numerics) for side in sides))
+    if sides[0].model.fingerprint != sides[1].model.fingerprint:
+        what = "two models of other weights"
+    return f"no gate is known for {what} (give one with --contract)"
 
 
 def _origin_lines(sites: Sequence[SiteSummary]) -> Iterator[str]:

@@ -4,12 +4,14 @@ On a terminal lines are at most as wide as it is. Into a pipe or a file a row is
 however long, so that `grep` and `awk` see it whole, unless COLUMNS asks for a width.
 
 What comes out of a file is a stranger's: `visible` shows control characters, escape
-sequences for the terminal among them, instead of sending them.
+sequences for the terminal among them, instead of sending them; `visible_lines` does so for
+text of many lines.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import click
+
+from cotejar import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,6 +32,11 @@ MIN_FOLDED = 16
 """A column narrower than this is no longer worth reading."""
 _MIN_WIDTH = 20
 _STEP = 1024
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""C0 but for tab and line feed, DEL, and C1."""
+
+visible = errors.visible
+"""What does not print, shown as an escape: of names and values, that take one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +73,13 @@ def encodable(text: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def visible(text: str) -> str:
-    r"""The text with everything that does not print shown as an escape: `\x1b`, `\n`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def visible_lines(text: str) -> str:
+    r"""Text of a model's making: as it is, but for control characters shown as `\x1b`.
+
+    Lines and tabs stay. So do marks that do not print alone, such as those that join the
+    parts of an emoji: they steer no terminal.
+    """
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def shortened(text: str, width: int) -> str:

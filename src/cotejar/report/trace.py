@@ -16,6 +16,9 @@ from cotejar.trace.site import CONTRACT_SLOTS, SLOTS, Site
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from jaxtyping import Float
+
+    from cotejar.engines.run_trace import TraceResult
     from cotejar.model.config import DecoderConfig
     from cotejar.model.language_model import LanguageModel
     from cotejar.trace.forward_trace import ForwardTrace, SiteRecord
@@ -24,10 +27,9 @@ if TYPE_CHECKING:
 TOP_PREDICTIONS = 5
 
 
-def trace_lines(
-    trace: ForwardTrace, model: LanguageModel | None, *, brief: bool = False
-) -> Iterator[str]:
+def trace_lines(result: TraceResult, *, brief: bool = False) -> Iterator[str]:
     """The text of `apr trace --payload`: ten lines a layer, for every format."""
+    trace, model = result.trace, result.model
     if brief:
         yield from _summary_lines(trace)
         return
@@ -55,7 +57,7 @@ def trace_lines(
     yield ""
     yield from _site_lines(trace, "FINAL LAYER NORM", "final_norm")
     yield from _site_lines(trace, "LM_HEAD", "logits")
-    yield from _prediction_lines(trace, model)
+    yield from _prediction_lines(result)
     yield ""
     yield from _summary_lines(trace)
 
@@ -107,12 +109,12 @@ def _site_lines(trace: ForwardTrace, title: str, name: str) -> Iterator[str]:
         )
 
 
-def _prediction_lines(trace: ForwardTrace, model: LanguageModel | None) -> Iterator[str]:
-    if "logits" not in trace.arrays:
+def _prediction_lines(result: TraceResult) -> Iterator[str]:
+    if result.last_logits is None:
         return
     yield f"Top {TOP_PREDICTIONS} predictions:"
-    for rank, (token, logit) in enumerate(top_logits(trace.arrays["logits"][-1]), 1):
-        text = "" if model is None else f"  {_token_text(model, token)}"
+    for rank, (token, logit) in enumerate(top_logits(result.last_logits), 1):
+        text = "" if result.model is None else _token_text(result.model, token)
         yield f"  {rank}. token_id={token}, logit={logit:.4f}{text}"
 
 
@@ -120,12 +122,14 @@ def _token_text(model: LanguageModel, token: int) -> str:
     from cotejar.errors import TokenizerError, UsageError
 
     try:
-        return repr(model.tokenizer.decode([token]))
+        return f"  {model.tokenizer.token_text(token)!r}"
     except (TokenizerError, UsageError):
         return ""  # a model without a tokenizer, or an id that pads the vocabulary
 
 
-def top_logits(logits_V: np.ndarray, count: int = TOP_PREDICTIONS) -> list[tuple[int, float]]:
+def top_logits(
+    logits_V: Float[np.ndarray, "V"], count: int = TOP_PREDICTIONS
+) -> list[tuple[int, float]]:
     """(token id, logit) of the largest finite logits; of equals the lowest id first."""
     order = np.argsort(-logits_V, kind="stable")
     finite = order[np.isfinite(logits_V[order])][:count]
@@ -152,10 +156,11 @@ def _summary_lines(trace: ForwardTrace) -> Iterator[str]:
         yield "  every value is finite"
 
 
-def trace_json(trace: ForwardTrace) -> dict[str, object]:
+def trace_json(result: TraceResult) -> dict[str, object]:
     """The object of `apr trace --payload --json`, the same for every format and recorded."""
     from cotejar.trace.trace_file import make_manifest
 
+    trace = result.trace
     declared: Mapping[str, object] = trace.config
     layers = sorted({r.site.layer for r in trace.sites.values() if r.site.layer is not None})
     return {
@@ -177,7 +182,7 @@ def trace_json(trace: ForwardTrace) -> dict[str, object]:
         ],
         "final_norm": _slot_json(trace, "final_norm"),
         "logits_stats": _slot_json(trace, "logits"),
-        "logits": _logits_json(trace),
+        "logits": _logits_json(result.last_logits),
         "manifest": make_manifest(trace),
     }
 
@@ -211,11 +216,10 @@ def _stats_json(stats: ActivationStats) -> dict[str, object]:
     }
 
 
-def _logits_json(trace: ForwardTrace) -> dict[str, object] | None:
-    """Of the last position, as upstream has it; null where logits were not captured."""
-    if "logits" not in trace.arrays:
+def _logits_json(last: Float[np.ndarray, "V"] | None) -> dict[str, object] | None:
+    """Of the last position, as upstream has it; null where a recorded trace has no logits."""
+    if last is None:
         return None
-    last = trace.arrays["logits"][-1]
     return {
         "vocab_size": int(last.size),
         "l2_norm": float(np.linalg.norm(last.astype(np.float64))),

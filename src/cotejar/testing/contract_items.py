@@ -51,7 +51,7 @@ class ContractCollection:
         Raises:
             pytest.UsageError: a path holds no contract, or cannot be listed.
         """
-        self._record = record
+        self.record = record
         self._falsifiers: dict[Path, Falsifier] = {}
         self._files: set[Path] = set()
         roots = [(config.invocation_params.dir / path).resolve() for path in paths]
@@ -75,7 +75,7 @@ class ContractCollection:
         """One for each project, so that each file is fingerprinted once."""
         project = find_project(contract_file)
         if project.root not in self._falsifiers:
-            options = Options(record=self._record)
+            options = Options(record=self.record)
             self._falsifiers[project.root] = Falsifier(project, options)
         return self._falsifiers[project.root]
 
@@ -114,7 +114,9 @@ class ContractFile(pytest.File):
                 item.add_marker(pytest.mark.skip(reason=reason))
             yield item
         for index, harness in enumerate(contract.harnesses):
-            proof = HarnessItem.from_parent(self, name=harness.id, harness=harness)
+            proof = HarnessItem.from_parent(
+                self, name=harness.id, harness=harness, record=self.collection.record
+            )
             proof.line = contract.source.place_of(("kani_harnesses", index)).line
             yield proof
 
@@ -165,13 +167,16 @@ class FalsificationItem(_ContractItem):
 class HarnessItem(_ContractItem):
     """One harness, proved by `pv prove` in a process of its own."""
 
-    def __init__(self, *, harness: Harness, **kwargs: Any) -> None:
+    def __init__(self, *, harness: Harness, record: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._harness = harness
+        self._record = record
 
     def runtest(self) -> None:
-        """Ask for the proof, and judge what is said."""
+        """Ask for the proof, have it recorded, and judge what is said."""
         argv = ["prove", str(self.path), "--harness", self._harness.id, "--json"]
+        if not self._record:
+            argv.append("--no-record")
         done = subprocess.run(  # noqa: S603 - our own program
             [sys.executable, "-c", _PV, *argv],
             capture_output=True,

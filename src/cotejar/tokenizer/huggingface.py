@@ -7,6 +7,7 @@ special tokens, how a token spells its bytes, and which tokens go around a text.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import cast
@@ -79,7 +80,11 @@ class HuggingFaceEncoder:
         self._plain: Tokenizer | None = None
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
-        """Turn text into ids, without BOS and EOS."""
+        """Turn text into ids, without BOS and EOS.
+
+        Raises:
+            TokenizerDataError: the file has a setting that the library cannot meet.
+        """
         tokenizer = self._parsing
         if not parse_special:
             # A second tokenizer, because the setting is the tokenizer's and not the call's.
@@ -87,23 +92,36 @@ class HuggingFaceEncoder:
                 self._plain = self._build()
                 self._plain.encode_special_tokens = True
             tokenizer = self._plain
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        with _as_data_error("encode a text with the tokenizer"):
+            ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def decode(self, ids: list[int], *, skip_special: bool) -> str:
         """Turn ids into text."""
-        return self._parsing.decode(ids, skip_special_tokens=skip_special)
+        with _as_data_error("decode ids with the tokenizer"):
+            text: str = self._parsing.decode(ids, skip_special_tokens=skip_special)
+        return text
 
     def _build(self) -> Tokenizer:
-        try:
+        with _as_data_error("read the tokenizer"):
             return Tokenizer.from_str(self._json)
-        except Exception as error:  # the library raises nothing narrower
-            raise TokenizerDataError(
-                "the tokenizers library cannot read the tokenizer",
-                where=_FILE,
-                expected="a tokenizer that it has written",
-                found=str(error).splitlines()[0][:200],
-                hint=HINT,
-            ) from error
+
+
+@contextlib.contextmanager
+def _as_data_error(what: str) -> Iterator[None]:
+    """The library raises plain `Exception`; a panic of its Rust is not even that."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            raise
+        raise TokenizerDataError(
+            f"the tokenizers library cannot {what}",
+            where=_FILE,
+            expected="a tokenizer that it has written",
+            found=f"{error!s:.200}" or type(error).__name__,
+            hint=HINT,
+        ) from error
 
 
 def _require_model_type(content: Mapping[str, object]) -> None:
@@ -115,7 +133,7 @@ def _require_model_type(content: Mapping[str, object]) -> None:
             "the model's kind of tokenizer is not known here",
             where=f"{_FILE}, model.type",
             expected="BPE or Unigram",
-            found=repr(model_type),
+            found=f"{model_type!r:.80}",
             hint="give token ids instead of text",
         )
 
@@ -133,9 +151,8 @@ def _read_vocabulary(
         ids = dict(pairs)
     else:
         ids = cast("dict[str, int]", dict(_object(vocabulary, where)))
-    added = _list(content.get("added_tokens") or [], f"{_FILE}, added_tokens")
-    entries = [_object(entry, f"{_FILE}, added_tokens") for entry in added]
-    ids.update((cast("str", e.get("content")), cast("int", e.get("id"))) for e in entries)
+    added = _read_added(content)
+    ids.update((token, token_id) for token, token_id, _ in added)
     if set(map(type, ids)) - {str} or set(map(type, ids.values())) - {int}:
         raise _malformed(where, "strings with whole numbers", "something else among them")
     if not ids or not 0 <= min(ids.values()) <= max(ids.values()) < _MAX_ID:
@@ -148,11 +165,24 @@ def _read_vocabulary(
         tokens[token_id] = token
         is_byte = kind == "spm" and BYTE_TOKEN.fullmatch(token)
         types[token_id] = int(TokenType.BYTE if is_byte else TokenType.NORMAL)
-    for entry in entries:
-        is_control = entry.get("special") is True
+    for _, token_id, is_control in added:
         token_type = TokenType.CONTROL if is_control else TokenType.USER_DEFINED
-        types[cast("int", entry["id"])] = int(token_type)
+        types[token_id] = int(token_type)
     return tuple(tokens), tuple(types), ids
+
+
+def _read_added(content: Mapping[str, object]) -> list[tuple[str, int, bool]]:
+    """Tokens beside the vocabulary: what each is, its id, and whether it is special."""
+    where = f"{_FILE}, added_tokens"
+    added = []
+    for value in _list(content.get("added_tokens") or [], where):
+        entry = _object(value, where)
+        token, token_id = entry.get("content"), entry.get("id")
+        if not isinstance(token, str) or type(token_id) is not int:
+            found = f"content {token!r:.40}, id {token_id!r:.40}"
+            raise _malformed(where, "a string as content, a whole number as id", found)
+        added.append((token, token_id, entry.get("special") is True))
+    return added
 
 
 def _is_pair(entry: object) -> bool:
@@ -161,7 +191,7 @@ def _is_pair(entry: object) -> bool:
 
 def _spelling(content: Mapping[str, object]) -> TokenizerKind:
     """How tokens spell their bytes: in byte characters, or with U+2581 for a space."""
-    kinds = {step.get("type") for step in _steps(content.get("decoder"), "decoders")}
+    kinds = {str(step.get("type")) for step in _steps(content.get("decoder"), "decoders")}
     if "ByteLevel" in kinds:
         return "bpe"
     if kinds & {"ByteFallback", "Metaspace", "Replace"}:
@@ -170,7 +200,7 @@ def _spelling(content: Mapping[str, object]) -> TokenizerKind:
         "how the tokens spell their bytes is not known here",
         where=f"{_FILE}, decoder",
         expected="ByteLevel, Metaspace, or Replace with ByteFallback",
-        found=", ".join(sorted(map(str, kinds))) or "no decoder",
+        found=f"{', '.join(sorted(kinds)):.80}" or "no decoder",
         hint="give token ids instead of text",
     )
 
@@ -220,15 +250,15 @@ def _special_id(
     number = model_config.get(f"{name}_token_id") if isinstance(model_config, Mapping) else None
     if isinstance(number, list) and number:
         number = number[0]
-    return number if number in ids.values() and isinstance(number, int) else None
+    return number if type(number) is int and number in ids.values() else None
 
 
 def _chat_template(metadata: Mapping[str, object], config: Mapping[str, object]) -> str | None:
     """The file chat_template.jinja of newer folders, else what tokenizer_config.json says."""
     template = metadata.get("chat_template.jinja", config.get("chat_template"))
     if isinstance(template, list):  # several by name, of which one is the default
-        named = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}
-        template = named.get("default")
+        defaults = [e for e in template if isinstance(e, dict) and e.get("name") == "default"]
+        template = defaults[-1].get("template") if defaults else None
     if template is None or isinstance(template, str):
         return template
     raise _malformed(f"{_CONFIG}, chat_template", "a string", type(template).__name__)

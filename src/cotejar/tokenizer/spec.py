@@ -286,5 +286,5 @@ def no_tokenizer(where: str) -> NoTokenizerError:
         where=where,
         expected="a list of tokens",
         found="none",
-        hint="give token ids instead of text: `--tokens 1,2,3`",
+        hint="token ids need none: `apr trace` and `apr parity` take --tokens 1,2,3",
     )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import os
 import platform
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import cotejar
 from cotejar.errors import UsageError
-from cotejar.trace.site import CAPTURE_POINTS, SLOTS, Site, parse_slot
+from cotejar.trace.site import CAPTURE_POINTS, Site, parse_slot
 from cotejar.trace.stats import DDOF, ActivationStats, measure_stats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from jaxtyping import Float
 
@@ -101,11 +104,20 @@ def parse_capture(text: str) -> frozenset[str]:
 
     Raises:
         UnknownSiteError: a slot that does not exist.
+        UsageError: no slot is named.
     """
     if text == "all":
         return EVERY_ARRAY
     whole = {"embed", "final_norm", "logits"}
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(
+            "no array is named",
+            where="--capture",
+            expected=f"all, or of: {' '.join(CAPTURE_POINTS)}",
+            found=repr(text[:80]),
+            hint="leave --capture out to keep statistics only",
+        )
     return frozenset(name if name in whole else parse_slot(name) for name in names)
 
 
@@ -167,6 +179,8 @@ class ForwardTrace:
     """By name, in the order of the forward pass."""
     arrays: Mapping[str, Float[np.ndarray, "T W"]] = field(default_factory=dict)
     """The arrays that were asked for, by site name."""
+    not_observed: frozenset[str] = frozenset()
+    """Slots that this engine says it cannot observe: absent, and not for want of asking."""
     ddof: int = DDOF
     host: Mapping[str, str] = field(default_factory=dict)
 
@@ -232,9 +246,20 @@ def describe_host() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "cotejar": cotejar.__version__,
+        "processor": _processor(),
+        # Which kernel a BLAS takes, and how it cuts sums into threads, moves last bits.
+        "blas": " ".join(f"{n}={os.environ[n]}" for n in BLAS_SETTINGS if n in os.environ),
+        "cores": str(os.cpu_count()),
     }
 
 
-def layer_sites(layers: Sequence[int], slots: Sequence[str] = SLOTS) -> list[str]:
-    """Names of every site of these layers and slots, in forward order."""
-    return [str(Site(slot, layer)) for layer in layers for slot in slots]
+BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def _processor() -> str:
+    """The processor's model, as Linux names it; elsewhere what Python knows."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

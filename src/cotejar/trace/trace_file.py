@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -31,7 +30,8 @@ from cotejar.trace.forward_trace import (
     SiteRecord,
     in_forward_order,
 )
-from cotejar.trace.site import Site, parse_site
+from cotejar.trace.recorded_arrays import RERECORD_HINT, RecordedArrays
+from cotejar.trace.site import CAPTURE_POINTS, Site, parse_site
 from cotejar.trace.stats import FIELDS, stats_from_row
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ MANIFEST_KEY = "cotejar.trace"
 STATS_TENSOR = "stats"
 _MAX_DIGITS = 18
 """Of an integer in a manifest: JSON sets no limit, and sizes are multiplied here."""
-_HINT = "record it again with `apr trace MODEL --payload -o run.trace`"
 
 
 def write_trace(path: Path, trace: ForwardTrace, *, overwrite: bool = False) -> None:
@@ -84,6 +83,7 @@ def make_manifest(trace: ForwardTrace) -> dict[str, object]:
         "token_ids": list(trace.token_ids),
         "positions": list(trace.positions),
         "prompt": trace.prompt,
+        "not_observed": sorted(trace.not_observed),
         "ddof": trace.ddof,
         "host": dict(trace.host),
         "sites": [
@@ -97,27 +97,6 @@ def make_manifest(trace: ForwardTrace) -> dict[str, object]:
             for name, record in trace.sites.items()
         ],
     }
-
-
-class RecordedArrays(Mapping[str, np.ndarray]):
-    """The arrays of a trace file; each is read when it is asked for."""
-
-    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, int]]) -> None:
-        self._path = path
-        self._shapes = shapes
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._shapes:
-            raise KeyError(name)
-        with safe_open(self._path, framework="numpy") as file:
-            array: np.ndarray = file.get_tensor(name)
-        return array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
 
 
 def read_trace(path: Path) -> ForwardTrace:
@@ -152,7 +131,7 @@ def read_trace(path: Path) -> ForwardTrace:
             where=str(path),
             expected="a safetensors file with `cotejar.trace` in its header",
             found=str(error),
-            hint=_HINT,
+            hint=RERECORD_HINT,
         ) from None
     return reader.build(path, manifest, stats, shapes)
 
@@ -179,7 +158,7 @@ class _Reader:
             where=self._where,
             expected=expected,
             found=f"{found!s:.120}",
-            hint=_HINT,
+            hint=RERECORD_HINT,
         )
 
     def parse(self, text: str | None) -> dict[str, Any]:
@@ -198,7 +177,7 @@ class _Reader:
                 where=self._where,
                 expected=f"schema_version {SCHEMA_VERSION!r}",
                 found=repr(version),
-                hint=_HINT,
+                hint=RERECORD_HINT,
             )
         return dict(manifest)
 
@@ -213,6 +192,12 @@ class _Reader:
             return parse_site(name)
         except UnknownSiteError as error:
             self.fail("sites", error.parts["expected"], name)
+
+    def slots(self, names: Any) -> frozenset[str]:
+        """Names of slots; of anything else a TraceError."""
+        if not isinstance(names, list) or not all(n in CAPTURE_POINTS for n in map(str, names)):
+            self.fail("not_observed", "names of slots", names)
+        return frozenset(str(name) for name in names)
 
     def integers(self, manifest: dict[str, Any], key: str) -> tuple[int, ...]:
         values = self.get(manifest, key, list)
@@ -264,7 +249,8 @@ class _Reader:
             positions=positions,
             prompt=prompt,
             sites=in_forward_order(sites),
-            arrays=RecordedArrays(path, {n: sites[n].shape for n in shapes}),
+            arrays=RecordedArrays(path, {name: sites[name] for name in shapes}),
+            not_observed=self.slots(manifest.get("not_observed", [])),
             ddof=self.get(manifest, "ddof", int),
             host=self.get(manifest, "host", dict),
         )

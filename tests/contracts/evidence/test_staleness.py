@@ -166,3 +166,8 @@ def test_models_are_found_in_a_commands_words() -> None:
     words = ("apr", "diff", "oracle:demo:smollm2", "native+f32@cpu:out/m.apr", "--x=y.gguf")
 
     assert model_names(words) == ("demo:smollm2", "out/m.apr", "y.gguf")
+
+
+def test_a_name_longer_than_the_system_takes_is_no_model(bench: Any) -> None:
+    assert bench.fingerprints().find_model("x" * 5000 + ".gguf") is None
+    assert bench.fingerprints().find_model("a\0b.gguf") is None

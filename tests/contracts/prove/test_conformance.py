@@ -60,15 +60,17 @@ def test_a_loop_without_its_last_turn_shows(monkeypatch: pytest.MonkeyPatch) -> 
 
     def wrong(self: Executor, node: ast.For, env: Environment) -> None:
         evaluate = self.evaluate
-        self.evaluate = lambda n, e: (  # type: ignore[method-assign]
-            evaluate(n, e)[:-1] if n is node.iter else evaluate(n, e)
+        self.evaluate = (
+            lambda n, e: (  # type: ignore[method-assign]
+                evaluate(n, e)[:-1] if n is node.iter else evaluate(n, e)
+            )
         )
         right(self, node, env)
         self.evaluate = evaluate  # type: ignore[method-assign]
 
     monkeypatch.setattr(Executor, "_run_for", wrong)
 
-    assert check_conformance().difference.startswith("last_positive(")
+    assert check_conformance().difference.startswith("breaks(0.0, 0.0) is [3, 1]")
 
 
 def test_a_division_that_never_raises_shows(monkeypatch: pytest.MonkeyPatch) -> None:

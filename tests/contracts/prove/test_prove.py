@@ -16,13 +16,14 @@ pytest.importorskip("z3")
 from click.testing import CliRunner
 
 from cotejar.cli.pv.prove import prove
+from cotejar.contracts.corpus import read_corpus
 from cotejar.contracts.prove import run as run_module
 from cotejar.contracts.prove.harness import HARNESSES
+from cotejar.contracts.prove.outcome import ProofVerdict
+from cotejar.contracts.prove.run import ProveOptions, prove_corpus
 from cotejar.errors import MissingExtraError, MissingFileError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from click.testing import Result
 
 CONTRACT = """
@@ -43,7 +44,7 @@ HARNESS = """
 from cotejar.contracts.prove.harness import Side, Strategy, harness
 
 
-def clamp(x):
+def clamp(x: int):
     if x > 10:
         return 10
     return x
@@ -116,8 +117,15 @@ def test_a_claim_that_holds_is_proved(pv_prove: Prove) -> None:
     assert found["solver"].startswith("bitwuzla ")
     assert found["assumptions"] == ["integers of any size"]
     assert found["counterexample"] is None
-    assert found["mutants"]["survived"] == found["mutants"]["undecided"] == []
-    assert found["mutants"]["killed"] > 0
+    # The first two clamp to the same; that 11 becomes 10 and not 9 is claimed by nobody.
+    mutants = found["mutants"]
+    assert mutants["equivalent"] == [
+        "clamp, line 6: x >= 10 for x > 10",
+        "clamp, line 6: 9 for 10",
+    ]
+    assert mutants["survived"] == ["clamp, line 7: 9 for 10"]
+    assert mutants["undecided"] == []
+    assert mutants["killed"] == mutants["total"] - 3
     assert report["conformance"]["difference"] == ""
 
 
@@ -223,15 +231,16 @@ def test_an_engine_that_is_not_python_proves_nothing(
     )
 
 
-def test_a_child_without_memory_is_unknown(
-    pv_prove: Prove, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_without_memory_is_unknown(pv_prove: Prove) -> None:
     pv_prove.write("KH-I")
-    monkeypatch.setattr(run_module.ProveOptions, "memory_bytes", property(lambda _: 2**24))
+    options = ProveOptions(
+        harness_paths=(str(pv_prove.harness),), try_mutants=False, memory_bytes=2**24
+    )
 
-    (found,) = pv_prove.json("--no-mutants")["harnesses"]
+    (found,) = prove_corpus(read_corpus(pv_prove.contract), options).harnesses
 
-    assert found["verdict"] == "UNKNOWN"
+    assert found.verdict is ProofVerdict.UNKNOWN
+    assert found.why.startswith("never_above: ")
 
 
 def test_an_id_that_no_contract_has_is_bad_usage(pv_prove: Prove) -> None:
@@ -275,7 +284,8 @@ def test_without_the_extra_the_error_says_what_to_install(
 def test_the_sample_size_gate_is_proved_at_bound_280() -> None:
     contract = Path(__file__).parents[3] / "contracts/apr-vs-gguf-forward-parity-v1.yaml"
 
-    result = CliRunner().invoke(prove, [str(contract), "--json", "--timeout", "200"])
+    args = [str(contract), "--json", "--no-record", "--timeout", "200"]
+    result = CliRunner().invoke(prove, args)
 
     (found,) = json.loads(result.stdout)["harnesses"]
     assert (result.exit_code, found["verdict"], found["why"]) == (0, "PROVED", "")

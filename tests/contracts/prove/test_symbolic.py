@@ -128,6 +128,37 @@ def test_what_is_not_modelled_is_unknown(load: Callable, statement: str, why: st
     assert (outcome.verdict, outcome.why) == (ProofVerdict.UNKNOWN, why)
 
 
+def test_a_local_name_is_never_looked_up_outside(load: Callable) -> None:
+    """CPython raises UnboundLocalError, although the module has a `limit` too."""
+    outcome = prove(
+        load,
+        "limit = 3\n\n\n"
+        "def claim(inputs):\n"
+        "    if inputs.integer('n') > 0:\n"
+        "        limit = 4\n"
+        "    inputs.cover('any')\n"
+        "    assert limit > 0\n",
+    )
+
+    assert (outcome.verdict, outcome.why) == (
+        ProofVerdict.UNKNOWN,
+        "not modelled: line 11: limit has no value on every path",
+    )
+
+
+def test_the_hash_covers_constants_outside_the_functions(load: Callable) -> None:
+    text = "LIMIT = {}\n\n\ndef claim(inputs):\n    inputs.cover('any', LIMIT > 0)\n"
+    hashes = set()
+    for limit in (3, 4):
+        module = load(text.format(limit))
+        module.claim.__qualname__ = module.claim.__module__ = "claim"
+        proof = SymbolicProof(module.claim, 1, time.monotonic() + 30)
+        assert proof.prove().is_proved
+        hashes.add(proof.reader.closure_hash())
+
+    assert len(hashes) == 2
+
+
 def test_no_time_is_unknown(load: Callable) -> None:
     outcome = prove(load, "def claim(inputs):\n    inputs.cover('any')\n", seconds=-1)
 

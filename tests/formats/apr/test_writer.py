@@ -202,7 +202,7 @@ def test_strict_names_types_and_counts(tmp_path: Path) -> None:
         "  expected  F32, F16, BF16, Q4_K, Q6_K, APR_Q4, APR_Q8\n"
         "  found     Q4_1, Q8_0 in 2 of 3 tensors, the first 'b'\n"
         "  try       leave --strict out to write codes of our own, which the file announces, "
-        "or re-encode: --quantize q4_k or q6_k",
+        "or, where the rows of every matrix are a multiple of 256 long, --quantize q6_k",
         tmp_path / "model.apr",
         tensors=[
             tensor("a", 256),

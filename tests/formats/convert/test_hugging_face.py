@@ -175,6 +175,42 @@ def test_a_scaling_without_one_of_its_figures(name) -> None:
     )
 
 
+@pytest.mark.parametrize("value", [True, "8", -1, 0, math.inf, 10**400, [8]])
+@pytest.mark.parametrize("name", list(LLAMA3)[1:])
+def test_a_figure_that_is_no_positive_number(name: str, value: object) -> None:
+    with pytest.raises(ConfigValueError) as caught:
+        llama3_divisors(LLAMA3 | {name: value}, theta=1e4, dim=16, where="x")
+
+    assert caught.value.problem == f"rope_scaling has no usable {name}"
+    assert caught.value.parts["found"] == f"{value!r:.60}"
+
+
+def test_a_factor_that_float32_cannot_hold() -> None:
+    with pytest.raises(ConfigValueError, match="rope_scaling has no usable factor"):
+        llama3_divisors(LLAMA3 | {"factor": 1e300}, theta=1e4, dim=16, where="x")
+
+
+def test_no_table_is_made_of_a_size_that_no_head_has() -> None:
+    refused(
+        ConfigValueError,
+        "error[APR-M004]: a head is too wide to be turned\n"
+        "  where     x\n"
+        "  expected  a head_dim of at most 65536\n"
+        "  found     4294967295\n"
+        "  try       the metadata do not belong to these weights",
+        lambda: llama3_divisors(LLAMA3, theta=1e4, dim=2**32 - 1, where="x"),
+    )
+
+
+@pytest.mark.parametrize("value", [True, 10**400, "1", -1])
+def test_a_theta_that_is_no_positive_number(tmp_path: Path, changed_apr, value: object) -> None:
+    import_model(write_tiny_hugging_face(tmp_path / "hf"), tmp_path / "m.apr")
+    changed_apr(tmp_path / "m.apr", rope_theta=value)
+
+    with pytest.raises(ConfigValueError, match="rope_theta cannot be"):
+        export_model(tmp_path / "m.apr", tmp_path / "back.gguf")
+
+
 def test_a_scaling_that_gguf_has_no_words_for(tmp_path: Path) -> None:
     decoder = TinyDecoder(rope_scaling={"rope_type": "dynamic", "factor": 2.0})
     import_model(write_tiny_hugging_face(tmp_path / "hf", decoder), tmp_path / "m.apr")

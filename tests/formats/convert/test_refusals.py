@@ -23,7 +23,7 @@ from cotejar.formats.convert import export_model, import_model
 from cotejar.formats.gguf.value import GgufValue, ValueType
 from cotejar.quant.block_type import BlockType
 from cotejar.testing.tiny_decoder import TinyDecoder
-from cotejar.testing.tiny_models import write_tiny_gguf, write_tiny_hugging_face
+from cotejar.testing.tiny_models import write_tiny_apr, write_tiny_gguf, write_tiny_hugging_face
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,3 +216,24 @@ def test_types_that_a_gguf_lacks(tmp_path: Path) -> None:
     )
     with pytest.raises(UnknownDtypeError, match="GGUF has no such tensor type"):
         export_model(path, tmp_path / "back.gguf")
+
+
+@pytest.mark.parametrize("other", ["", "model.safetensors", "config.json", "tokenizer.json"])
+def test_a_target_is_no_file_of_the_source(tmp_path: Path, other: str) -> None:
+    folder = write_tiny_hugging_face(tmp_path / "hf")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    with pytest.raises(UsageError, match="the output is one of the files that are read"):
+        import_model(folder, folder / other, overwrite=True)
+
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_apr_is_not_exported_over_itself(tmp_path: Path) -> None:
+    source = write_tiny_apr(tmp_path / "m.apr")
+    before = source.read_bytes()
+
+    with pytest.raises(UsageError, match="the output is one of the files that are read"):
+        export_model(source, source, overwrite=True)
+
+    assert source.read_bytes() == before

@@ -9,6 +9,7 @@ import pytest
 
 from cotejar.errors import MetadataError, SplitFileError, TensorNameError
 from cotejar.formats.gguf.reader import open_gguf
+from cotejar.formats.open_model import input_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,3 +179,9 @@ def test_a_count_that_is_no_number_is_refused(make) -> None:
         "  found     str 'three'\n"
         "  try       the file is damaged, or was split wrongly: fetch it again",
     )
+
+
+def test_every_part_is_an_input_whichever_is_named(make) -> None:
+    paths = [part(make, number) for number in range(3)]
+
+    assert set(input_files(paths[1])) == set(paths)

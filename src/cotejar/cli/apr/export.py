@@ -17,7 +17,7 @@ import click
     "--verify/--no-verify",
     default=True,
     show_default=True,
-    help="Read the output back and compare every tensor.",
+    help="Read the output back, before it appears, and compare every tensor.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def export(source: str, output: Path, *, force: bool, verify: bool, as_json: bool) -> None:
@@ -41,7 +41,8 @@ def export(source: str, output: Path, *, force: bool, verify: bool, as_json: boo
 
     with progress() as show:
         done = run_conversion(
-            lambda: export_model(source, output, overwrite=force),
+            source,
+            lambda check: export_model(source, output, overwrite=force, check=check),
             verify=verify,
             on_progress=show,
         )

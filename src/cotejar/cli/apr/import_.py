@@ -23,7 +23,7 @@ import click
     "--verify/--no-verify",
     default=True,
     show_default=True,
-    help="Read the output back and compare every tensor.",
+    help="Read the output back, before it appears, and compare every tensor.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def import_(
@@ -58,8 +58,14 @@ def import_(
 
     with progress() as show:
         done = run_conversion(
-            lambda: import_model(
-                source, output, strict=strict, quantize=quantize, overwrite=force
+            source,
+            lambda check: import_model(
+                source,
+                output,
+                strict=strict,
+                quantize=quantize,
+                overwrite=force,
+                check=check,
             ),
             verify=verify,
             on_progress=show,

@@ -54,7 +54,7 @@ def run(
     """  # noqa: D301 - click wants the control character
     from cotejar.generation.run import RunRequest, run_prompt
     from cotejar.report.json_output import print_json
-    from cotejar.report.tables import encodable
+    from cotejar.report.tables import encodable, visible, visible_lines
 
     del no_gpu  # there is no GPU engine to leave out
     if prompt is not None and prompt_argument is not None:
@@ -72,7 +72,8 @@ def run(
         skip_contract=skip_contract,
     )
     start = time.perf_counter()
-    printer = _Printer(model, encodable, quiet=as_json)
+    heading = f"=== APR Run ===\nSource: {visible(model)}\n\nOutput:\n"
+    printer = _Printer(heading, lambda text: encodable(visible_lines(text)), quiet=as_json)
     result = run_prompt(request, printer.write)
     seconds = time.perf_counter() - start
     if not as_json:
@@ -101,8 +102,8 @@ def run(
 class _Printer:
     """Prints the heading before the first piece, so that an error prints nothing else."""
 
-    def __init__(self, source: str, encode: Callable[[str], str], *, quiet: bool) -> None:
-        self._source = source
+    def __init__(self, heading: str, encode: Callable[[str], str], *, quiet: bool) -> None:
+        self._heading = heading
         self._encode = encode
         self._quiet = quiet
         self._began = False
@@ -111,7 +112,7 @@ class _Printer:
         if self._quiet:
             return
         if not self._began:
-            click.echo(self._encode(f"=== APR Run ===\nSource: {self._source}\n\nOutput:"))
+            click.echo(self._encode(self._heading), nl=False)
             self._began = True
         click.echo(self._encode(text), nl=False)
 

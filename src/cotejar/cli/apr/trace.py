@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cotejar.cli.token_ids import ids
+
+if TYPE_CHECKING:
+    from cotejar.engines.run_trace import TraceRequest
+    from cotejar.trace.forward_trace import Capture
 
 
 @click.command("trace", short_help="Record what every layer computes.")
@@ -50,58 +55,70 @@ def trace(
 
     \b
     apr trace demo:smollm2 --payload --prompt "What is 2+2?"
-    apr trace oracle:model.apr --payload --capture all -o run.trace
+    apr trace oracle:model.apr --capture all -o run.trace
 
     Exits 0 when done, 2 on bad input.
     """  # noqa: D301 - click wants the control character
     from cotejar.engines.registry import parse_engine_name
-    from cotejar.engines.run_trace import TraceRequest, run_trace
-    from cotejar.formats.atomic import require_writable
-    from cotejar.model.language_model import open_language_model
-    from cotejar.report.json_output import print_json
-    from cotejar.report.tables import print_lines
-    from cotejar.report.trace import trace_json, trace_lines
-    from cotejar.trace.forward_trace import Capture, parse_capture, parse_layers, parse_scopes
-    from cotejar.trace.trace_file import write_trace
+    from cotejar.engines.run_trace import TraceRequest
 
     name = parse_engine_name(model)
-    recording = [option is not None for option in (layer, scope, capture)]
-    runs = payload or output is not None or name.is_recorded
-    if not runs:
-        if prompt is not None or tokens or any(recording):
+    recording = any(option is not None for option in (layer, scope, capture))
+    if not (payload or output is not None or name.is_recorded):
+        if prompt is not None or tokens or recording:
             raise click.UsageError(
                 "--prompt, --tokens, --layer, --scope and --capture need --payload"
             )
         _show_metadata(name.path, as_json=as_json)
         return
-    if name.is_recorded and any(recording):
+    if name.is_recorded and recording:
         raise click.UsageError(
             "--layer, --scope and --capture say what to record; a recorded trace is shown whole"
         )
+    wanted = _read_capture(name.path, layer, scope, capture)
+    request = TraceRequest(source=model, prompt=prompt, token_ids=tokens, capture=wanted)
+    _show_trace(request, output, force=force, brief=brief, as_json=as_json)
+
+
+def _read_capture(
+    path: str, layer: str | None, scope: str | None, capture: str | None
+) -> Capture:
+    from cotejar.model.language_model import open_language_model
+    from cotejar.trace.forward_trace import Capture, parse_capture, parse_layers, parse_scopes
+
     layers = None
     if layer is not None:
-        num_layers = open_language_model(name.path).declared.config.num_layers
+        num_layers = open_language_model(path).declared.config.num_layers
         layers = parse_layers(layer, num_layers)
-    request = TraceRequest(
-        source=model,
-        prompt=prompt,
-        token_ids=tokens,
-        capture=Capture(
-            scopes=parse_scopes(scope or "both"),
-            # Logits are small, and the text shows the best predictions.
-            array_slots=parse_capture(capture or "logits"),
-            layers=layers,
-        ),
+    return Capture(
+        scopes=parse_scopes(scope or "both"),
+        array_slots=frozenset() if capture is None else parse_capture(capture),
+        layers=layers,
     )
+
+
+def _show_trace(
+    request: TraceRequest, output: Path | None, *, force: bool, brief: bool, as_json: bool
+) -> None:
+    from cotejar.engines.registry import parse_engine_name
+    from cotejar.engines.run_trace import run_trace
+    from cotejar.formats.atomic import require_writable
+    from cotejar.formats.open_model import input_files
+    from cotejar.report.json_output import print_json
+    from cotejar.report.tables import print_lines
+    from cotejar.report.trace import trace_json, trace_lines
+    from cotejar.trace.trace_file import write_trace
+
     if output is not None:
-        require_writable(output, overwrite=force)
+        inputs = input_files(parse_engine_name(request.source).path)
+        require_writable(output, overwrite=force, inputs=inputs)
     result = run_trace(request)
     if output is not None:
         write_trace(output, result.trace, overwrite=force)
     if as_json:
-        print_json(trace_json(result.trace))
+        print_json(trace_json(result))
     else:
-        print_lines(trace_lines(result.trace, result.model, brief=brief))
+        print_lines(trace_lines(result, brief=brief))
 
 
 def _show_metadata(path: str, *, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cotejar.cli.pv.report_corpus import report_corpus
@@ -50,6 +52,12 @@ from cotejar.cli.pv.validate import num_usable_cores
     show_default="one a core",
     help="Claims to decide at a time.",
 )
+@click.option("--no-record", is_flag=True, help="Append nothing to the evidence.")
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    help="Folder of the records, instead of the project's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def prove(
     path: str,
@@ -58,11 +66,15 @@ def prove(
     timeout_seconds: float,
     counterexamples: str | None,
     jobs: int,
+    evidence: Path | None,
     *,
     try_mutants: bool,
+    no_record: bool,
     as_json: bool,
 ) -> None:
     """Prove, up to a bound, what contracts claim of the functions that production calls.
+
+    What came of each harness is appended to the evidence.
 
     Exits 0 when every harness is PROVED, 1 when one is REFUTED, 2 on bad input, 3 when one is
     UNKNOWN or NOT FOUND, or when there is none.
@@ -78,6 +90,8 @@ def prove(
         counterexamples=counterexamples,
         try_mutants=try_mutants,
         jobs=jobs,
+        record=not no_record,
+        evidence=evidence,
     )
     report = prove_corpus(corpus, options)
     report_corpus(corpus, report.text(), report.as_json(), as_json=as_json)

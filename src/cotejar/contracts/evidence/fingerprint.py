@@ -101,7 +101,8 @@ class Fingerprints:
         if path == Path():  # a variable that is set to nothing
             return None
         path = self._root / path
-        return path if path.exists() else None
+        is_there = _is_there(path, folder=False) or _is_there(path, folder=True)
+        return path if is_there else None
 
     def _test_files(self, word: str) -> Iterator[Path]:
         if not word or word.endswith(MODEL_SUFFIXES):

@@ -1,4 +1,4 @@
-"""The strategies in which CPython runs the harness: all values of a small domain, or samples."""
+"""The strategies in which CPython runs the harness: all of a small domain, or samples."""
 
 from __future__ import annotations
 

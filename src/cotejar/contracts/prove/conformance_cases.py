@@ -110,7 +110,7 @@ def quantified(a: float, b: float) -> list[bool]:
         all(x > 0 for x in items),
         any(x > 0 for x in items),
         all(x != 0 and 1 / x > 0 for x in items),
-        any(x == 0 or 1 / x > 2 for x in [b, a]),
+        any(x == 0 or 1 / x > 1 for x in [b, a]),
     ]
 
 
@@ -137,8 +137,9 @@ def swapped(a: float, b: float) -> list[float]:
 
 def zipped(a: float, b: float) -> list[bool]:
     """`zip` ends with the shorter list."""
+    num_pairs = 2
     pairs = list(zip([a, b, a], [b, a], strict=False))
-    return [len(pairs) == 2, all(x == y for x, y in pairs)]  # noqa: PLR2004
+    return [len(pairs) == num_pairs, all(x == y for x, y in pairs)]
 
 
 def signed_zero(a: float, b: float) -> float:

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cotejar.contracts.prove.solvers import (
+    Z3,
     Answer,
     Bitwuzla,
     Contradiction,
     Satisfied,
     Solver,
     Undecided,
-    Z3,
 )
 from cotejar.contracts.prove.terms import Term, nodes_below
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MAX_ROUNDS = 2_000
-SECONDS_PER_SOLVER = 20.0
+PATIENCE_SECONDS = (2.0, 20.0, 200.0)
+"""For one question to one solver: what is hard is left until the easy is done."""
 
 
 @dataclass(slots=True)
@@ -84,6 +85,7 @@ class Decider:
         self.effort = Effort()
         self.bitwuzla = Bitwuzla()
         self._z3: Z3 | None = None
+        self.patience_seconds = PATIENCE_SECONDS[0]
         self._answers: dict[object, tuple[Answer, tuple[str, ...]]] = {}
         self._shapes: dict[object, int] = {}
         self._cores: dict[object, set[_Pattern]] = {}
@@ -98,56 +100,77 @@ class Decider:
         atoms = [node for node in nodes if node.is_atom]
         booleans = [node for node in nodes if node.sort.value == "bool"]
         groups = _group(atoms, self._shapes)
-        propositions = _Propositions(self.bitwuzla, booleans, formula)
-        for group in groups:
-            for core in self._cores.get(group.shape, ()):
-                propositions.forbid(_clause(group, core))
+        undecided = Undecided("the time is up")
+        for self.patience_seconds in PATIENCE_SECONDS:
+            propositions = _Propositions(self.bitwuzla, booleans, formula)
+            for group in groups:
+                for core in self._cores.get(group.shape, ()):
+                    propositions.forbid(_clause(group, core))
+            answer = self._search(_Search(formula, booleans, groups, propositions))
+            if not isinstance(answer, Undecided):
+                return answer
+            undecided = answer
+        return undecided
+
+    def _search(self, search: _Search) -> Satisfied | Undecided | None:
+        """Propositions and numbers in turn, until they agree or nothing is left.
+
+        What the solvers do not decide is set aside: other values may satisfy the formula. If
+        none do, the answer is `Undecided`.
+        """
+        aside: Undecided | None = None
         for _ in range(MAX_ROUNDS):
             if time.monotonic() > self.deadline:
                 return Undecided("the time is up")
             self.effort.propositional_calls += 1
             self.effort.solvers.add(self.bitwuzla.name)
-            model = propositions.solve(self.deadline - time.monotonic())
-            if model is None or isinstance(model, Undecided):
+            model = search.propositions.solve()
+            if isinstance(model, Undecided):
                 return model
-            needed = _justify(formula, booleans, model)
-            outcome = self._check_groups(groups, needed)
-            if not isinstance(outcome, list):
-                return outcome
-            for clause in outcome:
-                propositions.forbid(clause)
+            if model is None:
+                return aside
+            found = self._check_groups(search, model)
+            if isinstance(found, Satisfied):
+                return found
+            aside = found or aside
         return Undecided(f"{MAX_ROUNDS} rounds of contradictions")
 
     def _check_groups(
-        self, groups: Sequence[_Group], needed: dict[int, bool]
-    ) -> Satisfied | Undecided | list[list[tuple[Term, bool]]]:
-        """Values for all groups, or the contradictions found, for every group alike."""
+        self, search: _Search, model: dict[int, bool]
+    ) -> Satisfied | Undecided | None:
+        """Values for all groups; else what stood in the way is forbidden, in every group alike.
+
+        None where that were contradictions only, `Undecided` where something was set aside.
+        """
+        needed = _justify(search.formula, search.booleans, model)
         values: dict[str, object] = {}
-        cores: set[tuple[object, _Pattern]] = set()
-        for group in groups:
+        cores: set[tuple[int, _Pattern]] = set()
+        aside: Undecided | None = None
+        for group in search.groups:
             pattern = tuple(
                 (i, needed[a.id]) for i, a in enumerate(group.atoms) if a.id in needed
             )
             if not pattern:
                 continue
             answer, names = self._ask(group, pattern)
-            if isinstance(answer, Undecided):
-                return answer
-            if isinstance(answer, Contradiction):
-                cores.add((group.shape, tuple(pattern[i] for i in answer.core)))
-            else:
+            if isinstance(answer, Satisfied):
                 own = dict(zip(names, group.variables, strict=True))
                 values |= {own[name]: value for name, value in answer.values.items()}
-        for shape, core in cores:
-            self._cores.setdefault(shape, set()).add(core)
+            elif isinstance(answer, Contradiction):
+                core = tuple(pattern[i] for i in answer.core)
+                cores.add((group.shape, core))
+                self._cores.setdefault(group.shape, set()).add(core)
+            else:
+                aside = answer
+                cores.add((group.shape, pattern))
+                break
         if not cores:
             return Satisfied(values)
-        return [
-            _clause(group, core)
-            for group in groups
-            for shape, core in cores
-            if group.shape == shape
-        ]
+        for group in search.groups:
+            for shape, core in cores:
+                if group.shape == shape:
+                    search.propositions.forbid(_clause(group, core))
+        return aside
 
     def _ask(self, group: _Group, pattern: _Pattern) -> tuple[Answer, tuple[str, ...]]:
         key = (group.shape, pattern)
@@ -164,7 +187,7 @@ class Decider:
     def _solve(self, literals: list[tuple[Term, bool]]) -> Answer:
         answer: Answer = Undecided("no solver has the theory")
         for solver in self._portfolio():
-            left = min(SECONDS_PER_SOLVER, self.deadline - time.monotonic())
+            left = min(self.patience_seconds, self.deadline - time.monotonic())
             if left <= 0:
                 return Undecided("the time is up")
             if not solver.solves(literals):
@@ -189,7 +212,9 @@ class _Propositions:
     def __init__(self, solver: Bitwuzla, booleans: Sequence[Term], formula: Term) -> None:
         self.api, self.manager = solver.api, solver.manager
         options = self.api.Options()
-        options.set(self.api.Option.PRODUCE_MODELS, True)
+        options.set(self.api.Option.PRODUCE_MODELS, True)  # noqa: FBT003 - its signature
+        # On one long chain of cells its preprocessing takes most of the time.
+        options.set(self.api.Option.PREPROCESS, False)  # noqa: FBT003
         self.solver = self.api.Bitwuzla(self.manager, options)
         sort = self.manager.mk_bool_sort()
         self.made: dict[int, Any] = {}
@@ -206,9 +231,8 @@ class _Propositions:
         self.atoms = [node for node in booleans if node.is_atom]
         self.solver.assert_formula(self.made[formula.id])
 
-    def solve(self, seconds: float) -> dict[int, bool] | Undecided | None:
+    def solve(self) -> dict[int, bool] | Undecided | None:
         """A value for every comparison; None where there is none."""
-        del seconds
         result = self.solver.check_sat()
         if result == self.api.Result.UNSAT:
             return None
@@ -227,6 +251,17 @@ class _Propositions:
         self.solver.assert_formula(
             parts[0] if len(parts) == 1 else self.manager.mk_term(kind.OR, parts)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One formula being decided."""
+
+    formula: Term
+    booleans: Sequence[Term]
+    """Its Boolean nodes, arguments first."""
+    groups: Sequence[_Group]
+    propositions: _Propositions
 
 
 def _justify(

@@ -35,6 +35,7 @@ class Executor(Expressions):
     def __init__(self, state: State, reader: SourceReader, inputs: object) -> None:
         super().__init__(state, inputs)
         self.reader = reader
+        self.constants = reader.constants
         self.loops: list[Loop] = []
         self.depth = 0
         self._runners: dict[type[ast.stmt], Callable[..., None]] = {}
@@ -60,23 +61,28 @@ class Executor(Expressions):
         tree = self.reader.tree_of(function)
         if self.depth == MAX_DEPTH:
             raise Unsupported(f"calls nested deeper than {MAX_DEPTH}")
-        return self._run_frame(tree, dict(bound.arguments), names)
+        local = frozenset(function.__code__.co_varnames + function.__code__.co_cellvars)
+        return self._run_frame(tree, dict(bound.arguments), names, local)
 
     def _run_frame(
-        self, tree: ast.FunctionDef, env: Environment, names: dict[str, object]
+        self,
+        tree: ast.FunctionDef,
+        env: Environment,
+        names: dict[str, object],
+        local: frozenset[str],
     ) -> Value:
         state, terms = self.state, self.terms
-        before = (state.context, state.live, state.frame, self.globals, self.loops)
+        before = (state.context, state.live, state.frame, self.globals, self.locals, self.loops)
         state.context = terms.and_(state.context, state.live)
         state.live, state.frame, self.loops = terms.true, Frame(), []
-        self.globals = names
+        self.globals, self.locals = names, local
         self.depth += 1
         self.block(tree.body, env)
         self.depth -= 1
         frame = state.frame
         if state.live is not terms.false:
             frame.returns.append((state.live, None))
-        state.context, live, state.frame, self.globals, self.loops = before
+        state.context, live, state.frame, self.globals, self.locals, self.loops = before
         state.live = live
         state.end(terms.any_of(frame.ended))
         return choose(terms, frame.returns) if frame.returns else None

@@ -6,7 +6,6 @@ import ast
 import enum
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from cotejar.contracts.prove.terms import Sort, Term, Unsupported
 from cotejar.contracts.prove.values import Choice, Value, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cotejar.contracts.prove.state import Environment, State
 
 MAX_UNROLLED = 100_000
@@ -31,6 +32,10 @@ class Expressions:
         self.operations = Operations(state)
         self._evaluators: dict[type[ast.expr], Callable[..., Value]] = {}
         self.globals: dict[str, object] = {}
+        self.locals: frozenset[str] = frozenset()
+        """Names that the current function assigns: never looked up outside it."""
+        self.constants: dict[str, str] = {}
+        """Values outside the functions that they read."""
         self.builtins: dict[object, Callable[..., Value]] = self._known_builtins()
 
     @abstractmethod
@@ -70,9 +75,12 @@ class Expressions:
     def _eval_name(self, node: ast.Name, env: Environment) -> Value:
         if node.id in env:
             return env[node.id]
-        if node.id in self.globals:
-            return self.globals[node.id]
-        raise Unsupported(f"line {node.lineno}: {node.id} has no value on every path")
+        if node.id in self.locals or node.id not in self.globals:
+            raise Unsupported(f"line {node.lineno}: {node.id} has no value on every path")
+        value = self.globals[node.id]
+        if isinstance(value, (bool, int, float, str, tuple, list)):
+            self.constants[node.id] = repr(value)
+        return value
 
     def _eval_attribute(self, node: ast.Attribute, env: Environment) -> Value:
         owner = self.evaluate(node.value, env)
@@ -230,10 +238,10 @@ class Expressions:
     ) -> Value:
         if isinstance(function, (Choice, Term, list)) or function not in self.builtins:
             raise Unsupported(f"line {node.lineno}: a call of {function!r}")
-        if function is zip and keywords.pop("strict", False) is True:
-            if len({len(_known_list(a)) for a in args}) > 1:
-                self.state.fail(self.terms.true, "ValueError", node.lineno)
-                return []
+        strict = function is zip and keywords.pop("strict", False) is True
+        if strict and len({len(_known_list(a)) for a in args}) > 1:
+            self.state.fail(self.terms.true, "ValueError", node.lineno)
+            return []
         try:
             return self.builtins[function](*args, **keywords)
         except TypeError as error:

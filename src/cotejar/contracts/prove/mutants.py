@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from cotejar.contracts.prove.concrete import find_failure
 from cotejar.contracts.prove.equivalence import are_equivalent
-from cotejar.contracts.prove.harness import Strategy
+from cotejar.contracts.prove.harness import HARNESSES, Strategy
 from cotejar.contracts.prove.outcome import ProofVerdict
 from cotejar.contracts.prove.substitute import with_functions
 from cotejar.contracts.prove.symbolic import SymbolicProof
@@ -152,7 +152,8 @@ def load_functions(
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with HARNESSES.ignoring():
+            spec.loader.exec_module(module)
     finally:
         del sys.modules[name]
     found = {target: getattr(module, target.__name__, None) for target in targets}
@@ -262,7 +263,13 @@ def _instead_of(node: ast.expr) -> Iterator[ast.expr]:
     elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
         yield ast.BinOp(node.right, node.op, node.left)
         yield ast.BinOp(node.left, _ARITHMETIC[type(node.op)](), node.right)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+    else:
+        yield from _instead_of_a_part(node)
+
+
+def _instead_of_a_part(node: ast.expr) -> Iterator[ast.expr]:
+    """The same for expressions without operators."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         if not isinstance(node.value, bool):
             yield ast.Constant(node.value + 1)
             yield ast.Constant(node.value - 1)

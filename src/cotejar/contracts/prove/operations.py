@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from cotejar.contracts.prove.state import State
 
+MAX_EXPONENT = 1024
 MAX_EXACT_INT = 2**53
 """Integers up to here are floats exactly."""
 
@@ -71,17 +72,18 @@ class Operations:
             if isinstance(op, (ast.Eq, ast.NotEq)):
                 return isinstance(op, ast.NotEq)
             raise Unsupported("an order between a number and something else")
-        x, y = pair
-        if isinstance(op, ast.Eq):
-            return plain(self.terms.equal(x, y))
-        if isinstance(op, ast.NotEq):
-            return plain(self.terms.not_(self.terms.equal(x, y)))
+        return plain(self._compare_terms(op, *pair))
+
+    def _compare_terms(self, op: ast.cmpop, x: Term, y: Term) -> Term:
+        if isinstance(op, (ast.Eq, ast.NotEq)):
+            equal = self.terms.equal(x, y)
+            return equal if isinstance(op, ast.Eq) else self.terms.not_(equal)
         if x.sort is Sort.BOOL:
             raise Unsupported("an order between truth values")
         if isinstance(op, (ast.Gt, ast.GtE)):
             x, y = y, x
         strict = isinstance(op, (ast.Lt, ast.Gt))
-        return plain(self.terms.less(x, y) if strict else self.terms.less_equal(x, y))
+        return self.terms.less(x, y) if strict else self.terms.less_equal(x, y)
 
     def _compare_items(self, op: ast.cmpop, a: Value, b: Value) -> Value:
         """Lists hold terms, whose own `==` is identity: never ask Python."""
@@ -276,6 +278,10 @@ class Operations:
         return self.state.lift(judge, value)
 
 
+def _refuse_power() -> Value:
+    raise Unsupported(f"an exponent above {MAX_EXPONENT}")
+
+
 ARITHMETIC: dict[type[ast.operator], str] = {
     ast.Add: "+",
     ast.Sub: "-",
@@ -291,6 +297,7 @@ CONCRETE_BINARY: dict[type[ast.operator], Callable[[Value, Value], Value]] = {
     ast.FloorDiv: lambda a, b: a // b,
     ast.Mod: lambda a, b: a % b,
     ast.BitAnd: lambda a, b: a & b,
+    ast.Pow: lambda a, b: a**b if abs(b) <= MAX_EXPONENT else _refuse_power(),
 }
 CONCRETE_COMPARE: dict[type[ast.cmpop], Callable[[Value, Value], Value]] = {
     ast.Eq: lambda a, b: a == b,

@@ -66,6 +66,10 @@ class HarnessResult:
     claims: tuple[ClaimResult, ...] = ()
     mutants: dict[str, Any] | None = None
     """Counts of killed, equivalent and surviving mutants; None where none were tried."""
+    recorded: bool = False
+    """It was appended to the evidence."""
+    unrecorded_why: str = ""
+    """What kept it out, if it was not the user's wish."""
 
     @property
     def strategy(self) -> str:
@@ -90,7 +94,7 @@ class HarnessResult:
         return next(found, None)
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json` and for records."""
+        """For `--json`."""
         return {
             "id": self.id,
             "verdict": self.verdict.value,
@@ -105,6 +109,8 @@ class HarnessResult:
             "obligation": self.obligation,
             "claims": [c.as_json() for c in self.claims],
             "mutants": self.mutants,
+            "recorded": self.recorded,
+            "unrecorded_why": self.unrecorded_why,
         }
 
     def line(self) -> str:
@@ -162,8 +168,10 @@ class ProveReport:
         return {v.value: verdicts.count(v) for v in ProofVerdict}
 
     def text(self) -> str:
-        """One line a harness, and a sum."""
+        """One line a harness, what was kept out of the evidence, and a sum."""
         lines = [h.line() for h in self.harnesses]
+        kept_out = [h for h in self.harnesses if h.unrecorded_why]
+        lines += [f"{h.id} is not recorded: {h.unrecorded_why}" for h in kept_out]
         counts = [f"{n} {name}" for name, n in self._totals().items() if n]
         return "\n".join([*lines, ", ".join(counts) or "no harness: nothing was proved"])
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 from cotejar.contracts import harnesses
 from cotejar.contracts.prove.harness import HARNESSES, Registry
 from cotejar.errors import MissingFileError, UsageError
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 def load_own_harnesses() -> Registry:
@@ -53,13 +50,12 @@ def load_harness_file(path: str) -> ModuleType:
     name = f"cotejar_harnesses_{file.stem}_{abs(hash(str(file))):x}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
+    loader = SourceFileLoader(name, str(file))
+    module = ModuleType(name)
+    module.__file__ = str(file)
+    sys.modules[name] = module
     try:
-        if spec is None or spec.loader is None:
-            raise ImportError("not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:
         sys.modules.pop(name, None)
         raise UsageError(

@@ -1,4 +1,7 @@
-"""Prove the harnesses that contracts name: each claim in a child process, several at a time."""
+"""Prove the harnesses that contracts name, and record what came of it.
+
+Each claim is decided in a child process, several at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from cotejar.contracts.prove.counterexample import (
 )
 from cotejar.contracts.prove.harness import Strategy
 from cotejar.contracts.prove.outcome import Outcome, ProofVerdict
+from cotejar.contracts.prove.record import ProofRecorder
 from cotejar.contracts.prove.report import (
     ClaimResult,
     HarnessResult,
@@ -33,6 +37,7 @@ from cotejar.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cotejar.contracts.corpus import Corpus
     from cotejar.contracts.prove.harness import Claim, Registry
@@ -59,33 +64,43 @@ class ProveOptions:
     jobs: int = 1
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     """Of each child."""
+    record: bool = True
+    evidence: Path | None = None
+    """Instead of the project's folder."""
 
 
 def prove_corpus(corpus: Corpus, options: ProveOptions) -> ProveReport:
-    """Prove every harness of every contract.
+    """Prove every harness of every contract, and record each as soon as it is judged.
 
     Raises:
         UsageError: an id that no contract has, or a file that cannot be imported.
         MissingExtraError: a solver is not installed.
+        ContractError: a project's settings mean nothing.
+        FileError: a record cannot be written.
     """
     named = [(c, h) for c in corpus.contracts for h in c.harnesses]
     _require_known_ids(options.only, [h.id for _, h in named])
     wanted = [(c, h) for c, h in named if not options.only or h.id in options.only]
+    recorder = ProofRecorder(
+        [c for c, _ in wanted], record=options.record, evidence=options.evidence
+    )
     registry = load_own_harnesses()
     files = [file for path in options.harness_paths for file in find_harness_files(path)]
     for file in files:
         load_harness_file(file)
     if not any(registry.claims_of(harness.id) for _, harness in wanted):
-        results = tuple(_not_found(c, h) for c, h in wanted)
-        return ProveReport(target=corpus.target, harnesses=results, conformance={})
+        absent = tuple(_not_found(c, h) for c, h in wanted)
+        return ProveReport(target=corpus.target, harnesses=absent, conformance={})
     for name in PACKAGES:
         load_solver_module(name)
     pool = _Pool(options, files)
     conformance = pool.run([{"kind": "conformance"}], options.timeout_seconds)[0][0]
-    results = tuple(
-        _prove_harness(c, h, registry, pool, conformance["difference"]) for c, h in wanted
-    )
-    return ProveReport(target=corpus.target, harnesses=results, conformance=conformance)
+    results = []
+    for contract, harness in wanted:
+        stamp = recorder.stamp(contract, registry.claims_of(harness.id))
+        result = _prove_harness(contract, harness, registry, pool, conformance["difference"])
+        results.append(recorder.append(contract, stamp, result, conformance))
+    return ProveReport(target=corpus.target, harnesses=tuple(results), conformance=conformance)
 
 
 def _require_known_ids(wanted: Sequence[str], known: Sequence[str]) -> None:
@@ -190,7 +205,7 @@ class _Pool:
     def run(
         self, tasks: Sequence[dict[str, Any]], seconds: float
     ) -> list[tuple[dict[str, Any], float]]:
-        """Every task's answer and seconds, in order; all end within `seconds`, or soon after."""
+        """Every task's answer and seconds, in order; all end soon after `seconds`."""
         deadline = time.monotonic() + seconds
         with ThreadPoolExecutor(self.options.jobs) as pool:
             return list(pool.map(lambda task: self._run_one(task, deadline), tasks))

@@ -124,18 +124,17 @@ class Bitwuzla:
     def solves(self, literals: Sequence[Literal]) -> bool:
         """All but integer arithmetic and huge integer constants."""
         for term in nodes_below(*(term for term, _ in literals)):
-            if term.sort is Sort.INT and term.op not in {"var", "const"}:
+            if term.sort is not Sort.INT or term.op == "var":
+                continue
+            if not (isinstance(term.value, int) and abs(term.value) < MAX_CONSTANT):
                 return False
-            if term.sort is Sort.INT and term.op == "const":
-                if not (isinstance(term.value, int) and abs(term.value) < MAX_CONSTANT):
-                    return False
         return True
 
     def check(self, literals: Sequence[Literal], seconds: float) -> Answer:
         """Decide a conjunction."""
         options = self.api.Options()
-        options.set(self.api.Option.PRODUCE_MODELS, True)
-        options.set(self.api.Option.PRODUCE_UNSAT_ASSUMPTIONS, True)
+        for option in ("PRODUCE_MODELS", "PRODUCE_UNSAT_ASSUMPTIONS"):
+            options.set(getattr(self.api.Option, option), True)  # noqa: FBT003 - its signature
         options.set(self.api.Option.TIME_LIMIT_PER, max(1, int(seconds * 1000)))
         solver = self.api.Bitwuzla(self.manager, options)
         made = self.translate([term for term, _ in literals])

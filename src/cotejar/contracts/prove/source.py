@@ -27,6 +27,8 @@ class SourceReader:
         self._trees: dict[CodeType, ast.FunctionDef] = {}
         self.reached: dict[str, ast.FunctionDef] = {}
         """Every function that was read, by `module.qualified_name`."""
+        self.constants: dict[str, str] = {}
+        """Numbers, texts and lists of the modules that those functions read."""
 
     def tree_of(self, function: FunctionType) -> ast.FunctionDef:
         """The function's own syntax tree.
@@ -42,11 +44,12 @@ class SourceReader:
         return self._trees[code]
 
     def closure_hash(self) -> str:
-        """SHA-256 over the trees of every function that was read.
+        """SHA-256 over the trees of every function that was read, and the constants.
 
         Comments, layout and docstrings do not count; `<=` for `<` does.
         """
         lines = [f"{name} {_dump(tree)}" for name, tree in sorted(self.reached.items())]
+        lines += [f"{name} = {shown}" for name, shown in sorted(self.constants.items())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _find(self, function: FunctionType) -> ast.FunctionDef:

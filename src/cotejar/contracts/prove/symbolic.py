@@ -15,13 +15,13 @@ from cotejar.contracts.prove.solvers import Satisfied, Undecided, solver_version
 from cotejar.contracts.prove.source import SourceReader
 from cotejar.contracts.prove.state import State
 from cotejar.contracts.prove.terms import Sort, Term, Terms, Unsupported
-from cotejar.contracts.prove.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FunctionType
 
     from cotejar.contracts.prove.harness import Body
+    from cotejar.contracts.prove.values import Value
 
 T = TypeVar("T")
 

@@ -58,6 +58,10 @@ class Term:
 
     __float__ = __int__ = __index__ = __iter__ = __bool__
 
+    def __hash__(self) -> int:
+        """By number, not by address, so that every run asks the solvers the same."""
+        return self.id
+
     def __repr__(self) -> str:
         if self.op in {"const", "var"}:
             return str(self.value)
@@ -92,7 +96,7 @@ class Terms:
         """A free variable."""
         return self._make("var", sort, (), name)
 
-    def constant(self, value: bool | float) -> Term:
+    def constant(self, value: bool | float) -> Term:  # noqa: FBT001 - a value, no switch
         """A constant; the sort is the value's own type."""
         if isinstance(value, bool):
             return self.true if value else self.false

@@ -1,14 +1,23 @@
 """Every rule that `pv validate` judges contracts by, in the order of its output.
 
 Metadata, top-level keys, what a kernel states, obligations, tests, harnesses, the gate,
-counts, and the rules of single kinds. Ids are never reused.
+counts, the rules of single kinds, and the one on our own block. Ids are never reused.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cotejar.contracts.rules import beat, claims, crux, evidence, kaizen, metadata, obligations
+from cotejar.contracts.rules import (
+    beat,
+    claims,
+    crux,
+    evidence,
+    kaizen,
+    metadata,
+    obligations,
+    parity,
+)
 
 if TYPE_CHECKING:
     from cotejar.contracts.rules.rule import Rule
@@ -54,4 +63,5 @@ CONTRACT_RULES: tuple[Rule, ...] = (
     kaizen.EveryCostRises(),
     crux.DemandScore(),
     crux.UnknownCompetitor(),
+    parity.UnusableParityBlock(),
 )

@@ -67,6 +67,7 @@ def write_apr(
     tensors: Iterable[TensorToWrite],
     strict: bool = False,
     overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> int:
     """Write a file, whole or not at all, and return its size in bytes.
 
@@ -76,6 +77,7 @@ def write_apr(
         tensors: in any order.
         strict: refuse block types that upstream's `.apr` has no code for.
         overwrite: replace a file that is there.
+        check: see `atomic_write`.
 
     Raises:
         NoUpstreamCodeError: `strict`, and such a type.
@@ -91,7 +93,7 @@ def write_apr(
         _require_upstream_codes(ordered, where)
     json_bytes = encode_json_object(_complete(metadata, ordered), where=f"{where}, metadata")
     head = _head(json_bytes, ordered, has_vocabulary="tokenizer.vocabulary" in metadata)
-    with atomic_write(path, overwrite=overwrite) as output:
+    with atomic_write(path, overwrite=overwrite, check=check) as output:
         stream = _ChecksummedStream(output)
         stream.write(head)
         for tensor in ordered:
@@ -217,5 +219,5 @@ def _require_upstream_codes(ordered: Sequence[TensorToWrite], where: str) -> Non
         found=f"{', '.join(kind.label for kind in kinds)} in {len(tensors)} of "
         f"{len(ordered)} tensors, the first {tensors[0].name!r}",
         hint="leave --strict out to write codes of our own, which the file announces, "
-        "or re-encode: --quantize q4_k or q6_k",
+        "or, where the rows of every matrix are a multiple of 256 long, --quantize q6_k",
     )

@@ -11,13 +11,14 @@ table is dropped.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.errors import ConfigValueError, LeftoverTensorError, MetadataError, UsageError
 from cotejar.formats.apr.reader import AprFile
+from cotejar.formats.atomic import require_writable
 from cotejar.formats.convert.from_gguf import DEFAULT_ROPE_THETA, ROPE_TYPES
 from cotejar.formats.convert.import_model import TIED_KEY, same_bytes
 from cotejar.formats.convert.reencode import file_type_of
@@ -35,7 +36,7 @@ from cotejar.formats.convert.to_gguf import (
 )
 from cotejar.formats.convert.typed_keys import KEYS_KEY, TENSORS_KEY, decode_keys
 from cotejar.formats.gguf.writer import GgufTensor, write_gguf
-from cotejar.formats.open_model import open_model
+from cotejar.formats.open_model import files_of, open_model
 from cotejar.formats.tensor_names import (
     EMBEDDING,
     LM_HEAD,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import UInt8
 
+    from cotejar.formats.convert.report import Check
     from cotejar.formats.gguf.value import GgufValue
     from cotejar.formats.model_file import TensorEntry
 
@@ -68,7 +70,7 @@ class _Rope:
 
 
 def export_model(
-    source: str | Path, target: Path, *, overwrite: bool = False
+    source: str | Path, target: Path, *, overwrite: bool = False, check: Check | None = None
 ) -> ConversionReport:
     """Write an `.apr` as a GGUF, whole or not at all.
 
@@ -76,9 +78,10 @@ def export_model(
         source: the `.apr`.
         target: the GGUF.
         overwrite: replace a target that is there.
+        check: see `report.Check`.
 
     Raises:
-        UsageError: the source is no `.apr`.
+        UsageError: the source is no `.apr`, or the target is the source.
         ArchitectureError, MissingConfigError, ConfigValueError: not a model that
             llama.cpp knows, or metadata that contradict the weights.
         LeftoverTensorError: a tensor whose name has no counterpart.
@@ -86,6 +89,7 @@ def export_model(
         FileError: the source is damaged, or the target cannot be written.
     """
     with open_model(source) as file:
+        require_writable(target, overwrite=overwrite, inputs=files_of(file))
         if not isinstance(file, AprFile):
             raise UsageError(
                 "only an `.apr` is exported",
@@ -99,17 +103,24 @@ def export_model(
         rope = _read_rope(file)
         added = _rope_freqs(file, named)
         tensors = [*_plan(file, _order(file, named), rope), *added]
-        write_gguf(target, metadata=_keys(file, named), tensors=tensors, overwrite=overwrite)
-        return ConversionReport(
+        report = ConversionReport(
             source=file.path,
             source_format="apr",
             target=target,
             target_format="gguf",
             num_tensors=len(tensors),
-            num_bytes=target.stat().st_size,
+            num_bytes=0,
             block_types=count_types(tensor.block_type for tensor in tensors),
             notes=tuple(_notes(dropped=dropped, permutes=rope.permutes, added=bool(added))),
         )
+        write_gguf(
+            target,
+            metadata=_keys(file, named),
+            tensors=tensors,
+            overwrite=overwrite,
+            check=report.checked_by(check),
+        )
+        return replace(report, num_bytes=target.stat().st_size)
 
 
 def _name_tensors(file: AprFile) -> dict[str, TensorEntry]:

@@ -7,6 +7,7 @@ The names follow transformers' `LlamaConfig`, `MistralConfig`, `Qwen2Config` and
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from cotejar.errors import ArchitectureError, MissingConfigError
@@ -168,7 +169,7 @@ def _architecture(config: Mapping[str, object], model_type: str) -> dict[str, ob
         "head_dim": head_dim,
     }
     partial = config.get("partial_rotary_factor")
-    if isinstance(partial, float) and isinstance(head_dim, int):
+    if isinstance(partial, float) and math.isfinite(partial) and isinstance(head_dim, int):
         facts["rope_dim"] = int(head_dim * partial)
     window = config.get("sliding_window")
     is_windowed = config.get("use_sliding_window", model_type in _WINDOWED_BY_DEFAULT)

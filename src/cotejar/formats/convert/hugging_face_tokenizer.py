@@ -190,7 +190,7 @@ def _special_ids(
         number = config.get(f"{name}_token_id")
         number = number[0] if isinstance(number, list) and number else number
         token_id = ids.get(token) if isinstance(token, str) else number
-        if isinstance(token_id, int):
+        if type(token_id) is int:  # a bool is no id
             keys[f"tokenizer.{ours}_token_id"] = token_id
     for flag in ("add_bos_token", "add_eos_token"):
         if isinstance(settings.get(flag), bool):

@@ -18,6 +18,7 @@ import numpy as np
 
 from cotejar.errors import ConfigValueError, LeftoverTensorError, UsageError
 from cotejar.formats.apr.writer import TensorToWrite, write_apr
+from cotejar.formats.atomic import require_writable
 from cotejar.formats.convert.from_gguf import read_gguf_metadata
 from cotejar.formats.convert.from_hugging_face import read_hugging_face_metadata
 from cotejar.formats.convert.import_facts import (
@@ -34,7 +35,7 @@ from cotejar.formats.convert.reencode import (
 )
 from cotejar.formats.convert.report import ConversionReport, count_types
 from cotejar.formats.gguf.reader import GgufFile
-from cotejar.formats.open_model import open_model
+from cotejar.formats.open_model import files_of, open_model
 from cotejar.formats.tensor_names import EMBEDDING, LM_HEAD, to_gguf, to_hugging_face
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import UInt8
 
+    from cotejar.formats.convert.report import Check
     from cotejar.formats.model_file import ModelFile, TensorEntry
     from cotejar.formats.safetensors.reader import SafetensorsFile
     from cotejar.quant.block_type import BlockType
@@ -60,6 +62,7 @@ def import_model(
     strict: bool = False,
     quantize: str | None = None,
     overwrite: bool = False,
+    check: Check | None = None,
 ) -> ConversionReport:
     """Write `source` as an `.apr`, whole or not at all.
 
@@ -69,35 +72,44 @@ def import_model(
         strict: refuse block types that upstream's `.apr` has no code for.
         quantize: one of `reencode.QUANTIZE_TYPES`; None keeps every byte.
         overwrite: replace a target that is there.
+        check: see `report.Check`.
 
     Raises:
-        UsageError: the source is an `.apr` already, or no such type to re-encode to.
+        UsageError: the source is an `.apr` already, the target is a file of the source, or
+            there is no such type to re-encode to.
         ModelError: an architecture, a configuration or a tensor that we do not know.
         NoUpstreamCodeError, EncodingError: `strict` or `quantize` cannot be met.
         FileError: the source breaks its format, or the target cannot be written.
     """
     wanted = parse_quantize(quantize)
     with open_model(source) as file:
+        require_writable(target, overwrite=overwrite, inputs=files_of(file))
         named = _name_tensors(file)
         is_tied = _is_tied(file, named)
         tensors = _plan_tensors(file, named, wanted, is_tied=is_tied)
         metadata = _read_metadata(file, named, tensors)
         metadata |= size_keys(tensors[: len(named)]) | {TIED_KEY: is_tied}
-        num_bytes = write_apr(
-            target, metadata=metadata, tensors=tensors, strict=strict, overwrite=overwrite
-        )
-        return ConversionReport(
+        report = ConversionReport(
             source=file.path,
             source_format=file.format,
             target=target,
             target_format="apr",
             num_tensors=len(tensors),
-            num_bytes=num_bytes,
+            num_bytes=0,
             block_types=count_types(t.block_type for t in tensors),
             extension_types=extension_labels(tensors),
             num_reencoded=len(reencoded(named, tensors)),
             notes=tuple(import_notes(file, named, tensors, metadata, wanted)),
         )
+        num_bytes = write_apr(
+            target,
+            metadata=metadata,
+            tensors=tensors,
+            strict=strict,
+            overwrite=overwrite,
+            check=report.checked_by(check),
+        )
+        return replace(report, num_bytes=num_bytes)
 
 
 def _read_metadata(

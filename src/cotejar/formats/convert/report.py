@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from cotejar.quant.block_type import BlockType
@@ -35,6 +35,12 @@ class ConversionReport:
     notes: tuple[str, ...] = ()
     """What a user should know, a sentence each."""
 
+    def checked_by(self, check: Check | None) -> Callable[[Path], None] | None:
+        """What a writer calls with the temporary file; its size is known by then."""
+        if check is None:
+            return None
+        return lambda written: check(replace(self, num_bytes=written.stat().st_size), written)
+
     def as_json(self) -> dict[str, object]:
         """The same facts for `--json`."""
         return {
@@ -49,6 +55,11 @@ class ConversionReport:
             "num_reencoded": self.num_reencoded,
             "notes": list(self.notes),
         }
+
+
+Check: TypeAlias = "Callable[[ConversionReport, Path], None]"
+"""Called with what was done and the path of the whole target under its temporary name, before
+it takes its place: what it raises leaves nothing behind, and an older target as it was."""
 
 
 def count_types(block_types: Iterable[BlockType]) -> dict[str, int]:

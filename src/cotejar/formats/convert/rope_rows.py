@@ -27,6 +27,21 @@ if TYPE_CHECKING:
     from cotejar.formats.model_file import TensorEntry
 
 
+MAX_ROPE_DIM = 1 << 16
+"""Far beyond any head; what a file says is checked before a table is made of it."""
+
+
+def positive_number(value: object) -> float | None:
+    """A positive finite number as a float; None of anything else, `true` included."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has integers of hundreds of digits
+        return None
+    return number if 0 < number < math.inf else None
+
+
 def is_permuted_name(name: str) -> bool:
     """Whether a tensor, by its Hugging Face name, has rows that RoPE turns."""
     parts = name.split(".")
@@ -79,18 +94,37 @@ def llama3_divisors(
         "high_freq_factor",
         "original_max_position_embeddings",
     )
-    values = [scaling.get(name) for name in names]
-    for name, value in zip(names, values, strict=True):
-        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ConfigValueError(
-                f"rope_scaling has no usable {name}",
-                where=where,
-                expected="a positive number",
-                found=f"{value!r:.60}",
-                hint="take rope_scaling over from the model's config.json",
-            )
-    factor, low, high, context = (float(str(value)) for value in values)
+    factor, low, high, context = (_usable(scaling, name, where) for name in names)
+    if dim > MAX_ROPE_DIM:
+        raise ConfigValueError(
+            "a head is too wide to be turned",
+            where=where,
+            expected=f"a head_dim of at most {MAX_ROPE_DIM}",
+            found=str(dim),
+            hint="the metadata do not belong to these weights",
+        )
     pairs_P = np.arange(dim // 2, dtype=np.float64)
     turns_P = context / (2 * np.pi * theta ** (2 * pairs_P / dim))
     blend_P = np.clip((turns_P - low) / (high - low), 0.0, 1.0) if high > low else turns_P > low
-    return (1 / ((1 - blend_P) / factor + blend_P)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        divisors_P = (1 / ((1 - blend_P) / factor + blend_P)).astype(np.float32)
+    if not np.isfinite(divisors_P).all():
+        raise _unusable("factor", scaling, where)
+    return divisors_P
+
+
+def _usable(scaling: Mapping[str, object], name: str, where: str) -> float:
+    number = positive_number(scaling.get(name))
+    if number is None:
+        raise _unusable(name, scaling, where)
+    return number
+
+
+def _unusable(name: str, scaling: Mapping[str, object], where: str) -> ConfigValueError:
+    return ConfigValueError(
+        f"rope_scaling has no usable {name}",
+        where=where,
+        expected="a positive number",
+        found=f"{scaling.get(name)!r:.60}",
+        hint="take rope_scaling over from the model's config.json",
+    )

@@ -7,7 +7,6 @@ wants it, with unused tokens `[PADn]`.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from cotejar.errors import ArchitectureError, ConfigValueError, MissingConfigError
@@ -18,6 +17,7 @@ from cotejar.formats.convert.from_gguf import (
     TOKENIZER_PREFIX,
     require_architecture,
 )
+from cotejar.formats.convert.rope_rows import positive_number
 from cotejar.formats.gguf.value import GgufValue, ValueType
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ def real_number(
     value = _find(metadata, name)
     if value is None:
         return default
-    if isinstance(value, (int, float)) and 0 < value < math.inf:
-        return float(value)
+    number = positive_number(value)
+    if number is not None:
+        return number
     raise ConfigValueError(
         f"{name} cannot be",
         where=where,

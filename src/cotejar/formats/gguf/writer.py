@@ -61,6 +61,7 @@ def write_gguf(
     tensors: Iterable[GgufTensor],
     alignment: int | None = None,
     overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the keys and tensors in the order given; see `atomic_write`.
 
@@ -71,6 +72,7 @@ def write_gguf(
         alignment: where tensors may begin, a power of two; None for what the metadata
             says, or 32. Another than 32 is added to the metadata.
         overwrite: whether an older output may be replaced.
+        check: see `atomic_write`.
 
     Raises:
         MetadataError: a key too long, or an alignment that contradicts the metadata.
@@ -92,7 +94,7 @@ def write_gguf(
         header += _encode_line(path, tensor, offset)
         offset = align_up(offset + tensor.num_bytes, alignment)
     header += bytes(align_up(len(header), alignment) - len(header))
-    with atomic_write(path, overwrite=overwrite) as output:
+    with atomic_write(path, overwrite=overwrite, check=check) as output:
         output.write(header)
         for tensor in tensors:
             _write_tensor(output, tensor)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from cotejar.errors import MissingFileError, MissingTensorError, SplitFileError
 from cotejar.formats.mapped_file import open_mapped
 from cotejar.formats.safetensors.folder import (
+    INDEX_FILE,
     find_model_folder,
     missing_tensors,
     read_json_file,
@@ -83,6 +84,12 @@ class SafetensorsMetadata(Mapping[str, object]):
         return len(self._keys)
 
 
+def find_side_files(folder: Path) -> tuple[Path, ...]:
+    """The index and the files of the metadata, as far as they are there."""
+    paths = (folder / name for name in (INDEX_FILE, _CONFIG_FILE, *_SIDE_FILES))
+    return tuple(path for path in paths if path.is_file())
+
+
 class SafetensorsFile:
     """Opened safetensors, in one file or many; a `ModelFile`."""
 
@@ -99,6 +106,9 @@ class SafetensorsFile:
     ) -> None:
         self.path = path
         self.part_paths = tuple(part.path for part in parts)
+        """The weight files."""
+        self.side_paths = find_side_files(parts[0].path.parent)
+        """The files beside them, as far as they are there."""
         self.metadata: Mapping[str, object] = metadata
         self.tensors: Mapping[str, TensorEntry] = MappingProxyType(tensors)
         self._parts = parts

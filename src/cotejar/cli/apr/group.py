@@ -1,0 +1,25 @@
+"""`apr`: run, trace and compare language models."""
+
+from __future__ import annotations
+
+import click
+
+from cotejar.cli.lazy_group import LazyGroup, VerbTable
+
+APR_VERBS: VerbTable = {
+    "run": ("cotejar.cli.apr.run:run", "Answer one prompt."),
+    "trace": ("cotejar.cli.apr.trace:trace", "Record what every layer computes."),
+    "parity": ("cotejar.cli.apr.parity:parity", "Compare two models or engines, and judge."),
+    "inspect": ("cotejar.cli.apr.inspect:inspect", "Show what a model or trace file is."),
+    "tensors": ("cotejar.cli.apr.tensors:tensors", "List a model's tensors."),
+    "diff": ("cotejar.cli.apr.diff:diff", "Show what differs between two files."),
+    "import": ("cotejar.cli.apr.import_:import_", "Write a model as an .apr."),
+    "export": ("cotejar.cli.apr.export:export", "Write an .apr as a GGUF."),
+}
+"""Every verb of `apr`, in the order of its help."""
+
+
+@click.group(cls=LazyGroup, verbs=APR_VERBS)
+@click.version_option(package_name="cotejar", prog_name="apr")
+def apr() -> None:
+    """Run, trace and compare language models."""
