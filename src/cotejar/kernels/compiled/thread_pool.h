@@ -1,0 +1,37 @@
+// Threads that wait for work: spinning a short while, then asleep.
+//
+// Work is split into as many fixed parts as there are threads; what a part computes does not
+// depend on their number, so results do not either. A caller that finds the pool busy (a
+// second engine in another thread, say) does all parts itself.
+#pragma once
+
+#include <cstdint>
+
+namespace cotejar {
+
+using Part = void (*)(void* context, int part, int num_parts);
+
+// Run all parts, return when all are done. `part` must not throw.
+void run_parts(Part part, void* context);
+
+// The same for a callable `work(part, num_parts)`.
+template <class Work>
+void parallel(Work& work) {
+    run_parts([](void* context, int part, int parts) { (*static_cast<Work*>(context))(part, parts); },
+              &work);
+}
+
+// At least 1; takes effect at the next run.
+void set_num_threads(int num_threads);
+int num_threads();
+
+// The half-open range of units that a part owns.
+struct Range {
+    int64_t begin, end;
+};
+
+static inline Range range_of_part(int64_t units, int part, int num_parts) {
+    return {units * part / num_parts, units * (part + 1) / num_parts};
+}
+
+}  // namespace cotejar
