@@ -27,3 +27,24 @@ def multiply_f32(
     activations: np.ndarray,
     out: np.ndarray,
 ) -> None: ...
+def rms_norm(
+    isa: str, values: np.ndarray, weight: np.ndarray, eps: float, out: np.ndarray
+) -> None: ...
+def silu(isa: str, values: np.ndarray, out: np.ndarray) -> None: ...
+def multiply(isa: str, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None: ...
+def rotate(
+    isa: str,
+    values: np.ndarray,
+    cosine: np.ndarray,
+    sine: np.ndarray,
+    adjacent: bool,
+    out: np.ndarray,
+) -> None: ...
+def attend(
+    isa: str,
+    queries: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    window: int,
+    out: np.ndarray,
+) -> None: ...

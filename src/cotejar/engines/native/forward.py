@@ -2,7 +2,7 @@
 
 The same layer as everywhere: attention with rotary positions and grouped queries, then
 SwiGLU, each behind an RMSNorm and added to the residual stream. Matrix products go to
-`multiply`, which the numerics choose; everything else is float32 in `operations`.
+`multiply`, which the numerics choose; everything else is float32 in `kernels.operations`.
 
 q and k are turned in the row order of the weights. A GGUF of architecture llama stores
 neighbouring pairs; only what is captured is brought to half-split order.
@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.engines.native.operations import (
-    attend,
-    in_canonical_order,
-    rms_norm,
-    rope_tables,
-    rotate,
-    silu,
-)
+from cotejar.engines.native.rope import in_canonical_order, rope_tables
+from cotejar.kernels.operations import attend, multiply_elements, rms_norm, rotate, silu
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
 
 if TYPE_CHECKING:
@@ -35,9 +29,7 @@ if TYPE_CHECKING:
     from cotejar.quant.block_matrix import BlockMatrix
     from cotejar.trace.forward_trace import TraceRecorder
 
-    Multiply = Callable[
-        [BlockMatrix, Float32[np.ndarray, "T C"]], Float32[np.ndarray, "T R"]
-    ]
+    Multiply = Callable[[BlockMatrix, Float32[np.ndarray, "T C"]], Float32[np.ndarray, "T R"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +41,7 @@ class Pass:
     cache: KVCache
     recorder: TraceRecorder | None = None
 
-    def run(
-        self, token_ids: Sequence[int], *, last_only: bool
-    ) -> Float32[np.ndarray, "T V"]:
+    def run(self, token_ids: Sequence[int], *, last_only: bool) -> Float32[np.ndarray, "T V"]:
         """Logits of every new position, or (1, V) of the last."""
         config, weights = self.model.config, self.model.weights
 
@@ -102,13 +92,16 @@ class Pass:
         if config.qk_norm:
             q_THE = self._norm(layer, "self_attn.q_norm", q_THE)
             k_TKE = self._norm(layer, "self_attn.k_norm", k_TKE)
-        q_THE, k_TKE = rotate(q_THE, tables, rope), rotate(k_TKE, tables, rope)
+        adjacent = rope.pairing == "adjacent"
+        q_THE = rotate(q_THE, *tables, adjacent=adjacent)
+        k_TKE = rotate(k_TKE, *tables, adjacent=adjacent)
         if self.recorder:
             self._see("q_rope", in_canonical_order(q_THE, rope), layer)
             self._see("k_rope", in_canonical_order(k_TKE, rope), layer)
 
         k_SKE, v_SKE = self.cache.extend(layer, k_TKE, v_TKE)
-        context_TD = attend(q_THE, k_SKE, v_SKE, config).reshape(tokens, -1)
+        window = config.sliding_window
+        context_TD = attend(q_THE, k_SKE, v_SKE, window=window).reshape(tokens, -1)
         self._see("attn_context", context_TD, layer)
         out_TD = self._linear(layer, "self_attn.o_proj", context_TD)
         self._see("attn_out", out_TD, layer)
@@ -125,7 +118,7 @@ class Pass:
         self._see("ffn_up", up_TF, layer)
         activated_TF = silu(gate_TF)
         self._see("ffn_silu_gate", activated_TF, layer)
-        inner_TF = activated_TF * up_TF
+        inner_TF = multiply_elements(activated_TF, up_TF)
         self._see("ffn_swiglu_inner", inner_TF, layer)
         out_TD = self._linear(layer, "mlp.down_proj", inner_TF)
         self._see("ffn_out", out_TD, layer)

@@ -5,6 +5,7 @@
 // function, compiled for AVX-512, to the portable code.
 #pragma once
 
+#include "operations.h"
 #include "strip.h"
 
 namespace cotejar {
@@ -32,6 +33,8 @@ struct Isa {
     using MultiplyVector = void (*)(const Weight& weight, const VectorToken& token,
                                     int64_t begin, int64_t end, float* product);
     MultiplyVector (*vector_kernel)(int block_type);
+
+    const Operations* operations;
 };
 
 extern const Isa PORTABLE;

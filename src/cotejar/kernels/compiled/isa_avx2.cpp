@@ -3,6 +3,7 @@
 #include "avx2_codes.h"
 #include "avx2_vector.h"
 #include "isa.h"
+#include "operation_kernels.h"
 
 namespace cotejar {
 namespace {
@@ -306,6 +307,7 @@ const Isa AVX2 = {
     multiply_lanes,
     decode_strip,
     avx2_vector_kernel,
+    &OPERATIONS,
 };
 
 }  // namespace cotejar

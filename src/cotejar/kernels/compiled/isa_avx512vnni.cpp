@@ -3,6 +3,7 @@
 #include "avx512_codes.h"
 #include "avx512_vector.h"
 #include "isa.h"
+#include "operation_kernels.h"
 #include "unpack.h"
 
 namespace cotejar {
@@ -360,6 +361,7 @@ const Isa AVX512VNNI = {
     multiply_lanes,
     decode_strip,
     avx512_vector_kernel,
+    &OPERATIONS,
 };
 
 }  // namespace cotejar

@@ -2,6 +2,7 @@
 
 #include "float16.h"
 #include "isa.h"
+#include "operation_kernels.h"
 #include "unpack.h"
 
 namespace cotejar {
@@ -156,6 +157,7 @@ const Isa PORTABLE = {
     portable::multiply_lanes,
     portable::decode_strip,
     portable::no_vector_kernel,
+    &OPERATIONS,
 };
 
 }  // namespace cotejar

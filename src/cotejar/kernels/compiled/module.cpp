@@ -11,6 +11,7 @@
 
 #include "float16.h"
 #include "products.h"
+#include "sequence_operations.h"
 #include "thread_pool.h"
 
 namespace nb = nanobind;
@@ -87,6 +88,102 @@ void bind_product(nb::module_& module, const char* name) {
         nb::arg("columns"), nb::arg("activations").noconvert(), nb::arg("out").noconvert());
 }
 
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using OutVector = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Heads = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+template <class A, class B>
+bool same_shape(const A& a, const B& b) {
+    if (a.ndim() != b.ndim()) return false;
+    for (size_t axis = 0; axis < a.ndim(); axis++)
+        if (a.shape(axis) != b.shape(axis)) return false;
+    return true;
+}
+
+void bind_rms_norm(const std::string& isa_name, const Matrix& values, const Vector& weight,
+                   double eps, const OutMatrix& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(values.shape(1) == weight.shape(0) && values.shape(1) > 0,
+            "the weight has another width than the values");
+    require(same_shape(values, out), "the output has another shape than the values");
+    nb::gil_scoped_release released;
+    rms_norm(isa, values.data(), weight.data(), static_cast<int64_t>(values.shape(0)),
+             static_cast<int64_t>(values.shape(1)), eps, out.data());
+}
+
+void bind_silu(const std::string& isa_name, const Vector& values, const OutVector& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(values, out), "the output has another shape than the values");
+    nb::gil_scoped_release released;
+    silu(isa, values.data(), static_cast<int64_t>(values.shape(0)), out.data());
+}
+
+void bind_multiply(const std::string& isa_name, const Vector& a, const Vector& b,
+                   const OutVector& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(a, b) && same_shape(a, out), "the arrays differ in shape");
+    nb::gil_scoped_release released;
+    multiply_elements(isa, a.data(), b.data(), static_cast<int64_t>(a.shape(0)), out.data());
+}
+
+void bind_rotate(const std::string& isa_name, const Heads& values, const Matrix& cosine,
+                 const Matrix& sine, bool adjacent, const OutHeads& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(cosine, sine) && cosine.shape(0) == values.shape(0),
+            "the tables do not fit the values");
+    require(cosine.shape(1) <= values.shape(2) / 2, "more pairs than a head has");
+    require(same_shape(values, out), "the output has another shape than the values");
+    const Rotation rotation{static_cast<int64_t>(values.shape(0)),
+                            static_cast<int64_t>(values.shape(1)),
+                            static_cast<int64_t>(values.shape(2)),
+                            static_cast<int64_t>(cosine.shape(1)),
+                            adjacent,
+                            cosine.data(),
+                            sine.data()};
+    nb::gil_scoped_release released;
+    rotate(isa, rotation, values.data(), out.data());
+}
+
+void bind_attend(const std::string& isa_name, const Heads& queries, const Heads& keys,
+                 const Heads& values, int64_t window, const OutHeads& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(keys, values), "keys and values differ in shape");
+    require(same_shape(queries, out), "the output has another shape than the queries");
+    require(queries.shape(2) == keys.shape(2) && keys.shape(2) > 0,
+            "queries and keys differ in head size");
+    require(keys.shape(1) > 0 && queries.shape(1) % keys.shape(1) == 0,
+            "the query heads are no multiple of the key heads");
+    require(queries.shape(0) <= keys.shape(0), "fewer positions than queries");
+    require(window >= 0, "a negative window");
+    const Attention attention{static_cast<int64_t>(queries.shape(0)),
+                              static_cast<int64_t>(keys.shape(0)),
+                              static_cast<int64_t>(queries.shape(1)),
+                              static_cast<int64_t>(keys.shape(1)),
+                              static_cast<int64_t>(queries.shape(2)),
+                              window,
+                              queries.data(),
+                              keys.data(),
+                              values.data()};
+    nb::gil_scoped_release released;
+    attend(isa, attention, out.data());
+}
+
+void bind_operations(nb::module_& module) {
+    module.def("rms_norm", bind_rms_norm, nb::arg("isa"), nb::arg("values").noconvert(),
+               nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
+    module.def("silu", bind_silu, nb::arg("isa"), nb::arg("values").noconvert(),
+               nb::arg("out").noconvert());
+    module.def("multiply", bind_multiply, nb::arg("isa"), nb::arg("a").noconvert(),
+               nb::arg("b").noconvert(), nb::arg("out").noconvert());
+    module.def("rotate", bind_rotate, nb::arg("isa"), nb::arg("values").noconvert(),
+               nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("adjacent"),
+               nb::arg("out").noconvert());
+    module.def("attend", bind_attend, nb::arg("isa"), nb::arg("queries").noconvert(),
+               nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("window"),
+               nb::arg("out").noconvert());
+}
+
 std::vector<std::string> isa_names() {
     std::vector<std::string> names;
     for (int index = 0; index < num_isas(); index++) names.emplace_back(isa_at(index)->name);
@@ -104,4 +201,5 @@ NB_MODULE(_compiled, module) {
     module.def("num_threads", num_threads);
     bind_product<multiply_q8>(module, "multiply_q8");
     bind_product<multiply_f32>(module, "multiply_f32");
+    bind_operations(module);
 }

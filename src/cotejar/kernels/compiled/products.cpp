@@ -1,11 +1,10 @@
 #include "products.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <new>
 
 #include "activations.h"
+#include "failure.h"
 #include "float16.h"
 #include "thread_pool.h"
 
@@ -17,25 +16,7 @@ thread_local Scratch token_scratch;  // of the calling thread: the rounded activ
 thread_local Scratch strip_scratch;  // of every thread: its strip
 thread_local Scratch round_scratch;  // of every thread: one token while it is rounded
 
-// What goes wrong in a part is kept and thrown where the parts were started.
-class Failure {
-  public:
-    template <class Work>
-    void guard(Work&& work) {
-        try {
-            work();
-        } catch (const std::bad_alloc&) {
-            failed_.store(true);
-        }
-    }
-
-    void rethrow() const {
-        if (failed_.load()) throw std::bad_alloc();
-    }
-
-  private:
-    std::atomic<bool> failed_{false};
-};
+int64_t strips_of(const Weight& weight) { return (weight.rows + ROWS - 1) / ROWS; }
 
 int tile_size(int64_t tokens_left) {
     int size = 1;
@@ -154,10 +135,10 @@ void multiply_matrix(const Isa& isa, const Weight& weight, const float* activati
                 round_tile(weight, activations, num_tokens, index, tiles.tiles[index]);
         });
     };
-    parallel(round);
+    parallel(tiles.count, round);
     failure.rethrow();
     auto multiply = [&](int part, int parts) {
-        const Range mine = range_of_part((weight.rows + ROWS - 1) / ROWS, part, parts);
+        const Range mine = range_of_part(strips_of(weight), part, parts);
         failure.guard([&] {
             Carver strip_counter(nullptr);
             Strip strip;
@@ -170,7 +151,7 @@ void multiply_matrix(const Isa& isa, const Weight& weight, const float* activati
             }
         });
     };
-    parallel(multiply);
+    parallel(strips_of(weight), multiply);
     failure.rethrow();
 }
 
@@ -219,11 +200,11 @@ void multiply_vector(Isa::MultiplyVector kernel, const Weight& weight, const flo
                       {token.codes, token.scale, token.scaled_sum, sums});
     finish_vector(weight, sums, token);
     auto multiply = [&](int part, int parts) {
-        const Range mine = range_of_part((weight.rows + ROWS - 1) / ROWS, part, parts);
+        const Range mine = range_of_part(strips_of(weight), part, parts);
         const int64_t end = std::min(mine.end * ROWS, weight.rows);
         if (mine.begin < mine.end) kernel(weight, token, mine.begin * ROWS, end, product);
     };
-    parallel(multiply);
+    parallel(strips_of(weight), multiply);
 }
 
 // --- floats -----------------------------------------------------------------------------
@@ -246,10 +227,10 @@ void multiply_floats(const Isa& isa, const Weight& weight, const float* activati
                         ? rounded_to(rounded_type, activations[t * weight.columns + c])
                         : 0.0f;
     };
-    parallel(round);
+    parallel(num_tokens, round);
     Failure failure;
     auto multiply = [&](int part, int parts) {
-        const Range mine = range_of_part((weight.rows + ROWS - 1) / ROWS, part, parts);
+        const Range mine = range_of_part(strips_of(weight), part, parts);
         failure.guard([&] {
             float* rows = strip_scratch.array<float>(static_cast<size_t>(ROWS * k));
             alignas(64) float totals[MAX_TILE * ROWS];
@@ -263,7 +244,7 @@ void multiply_floats(const Isa& isa, const Weight& weight, const float* activati
             }
         });
     };
-    parallel(multiply);
+    parallel(strips_of(weight), multiply);
     failure.rethrow();
 }
 

@@ -1,8 +1,9 @@
 // Threads that wait for work: spinning a short while, then asleep.
 //
-// Work is split into as many fixed parts as there are threads; what a part computes does not
-// depend on their number, so results do not either. A caller that finds the pool busy (a
-// second engine in another thread, say) does all parts itself.
+// Work is cut into fixed parts, more than there are threads, and threads take one after the
+// other, so that a thread that the system holds up delays little. What a part computes does
+// not depend on who computes it, nor do results on the number of threads. A caller that
+// finds the pool busy (a second engine in another thread, say) does all parts itself.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +12,14 @@ namespace cotejar {
 
 using Part = void (*)(void* context, int part, int num_parts);
 
-// Run all parts, return when all are done. `part` must not throw.
-void run_parts(Part part, void* context);
+// Run all parts of `units` units of work, return when all are done. `part` must not throw.
+void run_parts(Part part, void* context, int64_t units);
 
 // The same for a callable `work(part, num_parts)`.
 template <class Work>
-void parallel(Work& work) {
+void parallel(int64_t units, Work& work) {
     run_parts([](void* context, int part, int parts) { (*static_cast<Work*>(context))(part, parts); },
-              &work);
+              &work, units);
 }
 
 // At least 1; takes effect at the next run.
