@@ -15,7 +15,7 @@ struct RoundedToken {
 
 static constexpr int SUM_WIDTH_K = 8;
 
-void round_activations(Rounding rounding, const float* values, int64_t columns,
-                       const RoundedToken& token);
+using RoundActivations = void (*)(Rounding rounding, const float* values, int64_t columns,
+                                  const RoundedToken& token);
 
 }  // namespace cotejar

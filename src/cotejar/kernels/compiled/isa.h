@@ -5,6 +5,7 @@
 // function, compiled for AVX-512, to the portable code.
 #pragma once
 
+#include "activations.h"
 #include "operations.h"
 #include "strip.h"
 
@@ -35,6 +36,7 @@ struct Isa {
     MultiplyVector (*vector_kernel)(int block_type);
 
     const Operations* operations;
+    RoundActivations round_activations;
 };
 
 extern const Isa PORTABLE;

@@ -3,6 +3,7 @@
 #include "avx2_codes.h"
 #include "avx2_vector.h"
 #include "isa.h"
+#include "activation_kernels.h"
 #include "operation_kernels.h"
 
 namespace cotejar {
@@ -308,6 +309,7 @@ const Isa AVX2 = {
     decode_strip,
     avx2_vector_kernel,
     &OPERATIONS,
+    round_activations,
 };
 
 }  // namespace cotejar

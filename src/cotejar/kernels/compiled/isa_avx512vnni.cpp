@@ -3,6 +3,7 @@
 #include "avx512_codes.h"
 #include "avx512_vector.h"
 #include "isa.h"
+#include "activation_kernels.h"
 #include "operation_kernels.h"
 #include "unpack.h"
 
@@ -362,6 +363,7 @@ const Isa AVX512VNNI = {
     decode_strip,
     avx512_vector_kernel,
     &OPERATIONS,
+    round_activations,
 };
 
 }  // namespace cotejar

@@ -2,6 +2,7 @@
 
 #include "float16.h"
 #include "isa.h"
+#include "activation_kernels.h"
 #include "operation_kernels.h"
 #include "unpack.h"
 
@@ -158,6 +159,7 @@ const Isa PORTABLE = {
     portable::decode_strip,
     portable::no_vector_kernel,
     &OPERATIONS,
+    round_activations,
 };
 
 }  // namespace cotejar

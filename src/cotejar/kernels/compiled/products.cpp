@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "activations.h"
 #include "failure.h"
 #include "float16.h"
 #include "thread_pool.h"
@@ -40,16 +39,26 @@ int32_t pair_of(int low, int high) {
     return static_cast<int32_t>((static_cast<uint32_t>(high) << 16) | (low & 0xFFFF));
 }
 
+// The codes of every piece to their place, and what centring takes from their dots.
+template <int PIECE, int SUMS>
+void put_pieces(const Weight& weight, const RoundedToken& token, int t, const TokenTile& tile) {
+    const int64_t n = tile.num_tokens, pieces = weight.columns / PIECE;
+    for (int64_t p = 0; p < pieces; p++)
+        std::memcpy(tile.codes + (p * n + t) * PIECE, token.codes + p * PIECE, PIECE);
+    for (int64_t p = 0; p < pieces; p++) {
+        int sum = 0;
+        for (int j = 0; j < SUMS; j++) sum += token.sums[p * SUMS + j];
+        tile.initial[p * n + t] = -weight.type->centre * sum;
+    }
+}
+
 void put_in_tile(const Weight& weight, const RoundedToken& token, int t, const TokenTile& tile) {
     const TypeInfo& type = *weight.type;
-    const int n = tile.num_tokens, piece = TokenTile::piece_of(type);
-    const int sums_of_piece = type.num_sub ? piece / SUM_WIDTH_K : 1;
-    for (int64_t p = 0; p < weight.columns / piece; p++) {
-        std::memcpy(tile.codes + (p * n + t) * piece, token.codes + p * piece,
-                    static_cast<size_t>(piece));
-        int sum = 0;
-        for (int j = 0; j < sums_of_piece; j++) sum += token.sums[p * sums_of_piece + j];
-        tile.initial[p * n + t] = -type.centre * sum;
+    const int n = tile.num_tokens;
+    switch (TokenTile::piece_of(type)) {
+        case 8: put_pieces<8, 1>(weight, token, t, tile); break;
+        case 16: put_pieces<16, 2>(weight, token, t, tile); break;
+        default: put_pieces<32, 1>(weight, token, t, tile); break;
     }
     for (int64_t block = 0; block < weight.num_blocks(); block++) {
         tile.scale[block * n + t] = token.scale[block];
@@ -85,7 +94,7 @@ Tiles carve_tiles(Carver& carver, const Weight& weight, int64_t num_tokens) {
 }
 
 // Tokens past the last repeat the last; their products are not stored.
-void round_tile(const Weight& weight, const float* activations, int64_t num_tokens,
+void round_tile(const Isa& isa, const Weight& weight, const float* activations, int64_t num_tokens,
                 int64_t index, const TokenTile& tile) {
     Carver counter(nullptr);
     carve_rounded(counter, weight);
@@ -93,7 +102,7 @@ void round_tile(const Weight& weight, const float* activations, int64_t num_toke
     const RoundedToken token = carve_rounded(carver, weight);
     for (int t = 0; t < tile.num_tokens; t++) {
         const int64_t which = std::min(index * MAX_TILE + t, num_tokens - 1);
-        round_activations(weight.type->rounding, activations + which * weight.columns,
+        isa.round_activations(weight.type->rounding, activations + which * weight.columns,
                           weight.columns, token);
         put_in_tile(weight, token, t, tile);
     }
@@ -132,7 +141,7 @@ void multiply_matrix(const Isa& isa, const Weight& weight, const float* activati
         const Range mine = range_of_part(tiles.count, part, parts);
         failure.guard([&] {
             for (int64_t index = mine.begin; index < mine.end; index++)
-                round_tile(weight, activations, num_tokens, index, tiles.tiles[index]);
+                round_tile(isa, weight, activations, num_tokens, index, tiles.tiles[index]);
         });
     };
     parallel(tiles.count, round);
@@ -188,7 +197,7 @@ void finish_vector(const Weight& weight, const int16_t* sums, const VectorToken&
     }
 }
 
-void multiply_vector(Isa::MultiplyVector kernel, const Weight& weight, const float* activations,
+void multiply_vector(const Isa& isa, Isa::MultiplyVector kernel, const Weight& weight, const float* activations,
                      float* product) {
     Carver counter(nullptr);
     carve_vector(counter, weight.columns);
@@ -196,7 +205,7 @@ void multiply_vector(Isa::MultiplyVector kernel, const Weight& weight, const flo
     Carver carver(token_scratch.get(counter.used()));
     const VectorToken token = carve_vector(carver, weight.columns);
     int16_t* sums = carver.take<int16_t>(static_cast<size_t>(weight.columns) / SUM_WIDTH_K);
-    round_activations(weight.type->rounding, activations, weight.columns,
+    isa.round_activations(weight.type->rounding, activations, weight.columns,
                       {token.codes, token.scale, token.scaled_sum, sums});
     finish_vector(weight, sums, token);
     auto multiply = [&](int part, int parts) {
@@ -259,7 +268,7 @@ void multiply_q8(const Isa& isa, const Weight& weight, const float* activations,
     const Isa::MultiplyVector kernel = isa.vector_kernel(weight.type->id);
     const bool near = weight.row_bytes() * ROWS < int64_t{1} << 31;  // offsets are int32
     if (num_tokens == 1 && kernel != nullptr && near)
-        multiply_vector(kernel, weight, activations, product);
+        multiply_vector(isa, kernel, weight, activations, product);
     else
         multiply_matrix(isa, weight, activations, num_tokens, product);
 }
