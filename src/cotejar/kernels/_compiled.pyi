@@ -48,3 +48,6 @@ def attend(
     window: int,
     out: np.ndarray,
 ) -> None: ...
+def measure(
+    isa: str, values: np.ndarray
+) -> tuple[int, int, int, int, float, float, float, float]: ...

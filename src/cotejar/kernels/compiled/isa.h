@@ -7,6 +7,7 @@
 
 #include "activations.h"
 #include "operations.h"
+#include "statistics.h"
 #include "strip.h"
 
 namespace cotejar {
@@ -37,6 +38,7 @@ struct Isa {
 
     const Operations* operations;
     RoundActivations round_activations;
+    MeasureChunk measure_chunk;
 };
 
 extern const Isa PORTABLE;

@@ -5,6 +5,7 @@
 #include "isa.h"
 #include "activation_kernels.h"
 #include "operation_kernels.h"
+#include "statistics_kernels.h"
 
 namespace cotejar {
 namespace {
@@ -310,6 +311,7 @@ const Isa AVX2 = {
     avx2_vector_kernel,
     &OPERATIONS,
     round_activations,
+    measure_chunk,
 };
 
 }  // namespace cotejar

@@ -5,6 +5,7 @@
 #include "isa.h"
 #include "activation_kernels.h"
 #include "operation_kernels.h"
+#include "statistics_kernels.h"
 #include "unpack.h"
 
 namespace cotejar {
@@ -364,6 +365,7 @@ const Isa AVX512VNNI = {
     avx512_vector_kernel,
     &OPERATIONS,
     round_activations,
+    measure_chunk,
 };
 
 }  // namespace cotejar

@@ -4,6 +4,7 @@
 #include "isa.h"
 #include "activation_kernels.h"
 #include "operation_kernels.h"
+#include "statistics_kernels.h"
 #include "unpack.h"
 
 namespace cotejar {
@@ -160,6 +161,7 @@ const Isa PORTABLE = {
     portable::no_vector_kernel,
     &OPERATIONS,
     round_activations,
+    measure_chunk,
 };
 
 }  // namespace cotejar

@@ -184,6 +184,17 @@ void bind_operations(nb::module_& module) {
                nb::arg("out").noconvert());
 }
 
+nb::tuple bind_measure(const std::string& isa_name, const Vector& values) {
+    const Isa& isa = isa_named(isa_name);
+    Moments m;
+    {
+        nb::gil_scoped_release released;
+        m = measure(isa, values.data(), static_cast<int64_t>(values.shape(0)));
+    }
+    return nb::make_tuple(m.count, m.nan_count, m.inf_count, m.zero_count, m.least, m.greatest,
+                          m.mean, m.squared_deviations);
+}
+
 std::vector<std::string> isa_names() {
     std::vector<std::string> names;
     for (int index = 0; index < num_isas(); index++) names.emplace_back(isa_at(index)->name);
@@ -202,4 +213,5 @@ NB_MODULE(_compiled, module) {
     bind_product<multiply_q8>(module, "multiply_q8");
     bind_product<multiply_f32>(module, "multiply_f32");
     bind_operations(module);
+    module.def("measure", bind_measure, nb::arg("isa"), nb::arg("values").noconvert());
 }
