@@ -160,8 +160,8 @@ def test_two_engines_in_two_threads_give_the_bits_of_one() -> None:
 
     def run(which: int) -> None:
         for _ in range(200):
-            if not same_bits(multiply_q8(weight, inputs[which], isa=COMPILED[0]), alone[which]):
-                differing.append(which)
+            product = multiply_q8(weight, inputs[which], isa=COMPILED[0])
+            differing.extend([which] * (not same_bits(product, alone[which])))
 
     threads = [threading.Thread(target=run, args=(which,)) for which in (0, 1)]
     for thread in threads:

@@ -1,8 +1,6 @@
-"""The extension built from `compiled/`; sizes are checked there before a byte is read.
-
-Every function raises ValueError where sizes do not fit, TypeError where an array has
-another dtype, is not contiguous or has other axes.
-"""
+# The extension built from `compiled/`; sizes are checked there before a byte is read.
+# Every function raises ValueError where sizes do not fit, TypeError where an array has
+# another dtype, is not contiguous or has other axes.
 
 import numpy as np
 

@@ -9,7 +9,8 @@ instruction set.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cotejar.kernels import _compiled
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Moments:
     """What `measure_moments` counts; all but the counts cover the finite values only."""
 
     count: int

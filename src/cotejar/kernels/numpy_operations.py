@@ -36,7 +36,7 @@ _LEAST, _GREATEST = _F(-104), _F(89)
 
 
 def exponential(x: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """e ** x."""
+    """Compute e ** x."""
     is_number = ~np.isnan(x)
     clean = np.clip(np.where(is_number, x, _F(0)), _LEAST, _GREATEST)
     turns = (clean * _LOG2_E + _ROUNDER) - _ROUNDER
@@ -52,7 +52,7 @@ def exponential(x: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
 
 
 def silu(values: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """x * sigmoid(x)."""
+    """Compute x * sigmoid(x)."""
     result: np.ndarray = values / (_F(1) + exponential(-values))
     return result
 
@@ -72,7 +72,8 @@ def rms_norm(
         half //= 2
     mean_square_T1 = lanes_TL / width
     scale_T1 = (1 / np.sqrt(mean_square_T1 + eps)).astype(_F)
-    return values_TW * scale_T1 * weight_W
+    result: np.ndarray = values_TW * scale_T1 * weight_W
+    return result
 
 
 def rotate(

@@ -73,7 +73,11 @@ def rotate(
     """Turn the first P pairs of every head; what is beyond them stays.
 
     Args:
+        values_THE: what is turned.
+        cos_TP: of every angle.
+        sin_TP: of every angle.
         adjacent: pairs are neighbours (2i, 2i + 1), not halves (i, i + P).
+        isa: one of `runnable_isas()`; the chosen one if left out.
 
     Raises:
         TensorShapeError: the tables do not fit the values.
@@ -106,7 +110,11 @@ def attend(
     """Causal attention of the last T of S positions, grouped queries.
 
     Args:
+        q_THE: queries, after RoPE.
+        k_SKE: keys, after RoPE.
+        v_SKE: values.
         window: a token sees itself and the `window - 1` before it; None for all.
+        isa: one of `runnable_isas()`; the chosen one if left out.
 
     Raises:
         TensorShapeError: the shapes do not fit each other.
@@ -136,7 +144,7 @@ def attend(
 def silu(
     values: Float32[np.ndarray, "..."], *, isa: str | None = None
 ) -> Float32[np.ndarray, "..."]:
-    """x * sigmoid(x), as x / (1 + exp(-x))."""
+    """Compute x * sigmoid(x), as x / (1 + exp(-x))."""
     if (isa := isa or chosen_isa()) == NUMPY:
         with np.errstate(all="ignore"):
             return numpy_operations.silu(values)
@@ -149,7 +157,7 @@ def silu(
 def multiply_elements(
     a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."], *, isa: str | None = None
 ) -> Float32[np.ndarray, "..."]:
-    """a * b.
+    """Compute a * b.
 
     Raises:
         TensorShapeError: the shapes differ.

@@ -73,6 +73,8 @@ def multiply_q8(
     """`activations @ weight.T` in ggml's integer arithmetic; bits fixed by the above.
 
     Args:
+        weight: in its blocks.
+        activations: what it multiplies.
         isa: one of `instruction_set.runnable_isas()`; the chosen one if left out.
 
     Raises:
