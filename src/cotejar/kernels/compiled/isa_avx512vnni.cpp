@@ -171,6 +171,7 @@ void multiply_blocks(const Strip& strip, const TokenTile& tile, int64_t blocks, 
         __m512i w[8];
         for (int quad = 0; quad < 8; quad++) w[quad] = load_512(codes + 64 * quad);
         const __m512 scale = _mm512_load_ps(strip.scale + block * ROWS);
+#pragma GCC unroll 16
         for (int t = 0; t < N; t++) {
             const int64_t at = block * N + t;
             __m512i dot = _mm512_set1_epi32(tile.initial[at]);
@@ -200,6 +201,7 @@ inline void scaled_dots(const TypeInfo& type, const Strip& strip, const TokenTil
         const __m512i scales = load_512(strip.sub_scales + (block * type.num_sub + sub) * ROWS);
         __m512i w[PIECE / 4];
         for (int quad = 0; quad < PIECE / 4; quad++) w[quad] = load_512(codes + 64 * quad);
+#pragma GCC unroll 16
         for (int t = 0; t < N; t++) {
             const int8_t* x = tile.codes + (at + t) * PIECE;
             __m512i dot = _mm512_set1_epi32(tile.initial[at + t]);

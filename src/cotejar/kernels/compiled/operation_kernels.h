@@ -122,7 +122,9 @@ inline void score_four(const AttentionTile& tile, int64_t position, int64_t last
     for (int64_t e = 0; e < size; e++) {
         Doubles query[VECTORS];
         __builtin_memcpy(query, tile.wide + e * LANES, sizeof query);
+#pragma GCC unroll 4
         for (int k = 0; k < 4; k++)
+#pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++)
                 sums[k][v] = add_exact_product(sums[k][v], query[v], keys[k * size + e]);
     }
@@ -166,27 +168,46 @@ inline void weigh(const AttentionTile& tile, int64_t first, int64_t last, float*
     store_floats(sums, total);
 }
 
-// Eight queries from `from`, 16 values of the head from `e`.
+// N queries from `from`, 16 values of the head from `e`.
+template <int N>
 inline void mix_values(const AttentionTile& tile, int64_t first, int64_t last, int from,
                        int64_t e, const float* sums) {
-    Floats mixed[8] = {};
-    int64_t all_first = first, all_last = last;  // what all eight see
-    for (int q = from; q < from + 8; q++) {
+    Floats mixed[N] = {};
+    int64_t all_first = first, all_last = last;  // what all N see
+    for (int q = from; q < from + N; q++) {
         all_first = tile.first[q] > all_first ? tile.first[q] : all_first;
         all_last = tile.last[q] < all_last ? tile.last[q] : all_last;
     }
     for (int64_t p = first; p <= last; p++) {
         const Floats value = load_floats(tile.values + p * tile.stride + e);
         const float* weight = tile.weights + p * LANES + from;
-        if (p >= all_first && p <= all_last)
-            for (int q = 0; q < 8; q++) mixed[q] += weight[q] * value;
-        else
-            for (int q = 0; q < 8; q++)
+        if (p >= all_first && p <= all_last) {
+#pragma GCC unroll 8
+            for (int q = 0; q < N; q++) mixed[q] += weight[q] * value;
+        } else {
+#pragma GCC unroll 8
+            for (int q = 0; q < N; q++)
                 if (p >= tile.first[from + q] && p <= tile.last[from + q])
                     mixed[q] += weight[q] * value;
+        }
     }
-    for (int q = 0; q < 8 && from + q < tile.num_queries; q++)
+    for (int q = 0; q < N; q++)
         store_floats(tile.context[from + q] + e, mixed[q] / sums[from + q]);
+}
+
+// All queries of the tile, eight at a time and then the rest.
+inline void mix_all(const AttentionTile& tile, int64_t first, int64_t last, int64_t e,
+                    const float* sums) {
+    for (int from = 0; from < tile.num_queries; from += 8) switch (tile.num_queries - from) {
+            case 1: mix_values<1>(tile, first, last, from, e, sums); break;
+            case 2: mix_values<2>(tile, first, last, from, e, sums); break;
+            case 3: mix_values<3>(tile, first, last, from, e, sums); break;
+            case 4: mix_values<4>(tile, first, last, from, e, sums); break;
+            case 5: mix_values<5>(tile, first, last, from, e, sums); break;
+            case 6: mix_values<6>(tile, first, last, from, e, sums); break;
+            case 7: mix_values<7>(tile, first, last, from, e, sums); break;
+            default: mix_values<8>(tile, first, last, from, e, sums); break;
+        }
 }
 
 inline void mix_one_value(const AttentionTile& tile, int query, int64_t e, const float* sums) {
@@ -208,9 +229,7 @@ inline void attend_n(const AttentionTile& tile) {
     float sums[LANES];
     weigh<VECTORS>(tile, first, last, sums);
     int64_t e = 0;
-    for (; e + LANES <= tile.head_size; e += LANES)
-        for (int from = 0; from < tile.num_queries; from += 8)
-            mix_values(tile, first, last, from, e, sums);
+    for (; e + LANES <= tile.head_size; e += LANES) mix_all(tile, first, last, e, sums);
     for (; e < tile.head_size; e++)
         for (int q = 0; q < tile.num_queries; q++) mix_one_value(tile, q, e, sums);
 }
