@@ -33,6 +33,7 @@ import numpy as np
 
 from cotejar.errors import TensorShapeError
 from cotejar.kernels import _compiled, numpy_operations
+from cotejar.kernels.arrays import empty_array
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def rms_norm(
     if (isa := isa or chosen_isa()) == NUMPY:
         with np.errstate(all="ignore"):
             return numpy_operations.rms_norm(values_TW, weight_W, eps).reshape(values.shape)
-    out = np.empty_like(values_TW)
+    out = empty_array(values_TW.shape)
     _compiled.rms_norm(isa, values_TW, weight_W, eps, out)
     return out.reshape(values.shape)
 
@@ -94,7 +95,7 @@ def rotate(
         with np.errstate(all="ignore"):
             return numpy_operations.rotate(values_THE, cos_TP, sin_TP, adjacent=adjacent)
     values_THE = np.ascontiguousarray(values_THE)
-    out = np.empty_like(values_THE)
+    out = empty_array(values_THE.shape)
     _compiled.rotate(isa, values_THE, cos_TP, sin_TP, adjacent, out)
     return out
 
@@ -136,7 +137,7 @@ def attend(
         with np.errstate(all="ignore"):
             return numpy_operations.attend(q_THE, k_SKE, v_SKE, window=window)
     q_THE, k_SKE, v_SKE = (np.ascontiguousarray(x) for x in (q_THE, k_SKE, v_SKE))
-    out = np.empty_like(q_THE)
+    out = empty_array(q_THE.shape)
     _compiled.attend(isa, q_THE, k_SKE, v_SKE, window or 0, out)
     return out
 
@@ -149,7 +150,7 @@ def silu(
         with np.errstate(all="ignore"):
             return numpy_operations.silu(values)
     flat = np.ascontiguousarray(values).reshape(-1)
-    out = np.empty_like(flat)
+    out = empty_array(flat.shape)
     _compiled.silu(isa, flat, out)
     return out.reshape(values.shape)
 
@@ -169,7 +170,7 @@ def multiply_elements(
             product: np.ndarray = a * b
             return product
     flat_a, flat_b = (np.ascontiguousarray(x).reshape(-1) for x in (a, b))
-    out = np.empty_like(flat_a)
+    out = empty_array(flat_a.shape)
     _compiled.multiply(isa, flat_a, flat_b, out)
     return out.reshape(a.shape)
 

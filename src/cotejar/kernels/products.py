@@ -49,6 +49,7 @@ import numpy as np
 
 from cotejar.errors import TensorShapeError
 from cotejar.kernels import _compiled
+from cotejar.kernels.arrays import empty_array
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 from cotejar.kernels.integer_products import ACTIVATION_TYPES, multiply_integer_blocks
 from cotejar.kernels.lane_products import multiply_decoded_in_lanes, multiply_in_lanes
@@ -121,7 +122,7 @@ def _multiply(
     weight: BlockMatrix,
     activations: Float32[np.ndarray, "T C"],
 ) -> Float32[np.ndarray, "T R"]:
-    out = np.empty((len(activations), weight.rows), np.float32)
+    out = empty_array((len(activations), weight.rows))
     product(
         isa,
         int(weight.block_type),

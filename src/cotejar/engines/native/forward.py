@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.engines.native.rope import in_canonical_order, rope_tables
+from cotejar.kernels.arrays import add_arrays
 from cotejar.kernels.operations import attend, multiply_elements, rms_norm, rotate, silu
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
 
@@ -51,9 +52,9 @@ class Pass:
 
         tables = rope_tables(config.rope, self.cache.num_tokens, len(token_ids))
         for layer in range(config.num_layers):
-            hidden_TD = hidden_TD + self._attention(layer, hidden_TD, tables)
+            hidden_TD = add_arrays(hidden_TD, self._attention(layer, hidden_TD, tables))
             self._see("attn_residual", hidden_TD, layer)
-            hidden_TD = hidden_TD + self._feed_forward(layer, hidden_TD)
+            hidden_TD = add_arrays(hidden_TD, self._feed_forward(layer, hidden_TD))
             self._see("output", hidden_TD, layer)
         self.cache.advance(len(token_ids))
 

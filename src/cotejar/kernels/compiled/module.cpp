@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "block_pool.h"
 #include "float16.h"
 #include "products.h"
 #include "sequence_operations.h"
@@ -195,6 +196,18 @@ nb::tuple bind_measure(const std::string& isa_name, const Vector& values) {
                           m.mean, m.squared_deviations);
 }
 
+nb::ndarray<nb::numpy, float> empty(const std::vector<size_t>& shape) {
+    size_t count = 1;
+    for (size_t side : shape) {
+        require(side < static_cast<size_t>(MAX_SIDE), "an axis out of range");
+        require(side == 0 || count <= (size_t{1} << 60) / side, "too many values");
+        count *= side;
+    }
+    void* block = take_block(count * sizeof(float));
+    nb::capsule owner(block, [](void* memory) noexcept { give_block(memory); });
+    return nb::ndarray<nb::numpy, float>(block, shape.size(), shape.data(), owner);
+}
+
 std::vector<std::string> isa_names() {
     std::vector<std::string> names;
     for (int index = 0; index < num_isas(); index++) names.emplace_back(isa_at(index)->name);
@@ -210,6 +223,7 @@ NB_MODULE(_compiled, module) {
     module.def("isa_names", isa_names);
     module.def("set_num_threads", set_num_threads, nb::arg("num_threads"));
     module.def("num_threads", num_threads);
+    module.def("empty", empty, nb::arg("shape"));
     bind_product<multiply_q8>(module, "multiply_q8");
     bind_product<multiply_f32>(module, "multiply_f32");
     bind_operations(module);
