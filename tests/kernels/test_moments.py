@@ -56,7 +56,7 @@ def test_moments_are_those_of_two_exact_passes(
     for isa in COMPILED:
         found = measure_moments(values, isa=isa)
         assert astuple(found)[:6] == astuple(expected)[:6]
-        # n roundings of float64 to each sum, of terms as large as the spread around the shift
+        # n roundings of float64 to each sum, of terms as large as the greatest value
         spread = max(abs(expected.least), abs(expected.greatest)) if count else 0
         spread = spread if math.isfinite(spread) else 0
         assert abs(found.mean - expected.mean) <= 2.0**-52 * (count + 8) * 2 * spread
@@ -75,6 +75,17 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(count: 
     _compiled.set_num_threads(before)
 
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+def test_a_small_spread_around_a_large_mean_is_not_rounded_away(isa: str) -> None:
+    constant = np.full(5000, 300.1, F32)
+    wavering = constant.copy()
+    wavering[::2] += np.spacing(F32(300.1))
+
+    assert measure_moments(constant, isa=isa).squared_deviations == 0
+    found, expected = measure_moments(wavering, isa=isa), reference(wavering)
+    assert found.squared_deviations == pytest.approx(expected.squared_deviations, rel=1e-6)
 
 
 @pytest.mark.parametrize("where", [0, 8191, 8192])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.engines.native.rope import in_canonical_order, rope_tables
-from cotejar.kernels.arrays import add_arrays
+from cotejar.kernels.arrays import add_arrays, empty_array
 from cotejar.kernels.operations import attend, multiply_elements, rms_norm, rotate, silu
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
 
@@ -84,11 +84,13 @@ class Pass:
             for letter in "qkv"
         )
         if self.recorder:
-            q_TW, k_TW = in_canonical_order(q_THE, rope), in_canonical_order(k_TKE, rope)
-            v_TW = v_TKE.reshape(tokens, -1)
-            for slot, values in (("q", q_TW), ("k", k_TW), ("v", v_TW)):
-                self._see(slot, values, layer)
-            self._see("qkv", np.concatenate([q_TW, k_TW, v_TW], axis=1), layer)
+            q_TW, k_TW, v_TW = (x.reshape(tokens, -1) for x in (q_THE, k_TKE, v_TKE))
+            self._see("q", q_TW, layer, self._in_canonical_order)
+            self._see("k", k_TW, layer, self._in_canonical_order)
+            self._see("v", v_TW, layer)
+            qkv_TW = empty_array((tokens, q_TW.shape[1] + 2 * k_TW.shape[1]))
+            np.concatenate([q_TW, k_TW, v_TW], axis=1, out=qkv_TW)
+            self._see("qkv", qkv_TW, layer, self._qkv_in_canonical_order)
 
         if config.qk_norm:
             q_THE = self._norm(layer, "self_attn.q_norm", q_THE)
@@ -96,9 +98,8 @@ class Pass:
         adjacent = rope.pairing == "adjacent"
         q_THE = rotate(q_THE, *tables, adjacent=adjacent)
         k_TKE = rotate(k_TKE, *tables, adjacent=adjacent)
-        if self.recorder:
-            self._see("q_rope", in_canonical_order(q_THE, rope), layer)
-            self._see("k_rope", in_canonical_order(k_TKE, rope), layer)
+        self._see("q_rope", q_THE.reshape(tokens, -1), layer, self._in_canonical_order)
+        self._see("k_rope", k_TKE.reshape(tokens, -1), layer, self._in_canonical_order)
 
         k_SKE, v_SKE = self.cache.extend(layer, k_TKE, v_TKE)
         window = config.sliding_window
@@ -140,7 +141,25 @@ class Pass:
         return rms_norm(values, weight_W, self.model.config.rms_eps)
 
     def _see(
-        self, slot: str, values_TW: Float32[np.ndarray, "T W"], layer: int | None = None
+        self,
+        slot: str,
+        values_TW: Float32[np.ndarray, "T W"],
+        layer: int | None = None,
+        arrange: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         if self.recorder:
-            self.recorder.record(slot, values_TW, layer)
+            self.recorder.record(slot, values_TW, layer, arrange=arrange)
+
+    def _in_canonical_order(
+        self, values_TW: Float32[np.ndarray, "T W"]
+    ) -> Float32[np.ndarray, "T W"]:
+        config = self.model.config
+        values_THE = values_TW.reshape(len(values_TW), -1, config.head_dim)
+        return in_canonical_order(values_THE, config.rope)
+
+    def _qkv_in_canonical_order(
+        self, qkv_TW: Float32[np.ndarray, "T W"]
+    ) -> Float32[np.ndarray, "T W"]:
+        v_size = self.model.config.num_kv_heads * self.model.config.head_dim
+        qk_TW, v_TW = qkv_TW[:, :-v_size], qkv_TW[:, -v_size:]
+        return np.concatenate([self._in_canonical_order(qk_TW), v_TW], axis=1)

@@ -4,13 +4,12 @@
 #include "statistics.h"
 #include "vectors.h"
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace cotejar {
 namespace {
-
-// Sums of x - shift and its square, float64, value i in lane i mod 16.
-struct LaneSums {
-    double sum[LANES], squares[LANES];
-};
 
 inline double folded(double* lanes) {
     for (int half = LANES / 2; half > 0; half /= 2)
@@ -18,8 +17,38 @@ inline double folded(double* lanes) {
     return lanes[0];
 }
 
-// The finite values alone; what chunks with NaN or Inf in them come to.
-inline void measure_broken(const float* values, int64_t count, Moments& moments) {
+// The square of a float32 is exact in a double, so a fused sum has the same bits.
+inline Doubles add_square(Doubles sum, Doubles x) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Doubles>(_mm512_fmadd_pd(reinterpret_cast<__m512d>(x),
+                                                     reinterpret_cast<__m512d>(x),
+                                                     reinterpret_cast<__m512d>(sum)));
+#else
+    return sum + x * x;
+#endif
+}
+
+struct Running {
+    Floats least, greatest;
+    Ints zeros;
+    Doubles sums[2], squares[2];
+
+    void add(Floats x) {
+        least = x < least ? x : least;
+        greatest = x > greatest ? x : greatest;
+        zeros -= x == 0.0f;
+        HalfFloats halves[2];
+        __builtin_memcpy(halves, &x, sizeof x);
+        for (int h = 0; h < 2; h++) {
+            const Doubles wide = __builtin_convertvector(halves[h], Doubles);
+            sums[h] += wide;
+            squares[h] = add_square(squares[h], wide);
+        }
+    }
+};
+
+// The finite values alone, in two passes.
+inline void measure_slowly(const float* values, int64_t count, Moments& moments) {
     double sum = 0.0;
     int64_t finite = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -43,54 +72,45 @@ inline void measure_broken(const float* values, int64_t count, Moments& moments)
     }
 }
 
-inline void add_vector(Floats x, double shift, Doubles* sums, Doubles* squares) {
-    HalfFloats halves[2];
-    __builtin_memcpy(halves, &x, sizeof x);
-    for (int h = 0; h < 2; h++) {
-        const Doubles moved = __builtin_convertvector(halves[h], Doubles) - shift;
-        sums[h] += moved;
-        squares[h] += moved * moved;
-    }
-}
+// Below this share of the sum of squares, the deviations may be rounding alone.
+constexpr double CANCELLED = 1e-4;
 
 void measure_chunk(const float* values, int64_t count, Moments& moments) {
     const double infinite = __builtin_inf();
     moments = {count, 0, 0, 0, infinite, -infinite, 0.0, 0.0};
     if (count == 0) return;
-    const double shift = static_cast<double>(values[0]);
-    Floats least = Floats{} + values[0], greatest = least;
-    Ints zeros = {};
-    Doubles sums[2] = {}, squares[2] = {};
+    Running running = {Floats{} + values[0], Floats{} + values[0], {}, {}, {}};
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        const Floats x = load_floats(values + i);
-        least = x < least ? x : least;
-        greatest = x > greatest ? x : greatest;
-        zeros -= x == 0.0f;
-        add_vector(x, shift, sums, squares);
-    }
-    if (i < count) {  // the rest, filled up with the first value, which moves no sum
-        Floats x = Floats{} + values[0];
+    for (; i + LANES <= count; i += LANES) running.add(load_floats(values + i));
+    if (i < count) {  // the rest, filled up with zeros, which move no sum
+        Floats x = {};
         __builtin_memcpy(&x, values + i, static_cast<size_t>(count - i) * sizeof(float));
-        least = x < least ? x : least;
-        greatest = x > greatest ? x : greatest;
-        zeros -= x == 0.0f;
-        if (values[0] == 0.0f) moments.zero_count -= LANES - (count - i);
-        add_vector(x, shift, sums, squares);
+        const Floats least = running.least, greatest = running.greatest;
+        running.add(x);
+        moments.zero_count -= LANES - (count - i);
+        running.least = least;
+        running.greatest = greatest;
+        for (int64_t j = i; j < count; j++) {
+            running.least[0] = values[j] < running.least[0] ? values[j] : running.least[0];
+            running.greatest[0] =
+                values[j] > running.greatest[0] ? values[j] : running.greatest[0];
+        }
     }
-    LaneSums lanes;
-    __builtin_memcpy(&lanes.sum, sums, sizeof sums);
-    __builtin_memcpy(&lanes.squares, squares, sizeof squares);
-    const double sum = folded(lanes.sum), square = folded(lanes.squares);
-    for (int lane = 0; lane < LANES; lane++) moments.zero_count += zeros[lane];
-    if (sum - sum != 0.0) return measure_broken(values, count, moments);
+    double sums[LANES], squares[LANES];
+    __builtin_memcpy(sums, running.sums, sizeof sums);
+    __builtin_memcpy(squares, running.squares, sizeof squares);
+    const double n = static_cast<double>(count), sum = folded(sums), square = folded(squares);
+    const double deviations = square - sum * sum / n;
+    for (int lane = 0; lane < LANES; lane++) moments.zero_count += running.zeros[lane];
+    if (sum - sum != 0.0 || deviations < CANCELLED * square)
+        return measure_slowly(values, count, moments);
     for (int lane = 0; lane < LANES; lane++) {
-        moments.least = least[lane] < moments.least ? least[lane] : moments.least;
-        moments.greatest = greatest[lane] > moments.greatest ? greatest[lane] : moments.greatest;
+        const double least = running.least[lane], greatest = running.greatest[lane];
+        moments.least = least < moments.least ? least : moments.least;
+        moments.greatest = greatest > moments.greatest ? greatest : moments.greatest;
     }
-    const double n = static_cast<double>(count), around = square - sum * sum / n;
-    moments.mean = shift + sum / n;
-    moments.squared_deviations = around > 0.0 ? around : 0.0;
+    moments.mean = sum / n;
+    moments.squared_deviations = deviations;
 }
 
 }  // namespace
