@@ -35,8 +35,14 @@ inline int32_t sum_of_lanes(Ints values) {
 }
 
 inline void store_codes(Ints codes, int8_t* at) {
+#if defined(__AVX512F__)
     const Bytes narrow = __builtin_convertvector(codes, Bytes);
     __builtin_memcpy(at, &narrow, sizeof narrow);
+#else  // element by element, the conversion of vectors is slow there
+    int32_t lanes[LANES];
+    __builtin_memcpy(lanes, &codes, sizeof lanes);
+    for (int lane = 0; lane < LANES; lane++) at[lane] = static_cast<int8_t>(lanes[lane]);
+#endif
 }
 
 // C's roundf, for |value| < 2^31: halves away from zero. A true comparison is -1.

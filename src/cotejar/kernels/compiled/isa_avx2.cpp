@@ -118,26 +118,47 @@ inline __m256i spread(const int8_t* codes) {
     return _mm256_set1_epi32(four);
 }
 
-// QUADS products of four codes (at most 31 for 4 quads, 63 for 2), without overflow in int16.
-template <int QUADS>
-inline __m256i narrow_dot(const uint8_t* w, const int8_t* x) {
-    __m256i pairs = _mm256_maddubs_epi16(load_256(w), spread(x));
-    for (int quad = 1; quad < QUADS; quad++)
-        pairs = _mm256_add_epi16(
-            pairs, _mm256_maddubs_epi16(load_256(w + 64 * quad), spread(x + 4 * quad)));
-    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+// Dots of 32 codes (at most 31, so that 4 quads fit int16) with N tokens, `initial` included.
+template <int N>
+inline void narrow_dots(const uint8_t* codes, const int8_t* x, const int32_t* initial,
+                        __m256i* dots) {
+    for (int t = 0; t < N; t++) dots[t] = _mm256_set1_epi32(initial[t]);
+    for (int first = 0; first < 8; first += 4) {
+        __m256i w[4];
+        for (int quad = 0; quad < 4; quad++) w[quad] = load_256(codes + 64 * (first + quad));
+#pragma GCC unroll 4
+        for (int t = 0; t < N; t++) {
+            const int8_t* of_token = x + 32 * t + 4 * first;
+            __m256i pairs = _mm256_maddubs_epi16(w[0], spread(of_token));
+            for (int quad = 1; quad < 4; quad++)
+                pairs = _mm256_add_epi16(
+                    pairs, _mm256_maddubs_epi16(w[quad], spread(of_token + 4 * quad)));
+            dots[t] = _mm256_add_epi32(dots[t], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+    }
 }
 
-template <bool WIDE>
-inline __m256i dot_of_32(const uint8_t* w, const int8_t* x, int32_t initial) {
-    if (!WIDE) {
-        const __m256i first = _mm256_add_epi32(_mm256_set1_epi32(initial), narrow_dot<4>(w, x));
-        return _mm256_add_epi32(first, narrow_dot<4>(w + 256, x + 16));
+// The same of codes up to 255: as signed ones, which takes their centre of 128 out.
+template <int N>
+inline void wide_dots(const uint8_t* codes, const int8_t* x, __m256i* dots) {
+    for (int t = 0; t < N; t++) dots[t] = _mm256_setzero_si256();
+    for (int first = 0; first < 8; first += 4) {
+        __m256i w[4], size[4];
+        for (int quad = 0; quad < 4; quad++) {
+            w[quad] = _mm256_xor_si256(load_256(codes + 64 * (first + quad)),
+                                       _mm256_set1_epi8(-128));
+            size[quad] = _mm256_abs_epi8(w[quad]);
+        }
+#pragma GCC unroll 4
+        for (int t = 0; t < N; t++)
+            for (int quad = 0; quad < 4; quad++) {
+                const __m256i four = spread(x + 32 * t + 4 * (first + quad));
+                const __m256i pairs =
+                    _mm256_maddubs_epi16(size[quad], _mm256_sign_epi8(four, w[quad]));
+                dots[t] =
+                    _mm256_add_epi32(dots[t], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            }
     }
-    __m256i dot = _mm256_setzero_si256();  // the signed way has its centre taken out
-    for (int quad = 0; quad < 8; quad++)
-        dot = _mm256_add_epi32(dot, wide_dot(load_256(w + 64 * quad), spread(x + 4 * quad)));
-    return dot;
 }
 
 // Tokens from..from + N of the tile, rows half..half + 8 of the strip.
@@ -149,11 +170,16 @@ inline void multiply_blocks_part(const Strip& strip, const TokenTile& tile, int6
     for (int64_t block = 0; block < blocks; block++) {
         const uint8_t* w = strip.codes + block * 32 * ROWS + 4 * half;
         const __m256 scale = _mm256_load_ps(strip.scale + block * ROWS + half);
+        const int64_t first = block * tile.num_tokens + from;
+        __m256i dots[N];
+        if (WIDE)
+            wide_dots<N>(w, tile.codes + first * 32, dots);
+        else
+            narrow_dots<N>(w, tile.codes + first * 32, tile.initial + first, dots);
         for (int t = 0; t < N; t++) {
-            const int64_t at = block * tile.num_tokens + from + t;
-            const __m256i dot = dot_of_32<WIDE>(w, tile.codes + at * 32, tile.initial[at]);
+            const int64_t at = first + t;
             __m256 term = _mm256_mul_ps(scale, _mm256_set1_ps(tile.scale[at]));
-            term = _mm256_mul_ps(term, _mm256_cvtepi32_ps(dot));
+            term = _mm256_mul_ps(term, _mm256_cvtepi32_ps(dots[t]));
             if (OFFSET)
                 term = _mm256_add_ps(
                     term, _mm256_mul_ps(_mm256_load_ps(strip.offset + block * ROWS + half),
@@ -187,60 +213,111 @@ void multiply_blocks_any(const Weight& weight, const Strip& strip, const TokenTi
         multiply_blocks<false, false>(weight, strip, tile, totals);
 }
 
-template <int PIECE>
-inline __m256i scaled_dots(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
-                           int64_t block, int t, int half) {
-    constexpr int PIECES = 256 / PIECE;
-    __m256i sum = _mm256_setzero_si256();
+// sum(sub_scale * code * x) of one super-block for N tokens; a piece's codes stay in registers.
+template <int N, int PIECE>
+inline void scaled_dots(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
+                        int64_t block, int from, int half, __m256i* sums) {
+    constexpr int PIECES = 256 / PIECE, QUADS = PIECE / 4;
+    for (int t = 0; t < N; t++) sums[t] = _mm256_setzero_si256();
     for (int p = 0; p < PIECES; p++) {
-        const int64_t at = (block * PIECES + p) * tile.num_tokens + t;
+        const int64_t at = (block * PIECES + p) * tile.num_tokens + from;
         const int sub = p * type.num_sub / PIECES;
-        const int32_t* scales = strip.sub_scales + (block * type.num_sub + sub) * ROWS + half;
-        const uint8_t* w = strip.codes + (block * 256 + p * PIECE) * ROWS + 4 * half;
-        const __m256i dot = _mm256_add_epi32(_mm256_set1_epi32(tile.initial[at]),
-                                             narrow_dot<PIECE / 4>(w, tile.codes + at * PIECE));
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(dot, load_256(scales)));
+        const __m256i scales =
+            load_256(strip.sub_scales + (block * type.num_sub + sub) * ROWS + half);
+        const uint8_t* codes = strip.codes + (block * 256 + p * PIECE) * ROWS + 4 * half;
+        __m256i w[QUADS];
+        for (int quad = 0; quad < QUADS; quad++) w[quad] = load_256(codes + 64 * quad);
+#pragma GCC unroll 4
+        for (int t = 0; t < N; t++) {
+            const int8_t* x = tile.codes + (at + t) * PIECE;
+            __m256i pairs = _mm256_maddubs_epi16(w[0], spread(x));
+            for (int quad = 1; quad < QUADS; quad++)
+                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[quad], spread(x + 4 * quad)));
+            // Two neighbouring sums of the piece, each with the row's sub-scale: no sum of the
+            // two is needed first, since the scale is the same.
+            const __m256i both = _mm256_or_si256(scales, _mm256_slli_epi32(scales, 16));
+            sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs, both));
+        }
     }
-    return sum;
 }
 
-inline __m256i offset_sums(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
-                           int64_t block, int t, int half) {
+// Takes the centre out of those sums: centre * sub_scale * sum of codes.
+template <int N>
+inline void take_centres(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
+                         int64_t block, int from, int half, __m256i* sums) {
     const int pairs = type.num_sub / 2;
-    __m256i sum = _mm256_setzero_si256();
+    const __m256i centre = _mm256_set1_epi32(type.centre);
+    __m256i taken[N];
+    for (int t = 0; t < N; t++) taken[t] = _mm256_setzero_si256();
     for (int pair = 0; pair < pairs; pair++) {
         const int64_t at = block * pairs + pair;
-        const __m256i sums = _mm256_set1_epi32(tile.sums[at * tile.num_tokens + t]);
-        sum = _mm256_add_epi32(
-            sum, _mm256_madd_epi16(load_256(strip.sub_offsets + at * ROWS + half), sums));
+        const int32_t* scales = strip.sub_scales + 2 * at * ROWS + half;
+        const __m256i both =
+            _mm256_or_si256(load_256(scales), _mm256_slli_epi32(load_256(scales + ROWS), 16));
+        for (int t = 0; t < N; t++) {
+            const __m256i x = _mm256_set1_epi32(tile.sums[at * tile.num_tokens + from + t]);
+            taken[t] = _mm256_add_epi32(taken[t], _mm256_madd_epi16(both, x));
+        }
     }
-    return sum;
+    for (int t = 0; t < N; t++)
+        sums[t] = _mm256_sub_epi32(sums[t], _mm256_mullo_epi32(taken[t], centre));
+}
+
+template <int N>
+inline void add_offsets(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
+                        int64_t block, int from, int half, __m256* terms) {
+    const int pairs = type.num_sub / 2;
+    const __m256 offset = _mm256_load_ps(strip.offset + block * ROWS + half);
+    for (int t = 0; t < N; t++) {
+        __m256i sum = _mm256_setzero_si256();
+        for (int pair = 0; pair < pairs; pair++) {
+            const int64_t at = block * pairs + pair;
+            const __m256i x = _mm256_set1_epi32(tile.sums[at * tile.num_tokens + from + t]);
+            const __m256i offsets = load_256(strip.sub_offsets + at * ROWS + half);
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(offsets, x));
+        }
+        const __m256 scale = _mm256_set1_ps(tile.scale[block * tile.num_tokens + from + t]);
+        terms[t] = _mm256_add_ps(terms[t], _mm256_mul_ps(_mm256_mul_ps(scale, offset),
+                                                         _mm256_cvtepi32_ps(sum)));
+    }
+}
+
+// Tokens from..from + N of the tile, rows half..half + 8 of the strip.
+template <int N>
+inline void multiply_super_blocks_part(const Weight& weight, const Strip& strip,
+                                       const TokenTile& tile, int from, int half,
+                                       float* totals) {
+    const TypeInfo& type = *weight.type;
+    __m256 total[N];
+    for (int t = 0; t < N; t++) total[t] = _mm256_setzero_ps();
+    for (int64_t block = 0; block < weight.num_blocks(); block++) {
+        __m256i sums[N];
+        __m256 terms[N];
+        if (type.piece == 16)
+            scaled_dots<N, 16>(type, strip, tile, block, from, half, sums);
+        else
+            scaled_dots<N, 8>(type, strip, tile, block, from, half, sums);
+        if (type.centre) take_centres<N>(type, strip, tile, block, from, half, sums);
+        const __m256 scale = _mm256_load_ps(strip.scale + block * ROWS + half);
+        for (int t = 0; t < N; t++) {
+            const __m256 d = _mm256_set1_ps(tile.scale[block * tile.num_tokens + from + t]);
+            terms[t] = _mm256_mul_ps(_mm256_mul_ps(d, scale), _mm256_cvtepi32_ps(sums[t]));
+        }
+        if (type.has_offset) add_offsets<N>(type, strip, tile, block, from, half, terms);
+        for (int t = 0; t < N; t++) total[t] = _mm256_add_ps(total[t], terms[t]);
+    }
+    for (int t = 0; t < N; t++) _mm256_store_ps(totals + (from + t) * ROWS + half, total[t]);
 }
 
 void multiply_super_blocks_any(const Weight& weight, const Strip& strip, const TokenTile& tile,
                                float* totals) {
-    const TypeInfo& type = *weight.type;
     for (int half = 0; half < ROWS; half += 8)
-        for (int t = 0; t < tile.num_tokens; t++) {
-            __m256 total = _mm256_setzero_ps();
-            for (int64_t block = 0; block < weight.num_blocks(); block++) {
-                const __m256i dot =
-                    type.piece == 16 ? scaled_dots<16>(type, strip, tile, block, t, half)
-                                     : scaled_dots<8>(type, strip, tile, block, t, half);
-                const int64_t at = block * ROWS + half;
-                const __m256 d = _mm256_set1_ps(tile.scale[block * tile.num_tokens + t]);
-                __m256 term = _mm256_mul_ps(_mm256_mul_ps(d, _mm256_load_ps(strip.scale + at)),
-                                            _mm256_cvtepi32_ps(dot));
-                if (type.has_offset) {
-                    const __m256i sum = offset_sums(type, strip, tile, block, t, half);
-                    term = _mm256_add_ps(
-                        term, _mm256_mul_ps(_mm256_mul_ps(d, _mm256_load_ps(strip.offset + at)),
-                                            _mm256_cvtepi32_ps(sum)));
-                }
-                total = _mm256_add_ps(total, term);
-            }
-            _mm256_store_ps(totals + t * ROWS + half, total);
-        }
+        if (tile.num_tokens >= 4)
+            for (int t = 0; t < tile.num_tokens; t += 4)
+                multiply_super_blocks_part<4>(weight, strip, tile, t, half, totals);
+        else
+            for (int t = 0; t < tile.num_tokens; t++)
+                multiply_super_blocks_part<1>(weight, strip, tile, t, half, totals);
 }
 
 // --- floats ------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ void put_in_tile(const Weight& weight, const RoundedToken& token, int t, const T
         if (type.rounding == Rounding::Q8_1)
             tile.scaled_sum[block * n + t] = token.scaled_sum[block];
     }
-    if (!type.num_sub || !type.has_offset) return;
+    if (!type.num_sub) return;
     const int width = 256 / type.num_sub / SUM_WIDTH_K;  // sums under one sub-offset
     for (int64_t pair = 0; pair < weight.num_blocks() * type.num_sub / 2; pair++) {
         int low = 0, high = 0;

@@ -39,7 +39,7 @@ struct TokenTile {
     int32_t* initial;   // [block][piece][N]: -centre * the sum of the codes of the piece
     float* scale;       // [block][N]
     float* scaled_sum;  // [block][N]; Q8_1
-    int32_t* sums;      // [block][sub / 2][N], two int16; Q8_K with offsets
+    int32_t* sums;      // [block][sub / 2][N], two int16: of the codes under a sub-block; Q8_K
 
     // Codes of a piece: what one integer sum covers before a scale comes in.
     static int piece_of(const TypeInfo& type) { return type.piece ? type.piece : 32; }
@@ -53,7 +53,7 @@ struct TokenTile {
         initial = carver.take<int32_t>(blocks * (type.elements / piece_of(type)) * n);
         scale = carver.take<float>(blocks * n);
         scaled_sum = carver.take<float>(type.rounding == Rounding::Q8_1 ? blocks * n : 0);
-        sums = carver.take<int32_t>(type.has_offset ? blocks * type.num_sub / 2 * n : 0);
+        sums = carver.take<int32_t>(blocks * type.num_sub / 2 * n);
     }
 };
 
