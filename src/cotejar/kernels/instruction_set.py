@@ -57,6 +57,16 @@ def num_threads() -> int:
     return _compiled.num_threads()
 
 
+def use_threads(count: int) -> None:
+    """Split products over so many threads, whatever `COTEJAR_THREADS` says.
+
+    Raises:
+        UsageError: `COTEJAR_ISA` or `COTEJAR_THREADS` asks for what there is not.
+    """
+    chosen_isa()
+    _compiled.set_num_threads(count)
+
+
 def _wanted_threads() -> int:
     text = os.environ.get("COTEJAR_THREADS", "")
     if not text:

@@ -13,6 +13,7 @@ APR_VERBS: VerbTable = {
     "run": ("cotejar.cli.apr.run:run", "Answer one prompt."),
     "trace": ("cotejar.cli.apr.trace:trace", "Record what every layer computes."),
     "parity": ("cotejar.cli.apr.parity:parity", "Compare two models or engines, and judge."),
+    "bench": ("cotejar.cli.apr.bench:bench", "Measure prefill, decode, tracing, memory."),
     "doctor": ("cotejar.cli.apr.doctor:doctor", "Show versions, CPU and kernels in use."),
 }
 """Every verb of `apr`, in the order of its help."""
