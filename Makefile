@@ -40,7 +40,7 @@ imports: $(VENV)/.test  ## does every room import only from the rooms above it?
 
 # A build and an environment of its own; python itself is not built for it, hence LD_PRELOAD.
 sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer and UBSan
-	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) \
 	  $$($(CXX) -print-file-name=libstdc++.so)" HYPOTHESIS_STORAGE_DIRECTORY=$(SANITIZED)/examples \
 	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/kernels
 

@@ -6,6 +6,7 @@ on its threads.
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -170,6 +171,23 @@ def test_two_engines_in_two_threads_give_the_bits_of_one() -> None:
         thread.join()
 
     assert differing == []
+
+
+@pytest.mark.usefixtures("restored_threads")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_computes_the_same() -> None:
+    _compiled.set_num_threads(2)
+    rng = np.random.default_rng(3)
+    weight = random_weight(BlockType.Q8_0, 200, 64, rng)
+    activations = rng.standard_normal((1, 64)).astype(F32)
+    expected = multiply_q8(weight, activations, isa=COMPILED[0])
+
+    child = os.fork()
+    if child == 0:  # its threads are not there: a pool that waited for them would hang
+        product = multiply_q8(weight, activations, isa=COMPILED[0])
+        os._exit(0 if same_bits(product, expected) else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 GOOD = {"isa": "portable", "block_type": 8, "rows": 3, "columns": 64}

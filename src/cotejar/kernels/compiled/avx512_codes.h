@@ -37,7 +37,7 @@ inline __m512i fifth_bits_of_two(__m512i codes, const uint8_t* a, const uint8_t*
 }
 
 struct CodesQ4_0 {
-    static constexpr int BYTES = 18;
+    static constexpr int BYTES = 18, MAX_CODE = 15;
     static constexpr bool OFFSET = false;
     static __m512i of_two(const uint8_t* a, const uint8_t* b) {
         return nibbles_of_two(a + 2, b + 2);
@@ -45,7 +45,7 @@ struct CodesQ4_0 {
 };
 
 struct CodesQ4_1 {
-    static constexpr int BYTES = 20;
+    static constexpr int BYTES = 20, MAX_CODE = 15;
     static constexpr bool OFFSET = true;
     static __m512i of_two(const uint8_t* a, const uint8_t* b) {
         return nibbles_of_two(a + 4, b + 4);
@@ -53,7 +53,7 @@ struct CodesQ4_1 {
 };
 
 struct CodesQ5_0 {
-    static constexpr int BYTES = 22;
+    static constexpr int BYTES = 22, MAX_CODE = 31;
     static constexpr bool OFFSET = false;
     static __m512i of_two(const uint8_t* a, const uint8_t* b) {
         return fifth_bits_of_two(nibbles_of_two(a + 6, b + 6), a + 2, b + 2);
@@ -61,7 +61,7 @@ struct CodesQ5_0 {
 };
 
 struct CodesQ5_1 {
-    static constexpr int BYTES = 24;
+    static constexpr int BYTES = 24, MAX_CODE = 31;
     static constexpr bool OFFSET = true;
     static __m512i of_two(const uint8_t* a, const uint8_t* b) {
         return fifth_bits_of_two(nibbles_of_two(a + 8, b + 8), a + 4, b + 4);
@@ -69,7 +69,7 @@ struct CodesQ5_1 {
 };
 
 struct CodesQ8_0 {
-    static constexpr int BYTES = 34;
+    static constexpr int BYTES = 34, MAX_CODE = 255;
     static constexpr bool OFFSET = false;
     static __m512i of_two(const uint8_t* a, const uint8_t* b) {
         const __m512i both =
@@ -194,6 +194,14 @@ inline __m512i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
     const __m512i cd =
         _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
     return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+// The same of lanes that fit int16, pairs of lanes too: two lanes added by one product with 1.
+inline __m512i sums_of_four_narrow(__m512i a, __m512i b, __m512i c, __m512i d) {
+    const __m512i ones = _mm512_set1_epi16(1);
+    const __m512i ab = _mm512_madd_epi16(_mm512_packs_epi32(a, b), ones);
+    const __m512i cd = _mm512_madd_epi16(_mm512_packs_epi32(c, d), ones);
+    return _mm512_madd_epi16(_mm512_packs_epi32(ab, cd), ones);
 }
 
 inline __m512i add_neighbours_128(__m512i a, __m512i b) {

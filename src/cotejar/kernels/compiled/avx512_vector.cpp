@@ -26,7 +26,9 @@ inline __m512i dots_of_four(const uint8_t* at, const int32_t* rows, int64_t next
         dots[row] = _mm512_dpbusd_epi32(_mm512_setzero_si512(),
                                         Codes::of_two(block, block + next), x);
     }
-    return sums_of_four(dots[0], dots[1], dots[2], dots[3]);
+    // Eight products of codes up to 31 with at most 127 stay below 2^15.
+    return Codes::MAX_CODE <= 31 ? sums_of_four_narrow(dots[0], dots[1], dots[2], dots[3])
+                                 : sums_of_four(dots[0], dots[1], dots[2], dots[3]);
 }
 
 template <class Codes>
@@ -110,7 +112,8 @@ inline __m512i sums_of_minimums(const SubScales& of_rows, const int16_t* sums_32
     for (int half = 0; half < 2; half++) {
         const __m512i minimums = of_rows.minimums[half];
         const int16_t* x = sums_32 + 4 * half;
-        sum = _mm512_dpwssd_epi32(sum, _mm512_and_si512(minimums, bytes), pair_in_lanes(x[0], x[2]));
+        sum = _mm512_dpwssd_epi32(sum, _mm512_and_si512(minimums, bytes),
+                                  pair_in_lanes(x[0], x[2]));
         sum = _mm512_dpwssd_epi32(sum, _mm512_and_si512(_mm512_srli_epi32(minimums, 8), bytes),
                                   pair_in_lanes(x[1], x[3]));
     }

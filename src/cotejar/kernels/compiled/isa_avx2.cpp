@@ -232,7 +232,8 @@ inline void scaled_dots(const TypeInfo& type, const Strip& strip, const TokenTil
             const int8_t* x = tile.codes + (at + t) * PIECE;
             __m256i pairs = _mm256_maddubs_epi16(w[0], spread(x));
             for (int quad = 1; quad < QUADS; quad++)
-                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[quad], spread(x + 4 * quad)));
+                pairs = _mm256_add_epi16(
+                    pairs, _mm256_maddubs_epi16(w[quad], spread(x + 4 * quad)));
             // Two neighbouring sums of the piece, each with the row's sub-scale: no sum of the
             // two is needed first, since the scale is the same.
             const __m256i both = _mm256_or_si256(scales, _mm256_slli_epi32(scales, 16));

@@ -197,8 +197,8 @@ void finish_vector(const Weight& weight, const int16_t* sums, const VectorToken&
     }
 }
 
-void multiply_vector(const Isa& isa, Isa::MultiplyVector kernel, const Weight& weight, const float* activations,
-                     float* product) {
+void multiply_vector(const Isa& isa, Isa::MultiplyVector kernel, const Weight& weight,
+                     const float* activations, float* product) {
     Carver counter(nullptr);
     carve_vector(counter, weight.columns);
     counter.take<int16_t>(static_cast<size_t>(weight.columns) / SUM_WIDTH_K);

@@ -18,8 +18,10 @@ void run_parts(Part part, void* context, int64_t units);
 // The same for a callable `work(part, num_parts)`.
 template <class Work>
 void parallel(int64_t units, Work& work) {
-    run_parts([](void* context, int part, int parts) { (*static_cast<Work*>(context))(part, parts); },
-              &work, units);
+    const Part part = [](void* context, int index, int parts) {
+        (*static_cast<Work*>(context))(index, parts);
+    };
+    run_parts(part, &work, units);
 }
 
 // At least 1; takes effect at the next run.
