@@ -153,7 +153,27 @@ inline __m512i row_offsets(int64_t rows_left, int64_t row_bytes) {
 }
 
 inline __m512i gather_u32(const uint8_t* at, __m512i offsets) {
+#if defined(__SANITIZE_ADDRESS__)  // which does not look at what a gather reads
+    int32_t lanes[ROWS], words[ROWS];
+    _mm512_storeu_si512(lanes, offsets);
+    for (int row = 0; row < ROWS; row++)
+        words[row] = static_cast<int32_t>(load_u32(at + lanes[row]));
+    return load_512(words);
+#else
     return _mm512_i32gather_epi32(offsets, at, 1);
+#endif
+}
+
+// Of 16 rows, those that there are.
+inline void store_rows(float* product, int64_t rows_left, __m512 total) {
+#if defined(__SANITIZE_ADDRESS__)  // nor at what a masked store writes
+    float values[ROWS];
+    _mm512_storeu_ps(values, total);
+    for (int64_t row = 0; row < ROWS && row < rows_left; row++) product[row] = values[row];
+#else
+    const int64_t rows = rows_left < ROWS ? rows_left : ROWS;
+    _mm512_mask_storeu_ps(product, static_cast<__mmask16>((1u << rows) - 1), total);
+#endif
 }
 
 inline __m512 low_halves_as_floats(__m512i words) {

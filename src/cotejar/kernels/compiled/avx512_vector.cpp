@@ -72,8 +72,7 @@ void multiply_blocks(const Weight& weight, const VectorToken& token, int64_t beg
                                          _mm512_shuffle_i64x2(pq, rs, 0xDD), token, block + 1);
             at += 2 * Codes::BYTES;
         }
-        const int64_t left = end - row < ROWS ? end - row : ROWS;
-        _mm512_mask_storeu_ps(product + row, static_cast<__mmask16>((1u << left) - 1), total);
+        store_rows(product + row, end - row, total);
     }
 }
 
@@ -226,8 +225,7 @@ void multiply_super_blocks(const Weight& weight, const VectorToken& token, int64
             total = _mm512_add_ps(total, Kind::term(at, rows, offsets, token, block));
             at += Kind::BYTES;
         }
-        const int64_t left = end - row < ROWS ? end - row : ROWS;
-        _mm512_mask_storeu_ps(product + row, static_cast<__mmask16>((1u << left) - 1), total);
+        store_rows(product + row, end - row, total);
     }
 }
 
