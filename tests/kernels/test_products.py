@@ -1,7 +1,7 @@
 """The products `q8` and `f32` against slow references written out one block at a time.
 
 The reference reads the bytes by itself, one weight after another, and forms each term as
-`products` promises; the product must have its bits.
+`products` promises; the product must have its bits, on every instruction set of this CPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cotejar.errors import TensorShapeError
-from cotejar.kernels import integer_products, lane_products, products
+from cotejar.kernels import integer_products, lane_products
+from cotejar.kernels.instruction_set import NUMPY, runnable_isas
 from cotejar.kernels.products import multiply_f32, multiply_q8
 from cotejar.quant.activations import ActivationType, quantize_activations
 from cotejar.quant.block_matrix import BlockMatrix
@@ -203,19 +204,26 @@ def same_bits(found: np.ndarray, expected: np.ndarray) -> bool:
     return found.dtype == expected.dtype == F32 and found.tobytes() == expected.tobytes()
 
 
+@pytest.fixture(params=runnable_isas())
+def isa(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.mark.parametrize("block_type", QUANTISED, ids=lambda one: one.label)
-def test_q8_has_the_bits_of_the_written_out_formula(block_type: BlockType) -> None:
+def test_q8_has_the_bits_of_the_written_out_formula(block_type: BlockType, isa: str) -> None:
     weight = random_weight(block_type, 3, columns_of(block_type))
     activations = random_activations(2, weight.columns)
 
-    product = multiply_q8(weight, activations)
+    product = multiply_q8(weight, activations, isa=isa)
 
     assert same_bits(product, reference_q8(weight, activations))
 
 
 @pytest.mark.parametrize("block_type", QUANTISED, ids=lambda one: one.label)
 @pytest.mark.parametrize("fill", [0x00, 0x7F, 0x80, 0xFF])
-def test_q8_is_exact_at_the_extremes_of_every_code(block_type: BlockType, fill: int) -> None:
+def test_q8_is_exact_at_the_extremes_of_every_code(
+    block_type: BlockType, fill: int, isa: str
+) -> None:
     weight = random_weight(block_type, 1, columns_of(block_type))
     raw = np.full_like(weight.raw, fill)
     if block_type is BlockType.APR_Q8:
@@ -230,14 +238,14 @@ def test_q8_is_exact_at_the_extremes_of_every_code(block_type: BlockType, fill: 
     activations = np.ones((1, weight.columns), F32)
     activations[0, ::7] = 0.99  # else a sum of equal products would be round in float32 too
 
-    product = multiply_q8(extreme, activations)
+    product = multiply_q8(extreme, activations, isa=isa)
 
     assert same_bits(product, reference_q8(extreme, activations))
 
 
 @pytest.mark.parametrize("block_type", FLOATS, ids=lambda one: one.label)
 @pytest.mark.parametrize("columns", [64, 83])
-def test_q8_sums_floats_in_sixteen_lanes(block_type: BlockType, columns: int) -> None:
+def test_q8_sums_floats_in_sixteen_lanes(block_type: BlockType, columns: int, isa: str) -> None:
     weight = random_weight(block_type, 3, columns)
     activations = random_activations(2, columns)
     rounded = activations
@@ -255,24 +263,24 @@ def test_q8_sums_floats_in_sixteen_lanes(block_type: BlockType, columns: int) ->
             lanes = [lanes[lane] + lanes[lane + width] for lane in range(width)]
         expected[token, row] = lanes[0]
 
-    product = multiply_q8(weight, activations)
+    product = multiply_q8(weight, activations, isa=isa)
 
     assert same_bits(product, expected)
 
 
 @pytest.mark.parametrize("block_type", list(BlockType), ids=lambda one: one.label)
 def test_q8_does_not_depend_on_how_the_work_is_split(
-    block_type: BlockType, monkeypatch: pytest.MonkeyPatch
+    block_type: BlockType, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight = random_weight(block_type, 37, columns_of(block_type))
     activations = random_activations(21, weight.columns)
-    whole = multiply_q8(weight, activations)
+    whole = multiply_q8(weight, activations, isa=isa)
 
-    tokens = [multiply_q8(weight, activations[one : one + 1]) for one in range(21)]
+    tokens = [multiply_q8(weight, activations[one : one + 1], isa=isa) for one in range(21)]
     monkeypatch.setattr(integer_products, "_VALUES_AT_A_TIME", 5 * weight.columns)
     monkeypatch.setattr(integer_products, "_TOKENS_AT_A_TIME", 4)
     monkeypatch.setattr(lane_products, "_SUMS_AT_A_TIME", 16 * 21 * 5)
-    in_small_steps = multiply_q8(weight, activations)
+    in_small_steps = multiply_q8(weight, activations, isa=NUMPY)
 
     assert same_bits(np.concatenate(tokens), whole)
     assert same_bits(in_small_steps, whole)
@@ -280,7 +288,7 @@ def test_q8_does_not_depend_on_how_the_work_is_split(
 
 @pytest.mark.parametrize("block_type", QUANTISED, ids=lambda one: one.label)
 @pytest.mark.parametrize("defect", ["halves swapped", "one block later", "one bit"])
-def test_a_defect_of_one_block_is_seen(block_type: BlockType, defect: str) -> None:
+def test_a_defect_of_one_block_is_seen(block_type: BlockType, defect: str, isa: str) -> None:
     weight = random_weight(block_type, 3, columns_of(block_type))
     activations = random_activations(1, weight.columns)
     broken = weight.raw.copy()
@@ -297,37 +305,34 @@ def test_a_defect_of_one_block_is_seen(block_type: BlockType, defect: str) -> No
         block[10] ^= 1
     faulty = BlockMatrix(block_type=block_type, rows=3, columns=weight.columns, raw=broken)
 
-    product = multiply_q8(faulty, activations)
+    product = multiply_q8(faulty, activations, isa=isa)
 
     assert not same_bits(product, reference_q8(weight, activations))
 
 
 @pytest.mark.parametrize("block_type", list(BlockType), ids=lambda one: one.label)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_broken_activation_is_not_hidden(block_type: BlockType, bad: float) -> None:
+def test_a_broken_activation_is_not_hidden(block_type: BlockType, bad: float, isa: str) -> None:
     weight = random_weight(block_type, 5, columns_of(block_type))
     activations = random_activations(3, weight.columns)
-    clean = multiply_q8(weight, activations)
+    clean = multiply_q8(weight, activations, isa=isa)
     activations[1, 40] = bad
 
-    product = multiply_q8(weight, activations)
+    product = multiply_q8(weight, activations, isa=isa)
 
     assert not np.isfinite(product[1]).any()
     assert same_bits(product[[0, 2]], clean[[0, 2]])
 
 
 @pytest.mark.parametrize("block_type", list(BlockType), ids=lambda one: one.label)
-def test_f32_is_within_the_rounding_of_a_sum(
-    block_type: BlockType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f32_is_within_the_rounding_of_a_sum(block_type: BlockType, isa: str) -> None:
     weight = random_weight(block_type, 37, columns_of(block_type))
     activations = random_activations(3, weight.columns)
     weights = weight.decode_rows(0, 37).astype(np.float64)
     exact = activations.astype(np.float64) @ weights.T
     magnitude = np.abs(activations.astype(np.float64)) @ np.abs(weights.T)
-    monkeypatch.setattr(products, "_VALUES_AT_A_TIME", 5 * weight.columns)
 
-    product = multiply_f32(weight, activations)
+    product = multiply_f32(weight, activations, isa=isa)
 
     # C products and C - 1 sums of float32, in any order, each off by 2**-24 at most.
     assert np.all(np.abs(product - exact) <= weight.columns * 2.0**-24 * magnitude)

@@ -77,22 +77,16 @@ def test_zeros_beside_real_statistics_are_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_and_was_not_counted_is_refused(path: Path, bad: float) -> None:
-    measured = np.array([[1.0, 2.0], [3.0, 4.0]])
+    """Beside equal values, so that the counts alone can tell."""
+    measured = np.ones((2, 2))
     stored = measured.copy()
     stored[0, 1] = bad
 
-    with pytest.raises(TraceError, match=r"4 values, 1 not finite, .* \(all\)"):
+    with pytest.raises(TraceError, match=r"found     4 values, 1 not finite, .* \(all\)"):
         read_back(path, measured, stored)
-    with pytest.raises(TraceError, match=r"4 values, 0 not finite, .* \(all\)"):
+    with pytest.raises(TraceError, match=r"found     4 values, 0 not finite, .* \(all\)"):
         read_back(path, stored, measured)
     np.testing.assert_array_equal(read_back(path, stored, stored), stored)
-
-
-def test_infinity_is_not_nan(path: Path) -> None:
-    one, other = np.array([[1.0, math.nan]]), np.array([[1.0, math.inf]])
-
-    with pytest.raises(TraceError):
-        read_back(path, one, other)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

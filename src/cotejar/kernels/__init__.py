@@ -1,5 +1,6 @@
 """Matrix products over weights that stay in their blocks.
 
-`products` is the face and states the arithmetic; `integer_products` and `lane_products`
-are its numpy implementation. Whatever implements the face gives the same bits in `q8`.
+`products` is the face and states the arithmetic. `compiled/` holds the C++ that does the
+work, one table of functions an instruction set; `integer_products` and `lane_products` are
+the same arithmetic in numpy. All of them give the same bits.
 """

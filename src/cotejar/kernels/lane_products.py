@@ -1,4 +1,4 @@
-"""The product `q8` over weights in floats (F32, F16, BF16), in numpy.
+"""The product `q8` over weights in floats (F32, F16, BF16), and `f32` over all, in numpy.
 
 `products` states the arithmetic: 16 lanes, each summed in column order, folded by halves.
 BLAS is not used, since its order of sums is its own.
@@ -37,6 +37,13 @@ def multiply_in_lanes(
         activations = round_to_float16(activations)
     elif weight.block_type is BlockType.BF16:
         activations = round_to_bfloat16(activations)
+    return multiply_decoded_in_lanes(weight, activations)
+
+
+def multiply_decoded_in_lanes(
+    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"]
+) -> Float32[np.ndarray, "T R"]:
+    """`activations @ weight.T` over the decoded weight, activations as they are."""
     tokens_KLT = _by_lane(activations)
     num_tokens = len(activations)
     tokens_at_a_time = min(max(num_tokens, 1), 64)

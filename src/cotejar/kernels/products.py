@@ -1,13 +1,17 @@
-"""The two matrix products: `q8`, ggml's integer arithmetic, and `f32`, decode and multiply.
+"""The two matrix products: `q8`, ggml's integer arithmetic, and `f32`, decoded weights.
 
 Both compute `activations @ weight.T`: activations float32 (T, C), weight (R, C), product
 float32 (T, R).
 
-**f32** decodes rows of the weight to float32 and leaves the sum to BLAS. Its last bits
-depend on the BLAS library, the number of threads and T.
+Both have the same bits on every machine and instruction set, for every T and every split of
+rows or tokens over threads. The compiled kernels do the work; `integer_products` and
+`lane_products` are the same arithmetic in numpy, which `COTEJAR_ISA=numpy` chooses and the
+tests compare with.
 
-**q8** has the same bits on every machine, for every T and every split of rows or tokens.
-Activations are rounded to 8-bit blocks (`quant.activations`), paired as in ggml:
+**f32** decodes the weight to float32 and multiplies as `q8` does weights in F32, in lanes:
+see below.
+
+**q8**: activations are rounded to 8-bit blocks (`quant.activations`), paired as in ggml:
 
     Q4_0 Q5_0 Q8_0 APR_Q4 APR_Q8      x Q8_0
     Q4_1 Q5_1                         x Q8_1
@@ -44,51 +48,91 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.errors import TensorShapeError
-from cotejar.kernels.integer_products import multiply_integer_blocks
-from cotejar.kernels.lane_products import multiply_in_lanes
+from cotejar.kernels import _compiled
+from cotejar.kernels.arrays import empty_array
+from cotejar.kernels.instruction_set import NUMPY, chosen_isa
+from cotejar.kernels.integer_products import ACTIVATION_TYPES, multiply_integer_blocks
+from cotejar.kernels.lane_products import multiply_decoded_in_lanes, multiply_in_lanes
+from cotejar.quant.activations import require_whole_blocks
 from cotejar.quant.floats import FLOAT_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float32
 
     from cotejar.quant.block_matrix import BlockMatrix
 
-_VALUES_AT_A_TIME = 1 << 20
-"""Weights decoded at a time by `multiply_f32`: 4 MiB of float32."""
+
+_SMALLEST_BLOCK = 32
+"""Of all quantised types."""
 
 
 def multiply_q8(
-    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"]
+    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"], *, isa: str | None = None
 ) -> Float32[np.ndarray, "T R"]:
     """`activations @ weight.T` in ggml's integer arithmetic; bits fixed by the above.
+
+    Args:
+        weight: in its blocks.
+        activations: what it multiplies.
+        isa: one of `instruction_set.runnable_isas()`; the chosen one if left out.
 
     Raises:
         TensorShapeError: the activations are not float32 (T, C), or C is no whole number
             of the blocks that activations are rounded to.
+        UsageError: `COTEJAR_ISA` names what there is not.
     """
     _check(weight, activations)
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        if weight.block_type in FLOAT_TYPES:
-            return multiply_in_lanes(weight, activations)
-        return multiply_integer_blocks(weight, activations)
+    isa = isa or chosen_isa()
+    if weight.block_type in FLOAT_TYPES:
+        multiply_in_numpy = multiply_in_lanes
+    else:
+        require_whole_blocks(ACTIVATION_TYPES[weight.block_type], activations.shape)
+        multiply_in_numpy = multiply_integer_blocks
+    if isa == NUMPY:
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            return multiply_in_numpy(weight, activations)
+    return _multiply(_compiled.multiply_q8, isa, weight, activations)
 
 
 def multiply_f32(
-    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"]
+    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"], *, isa: str | None = None
 ) -> Float32[np.ndarray, "T R"]:
-    """`activations @ weight.T` in float32 over the decoded weights; sums in BLAS's order.
+    """`activations @ weight.T` in float32 over the decoded weights; bits as for `q8`.
 
     Raises:
         TensorShapeError: the activations are not float32 (T, C).
+        UsageError: `COTEJAR_ISA` names what there is not.
     """
     _check(weight, activations)
-    product_TR = np.empty((len(activations), weight.rows), np.float32)
-    rows_at_a_time = max(1, _VALUES_AT_A_TIME // weight.columns)
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        for start in range(0, weight.rows, rows_at_a_time):
-            stop = min(start + rows_at_a_time, weight.rows)
-            product_TR[:, start:stop] = activations @ weight.decode_rows(start, stop).T
-    return product_TR
+    isa = isa or chosen_isa()
+    # Rows that share a block, which only APR_Q4 has, are decoded in numpy.
+    if isa == NUMPY or (
+        weight.block_type in ACTIVATION_TYPES and weight.columns % _SMALLEST_BLOCK
+    ):
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            return multiply_decoded_in_lanes(weight, activations)
+    return _multiply(_compiled.multiply_f32, isa, weight, activations)
+
+
+def _multiply(
+    product: Callable[..., None],
+    isa: str,
+    weight: BlockMatrix,
+    activations: Float32[np.ndarray, "T C"],
+) -> Float32[np.ndarray, "T R"]:
+    out = empty_array((len(activations), weight.rows))
+    product(
+        isa,
+        int(weight.block_type),
+        np.ascontiguousarray(weight.raw),
+        weight.rows,
+        weight.columns,
+        np.ascontiguousarray(activations),
+        out,
+    )
+    return out
 
 
 def _check(weight: BlockMatrix, activations: Float32[np.ndarray, "T C"]) -> None:

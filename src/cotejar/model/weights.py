@@ -24,6 +24,7 @@ class Weights(Mapping[str, BlockMatrix]):
 
     def __init__(self, matrices: Mapping[str, BlockMatrix]) -> None:
         self._matrices = dict(matrices)
+        self._vectors: dict[str, Float32[np.ndarray, "W"]] = {}
 
     def __getitem__(self, name: str) -> BlockMatrix:
         return self._matrices[name]
@@ -40,9 +41,14 @@ class Weights(Mapping[str, BlockMatrix]):
         return self._matrices.get(LM_HEAD, self._matrices[EMBEDDING])
 
     def vector(self, name: str) -> Float32[np.ndarray, "W"]:
-        """A norm's weight or a bias, decoded."""
-        matrix = self._matrices[name]
-        return matrix.decode_rows(0, matrix.rows).reshape(-1)
+        """A norm's weight or a bias, decoded once; read-only."""
+        vector = self._vectors.get(name)
+        if vector is None:
+            matrix = self._matrices[name]
+            vector = matrix.decode_rows(0, matrix.rows).reshape(-1)
+            vector.setflags(write=False)
+            self._vectors[name] = vector
+        return vector
 
     def optional_vector(self, name: str) -> Float32[np.ndarray, "W"] | None:
         """The same, or None where the model has no such tensor."""

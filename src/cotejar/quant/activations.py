@@ -68,7 +68,24 @@ def quantize_activations(
     Raises:
         TensorShapeError: a row is no whole number of blocks.
     """
+    require_whole_blocks(activation_type, activations.shape)
     num_tokens, columns = activations.shape
+    width = activation_type.elements_per_block
+    values_TBW = np.ascontiguousarray(activations).reshape(num_tokens, columns // width, width)
+    is_broken_TB = ~np.isfinite(values_TBW).all(axis=2)
+    values_TBW = np.where(is_broken_TB[:, :, None], np.float32(0), values_TBW)
+    if activation_type is ActivationType.Q8_K:
+        return _quantize_q8_k(values_TBW, is_broken_TB)
+    return _quantize_q8_0(values_TBW, is_broken_TB, activation_type)
+
+
+def require_whole_blocks(activation_type: ActivationType, shape: tuple[int, ...]) -> None:
+    """Refuse rows of activations that are no whole number of blocks.
+
+    Raises:
+        TensorShapeError: they are not.
+    """
+    num_tokens, columns = shape
     width = activation_type.elements_per_block
     if columns % width:
         raise TensorShapeError(
@@ -78,12 +95,6 @@ def quantize_activations(
             found=f"{num_tokens} rows of {columns} columns",
             hint="run this model in the numerics f32",
         )
-    values_TBW = np.ascontiguousarray(activations).reshape(num_tokens, columns // width, width)
-    is_broken_TB = ~np.isfinite(values_TBW).all(axis=2)
-    values_TBW = np.where(is_broken_TB[:, :, None], np.float32(0), values_TBW)
-    if activation_type is ActivationType.Q8_K:
-        return _quantize_q8_k(values_TBW, is_broken_TB)
-    return _quantize_q8_0(values_TBW, is_broken_TB, activation_type)
 
 
 def _quantize_q8_0(

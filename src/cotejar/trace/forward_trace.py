@@ -18,7 +18,7 @@ from cotejar.trace.site import CAPTURE_POINTS, Site, parse_slot
 from cotejar.trace.stats import DDOF, ActivationStats, measure_stats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from jaxtyping import Float
 
@@ -194,6 +194,10 @@ class ForwardTrace:
         return 1 + max(layers, default=-1)
 
 
+_FLOAT32_NAME = "float32"
+"""Numpy takes 10 us to name a type."""
+
+
 class TraceRecorder:
     """Takes statistics, and arrays if asked for, as an engine reaches each site."""
 
@@ -210,8 +214,23 @@ class TraceRecorder:
         self.sites: dict[str, SiteRecord] = {}
         self.arrays: dict[str, np.ndarray] = {}
 
-    def record(self, slot: str, values_TW: Float[np.ndarray, "T W"], layer: int | None) -> None:
-        """Record one site: its statistics in every scope, its array if wanted."""
+    def record(
+        self,
+        slot: str,
+        values_TW: Float[np.ndarray, "T W"],
+        layer: int | None,
+        *,
+        arrange: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        """Record one site: its statistics in every scope, its array if wanted.
+
+        Args:
+            slot: where in the layer.
+            values_TW: what the engine computed.
+            layer: None for a site outside the layers.
+            arrange: brings the array to canonical order, where the engine's own differs;
+                statistics do not see the order.
+        """
         site = Site(slot, layer)
         if not self._capture.wants_site(site):
             return
@@ -225,12 +244,13 @@ class TraceRecorder:
         self.sites[str(site)] = SiteRecord(
             site=site,
             capture_point=CAPTURE_POINTS[slot],
-            dtype=str(values_TW.dtype),
+            dtype=_FLOAT32_NAME if values_TW.dtype == np.float32 else str(values_TW.dtype),
             shape=(tokens, width),
             stats=stats,
         )
         if self._capture.wants_array(site):
-            self.arrays[str(site)] = np.array(values_TW, copy=True)
+            arranged_TW = values_TW if arrange is None else arrange(values_TW)
+            self.arrays[str(site)] = np.array(arranged_TW, copy=True)
 
 
 def in_forward_order(records: Mapping[str, SiteRecord]) -> dict[str, SiteRecord]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.kernels.moments import measure_moments
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -98,6 +100,23 @@ class ActivationStats:
 def measure_stats(values: Float[np.ndarray, "..."]) -> ActivationStats:
     """Measure an array of any shape; an empty one gives a count of 0."""
     flat = np.asarray(values).reshape(-1)
+    if flat.dtype == np.float32 and flat.flags.c_contiguous:
+        moments = measure_moments(flat)
+        if moments is not None:
+            return ActivationStats(
+                count=moments.count,
+                nan_count=moments.nan_count,
+                inf_count=moments.inf_count,
+                zero_count=moments.zero_count,
+                min=moments.least,
+                max=moments.greatest,
+                mean=moments.mean,
+                sum_squared_deviations=moments.squared_deviations,
+            )
+    return _measure_in_numpy(flat)
+
+
+def _measure_in_numpy(flat: Float[np.ndarray, "n"]) -> ActivationStats:
     wide = flat.astype(np.float64)
     finite = wide
     nan_count = inf_count = 0

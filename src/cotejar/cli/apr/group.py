@@ -10,11 +10,13 @@ APR_VERBS: VerbTable = {
     "run": ("cotejar.cli.apr.run:run", "Answer one prompt."),
     "trace": ("cotejar.cli.apr.trace:trace", "Record what every layer computes."),
     "parity": ("cotejar.cli.apr.parity:parity", "Compare two models or engines, and judge."),
+    "bench": ("cotejar.cli.apr.bench:bench", "Measure prefill, decode, tracing, memory."),
     "inspect": ("cotejar.cli.apr.inspect:inspect", "Show what a model or trace file is."),
     "tensors": ("cotejar.cli.apr.tensors:tensors", "List a model's tensors."),
     "diff": ("cotejar.cli.apr.diff:diff", "Show what differs between two files."),
     "import": ("cotejar.cli.apr.import_:import_", "Write a model as an .apr."),
     "export": ("cotejar.cli.apr.export:export", "Write an .apr as a GGUF."),
+    "doctor": ("cotejar.cli.apr.doctor:doctor", "Show versions, CPU and kernels in use."),
 }
 """Every verb of `apr`, in the order of its help."""
 

@@ -50,7 +50,7 @@ class Stamp:
     """Its stem."""
     contract_hash: str
     words: tuple[str, ...]
-    """The command's words, or the path of the harness's file, relative to the root."""
+    """The command's words, or the files of the harness and its targets, from the root."""
     test_hash: str
     """Of `words` and of the files that they name."""
     code_hash: str
@@ -159,8 +159,8 @@ def make_stamp(
     Args:
         contract: what the run is for.
         fingerprints: of the contract's project.
-        words: the command's words, or the path of the file that holds the harness; the
-            files that they name are hashed.
+        words: the command's words, or the paths, from the root, of the files that hold the
+            harness and its targets; the files that they name are hashed.
         models: names of models that the run reads; those that are not there are left out.
     """
     hashes = {name: fingerprints.model(name) for name in models}

@@ -2,7 +2,7 @@
 
 The same layer as everywhere: attention with rotary positions and grouped queries, then
 SwiGLU, each behind an RMSNorm and added to the residual stream. Matrix products go to
-`multiply`, which the numerics choose; everything else is float32 in `operations`.
+`multiply`, which the numerics choose; everything else is float32 in `kernels.operations`.
 
 q and k are turned in the row order of the weights. A GGUF of architecture llama stores
 neighbouring pairs; only what is captured is brought to half-split order.
@@ -15,14 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.engines.native.operations import (
-    attend,
-    in_canonical_order,
-    rms_norm,
-    rope_tables,
-    rotate,
-    silu,
-)
+from cotejar.engines.native.rope import in_canonical_order, rope_tables
+from cotejar.kernels.arrays import add_arrays, empty_array
+from cotejar.kernels.operations import attend, multiply_elements, rms_norm, rotate, silu
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
 
 if TYPE_CHECKING:
@@ -57,9 +52,9 @@ class Pass:
 
         tables = rope_tables(config.rope, self.cache.num_tokens, len(token_ids))
         for layer in range(config.num_layers):
-            hidden_TD = hidden_TD + self._attention(layer, hidden_TD, tables)
+            hidden_TD = add_arrays(hidden_TD, self._attention(layer, hidden_TD, tables))
             self._see("attn_residual", hidden_TD, layer)
-            hidden_TD = hidden_TD + self._feed_forward(layer, hidden_TD)
+            hidden_TD = add_arrays(hidden_TD, self._feed_forward(layer, hidden_TD))
             self._see("output", hidden_TD, layer)
         self.cache.advance(len(token_ids))
 
@@ -89,22 +84,26 @@ class Pass:
             for letter in "qkv"
         )
         if self.recorder:
-            q_TW, k_TW = in_canonical_order(q_THE, rope), in_canonical_order(k_TKE, rope)
-            v_TW = v_TKE.reshape(tokens, -1)
-            for slot, values in (("q", q_TW), ("k", k_TW), ("v", v_TW)):
-                self._see(slot, values, layer)
-            self._see("qkv", np.concatenate([q_TW, k_TW, v_TW], axis=1), layer)
+            q_TW, k_TW, v_TW = (x.reshape(tokens, -1) for x in (q_THE, k_TKE, v_TKE))
+            self._see("q", q_TW, layer, self._in_canonical_order)
+            self._see("k", k_TW, layer, self._in_canonical_order)
+            self._see("v", v_TW, layer)
+            qkv_TW = empty_array((tokens, q_TW.shape[1] + 2 * k_TW.shape[1]))
+            np.concatenate([q_TW, k_TW, v_TW], axis=1, out=qkv_TW)
+            self._see("qkv", qkv_TW, layer, self._qkv_in_canonical_order)
 
         if config.qk_norm:
             q_THE = self._norm(layer, "self_attn.q_norm", q_THE)
             k_TKE = self._norm(layer, "self_attn.k_norm", k_TKE)
-        q_THE, k_TKE = rotate(q_THE, tables, rope), rotate(k_TKE, tables, rope)
-        if self.recorder:
-            self._see("q_rope", in_canonical_order(q_THE, rope), layer)
-            self._see("k_rope", in_canonical_order(k_TKE, rope), layer)
+        adjacent = rope.pairing == "adjacent"
+        q_THE = rotate(q_THE, *tables, adjacent=adjacent)
+        k_TKE = rotate(k_TKE, *tables, adjacent=adjacent)
+        self._see("q_rope", q_THE.reshape(tokens, -1), layer, self._in_canonical_order)
+        self._see("k_rope", k_TKE.reshape(tokens, -1), layer, self._in_canonical_order)
 
         k_SKE, v_SKE = self.cache.extend(layer, k_TKE, v_TKE)
-        context_TD = attend(q_THE, k_SKE, v_SKE, config).reshape(tokens, -1)
+        window = config.sliding_window
+        context_TD = attend(q_THE, k_SKE, v_SKE, window=window).reshape(tokens, -1)
         self._see("attn_context", context_TD, layer)
         out_TD = self._linear(layer, "self_attn.o_proj", context_TD)
         self._see("attn_out", out_TD, layer)
@@ -121,7 +120,7 @@ class Pass:
         self._see("ffn_up", up_TF, layer)
         activated_TF = silu(gate_TF)
         self._see("ffn_silu_gate", activated_TF, layer)
-        inner_TF = activated_TF * up_TF
+        inner_TF = multiply_elements(activated_TF, up_TF)
         self._see("ffn_swiglu_inner", inner_TF, layer)
         out_TD = self._linear(layer, "mlp.down_proj", inner_TF)
         self._see("ffn_out", out_TD, layer)
@@ -142,7 +141,25 @@ class Pass:
         return rms_norm(values, weight_W, self.model.config.rms_eps)
 
     def _see(
-        self, slot: str, values_TW: Float32[np.ndarray, "T W"], layer: int | None = None
+        self,
+        slot: str,
+        values_TW: Float32[np.ndarray, "T W"],
+        layer: int | None = None,
+        arrange: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         if self.recorder:
-            self.recorder.record(slot, values_TW, layer)
+            self.recorder.record(slot, values_TW, layer, arrange=arrange)
+
+    def _in_canonical_order(
+        self, values_TW: Float32[np.ndarray, "T W"]
+    ) -> Float32[np.ndarray, "T W"]:
+        config = self.model.config
+        values_THE = values_TW.reshape(len(values_TW), -1, config.head_dim)
+        return in_canonical_order(values_THE, config.rope)
+
+    def _qkv_in_canonical_order(
+        self, qkv_TW: Float32[np.ndarray, "T W"]
+    ) -> Float32[np.ndarray, "T W"]:
+        v_size = self.model.config.num_kv_heads * self.model.config.head_dim
+        qk_TW, v_TW = qkv_TW[:, :-v_size], qkv_TW[:, -v_size:]
+        return np.concatenate([self._in_canonical_order(qk_TW), v_TW], axis=1)

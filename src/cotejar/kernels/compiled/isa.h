@@ -1,0 +1,55 @@
+// One table of functions an instruction set. Every table computes the same bits.
+//
+// The files isa_*.cpp are compiled with their own instruction flags. They must not use inline
+// functions of external linkage (most of the standard library): the linker could hand such a
+// function, compiled for AVX-512, to the portable code.
+#pragma once
+
+#include "activations.h"
+#include "operations.h"
+#include "statistics.h"
+#include "strip.h"
+
+namespace cotejar {
+
+struct Isa {
+    const char* name;
+
+    // 16 rows from `first` into the strip; rows past the last repeat the last.
+    void (*unpack_strip)(const Weight& weight, int64_t first, const Strip& strip);
+
+    // totals[N][ROWS] of a strip and a tile, for types of 32-blocks and of super-blocks.
+    void (*multiply_blocks)(const Weight& weight, const Strip& strip, const TokenTile& tile,
+                            float* totals);
+    void (*multiply_super_blocks)(const Weight& weight, const Strip& strip,
+                                  const TokenTile& tile, float* totals);
+
+    // rows (ROWS x K) times tokens (N x K) in 16 float32 lanes; K a multiple of 16.
+    void (*multiply_lanes)(const float* rows, const float* tokens, int num_tokens, int64_t k,
+                           float* totals);
+
+    // Rows of floats or of quantised blocks as float32, ROWS x K, zeros after C.
+    void (*decode_strip)(const Weight& weight, int64_t first, int64_t k, float* rows);
+
+    // Rows begin..end times one token; null where the type has no such kernel.
+    using MultiplyVector = void (*)(const Weight& weight, const VectorToken& token,
+                                    int64_t begin, int64_t end, float* product);
+    MultiplyVector (*vector_kernel)(int block_type);
+
+    const Operations* operations;
+    RoundActivations round_activations;
+    MeasureChunk measure_chunk;
+};
+
+extern const Isa PORTABLE;
+#if defined(COTEJAR_X86)
+extern const Isa AVX2;
+extern const Isa AVX512VNNI;
+#endif
+
+// Instruction sets that this build has and this CPU runs, best first.
+int num_isas();
+const Isa* isa_at(int index);
+const Isa* find_isa(const char* name);  // null: not in this build, or not on this CPU
+
+}  // namespace cotejar

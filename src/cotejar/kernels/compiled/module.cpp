@@ -1,0 +1,231 @@
+// What Python sees. Every size is checked here, before a pointer is used, whoever calls.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "block_pool.h"
+#include "float16.h"
+#include "products.h"
+#include "sequence_operations.h"
+#include "thread_pool.h"
+
+namespace nb = nanobind;
+
+namespace cotejar {
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// Rows and columns beyond these are no model's; below them no product overflows int64.
+constexpr int64_t MAX_SIDE = int64_t{1} << 31;
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+const Isa& isa_named(const std::string& name) {
+    const Isa* isa = find_isa(name.c_str());
+    require(isa != nullptr, "an instruction set that this build or this CPU lacks");
+    return *isa;
+}
+
+Weight weight_of(int block_type, const Bytes& raw, int64_t rows, int64_t columns) {
+    const TypeInfo* type = find_type(block_type);
+    require(type != nullptr, "an unknown block type");
+    require(rows >= 1 && rows < MAX_SIDE && columns >= 1 && columns < MAX_SIDE,
+            "rows or columns out of range");
+    require(columns % type->elements == 0, "a row is no whole number of blocks");
+    Weight weight{type, raw.data(), rows, columns, 0.0f};
+    int64_t expected = rows * weight.row_bytes();
+    if (type->id == APR_Q8) expected += 4;
+    require(raw.shape(0) == static_cast<size_t>(expected), "the bytes are not the matrix's");
+    if (type->id == APR_Q8) {
+        const uint8_t* scale = raw.data();
+        weight.tensor_scale = float_of_bits(read_u16(scale) |
+                                            (static_cast<uint32_t>(read_u16(scale + 2)) << 16));
+        weight.blocks += 4;
+    }
+    return weight;
+}
+
+using Multiply = void (*)(const Isa&, const Weight&, const float*, int64_t, float*);
+
+void multiply(Multiply product_of, const std::string& isa_name, int block_type, const Bytes& raw,
+              int64_t rows, int64_t columns, const Matrix& activations, const OutMatrix& out) {
+    const Isa& isa = isa_named(isa_name);
+    const Weight weight = weight_of(block_type, raw, rows, columns);
+    const int64_t num_tokens = static_cast<int64_t>(activations.shape(0));
+    require(static_cast<int64_t>(activations.shape(1)) == columns,
+            "the activations have another width than the weight");
+    require(num_tokens < MAX_SIDE, "too many tokens");
+    require(out.shape(0) == activations.shape(0) &&
+                static_cast<int64_t>(out.shape(1)) == rows,
+            "the output has another shape than the product");
+    if (num_tokens == 0) return;
+    const float* in = activations.data();
+    float* product = out.data();
+    nb::gil_scoped_release released;
+    product_of(isa, weight, in, num_tokens, product);
+}
+
+template <Multiply PRODUCT>
+void bind_product(nb::module_& module, const char* name) {
+    module.def(
+        name,
+        [](const std::string& isa, int block_type, const Bytes& raw, int64_t rows,
+           int64_t columns, const Matrix& activations, const OutMatrix& out) {
+            multiply(PRODUCT, isa, block_type, raw, rows, columns, activations, out);
+        },
+        nb::arg("isa"), nb::arg("block_type"), nb::arg("raw").noconvert(), nb::arg("rows"),
+        nb::arg("columns"), nb::arg("activations").noconvert(), nb::arg("out").noconvert());
+}
+
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using OutVector = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Heads = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+template <class A, class B>
+bool same_shape(const A& a, const B& b) {
+    if (a.ndim() != b.ndim()) return false;
+    for (size_t axis = 0; axis < a.ndim(); axis++)
+        if (a.shape(axis) != b.shape(axis)) return false;
+    return true;
+}
+
+void bind_rms_norm(const std::string& isa_name, const Matrix& values, const Vector& weight,
+                   double eps, const OutMatrix& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(values.shape(1) == weight.shape(0) && values.shape(1) > 0,
+            "the weight has another width than the values");
+    require(same_shape(values, out), "the output has another shape than the values");
+    nb::gil_scoped_release released;
+    rms_norm(isa, values.data(), weight.data(), static_cast<int64_t>(values.shape(0)),
+             static_cast<int64_t>(values.shape(1)), eps, out.data());
+}
+
+void bind_silu(const std::string& isa_name, const Vector& values, const OutVector& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(values, out), "the output has another shape than the values");
+    nb::gil_scoped_release released;
+    silu(isa, values.data(), static_cast<int64_t>(values.shape(0)), out.data());
+}
+
+void bind_multiply(const std::string& isa_name, const Vector& a, const Vector& b,
+                   const OutVector& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(a, b) && same_shape(a, out), "the arrays differ in shape");
+    nb::gil_scoped_release released;
+    multiply_elements(isa, a.data(), b.data(), static_cast<int64_t>(a.shape(0)), out.data());
+}
+
+void bind_rotate(const std::string& isa_name, const Heads& values, const Matrix& cosine,
+                 const Matrix& sine, bool adjacent, const OutHeads& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(cosine, sine) && cosine.shape(0) == values.shape(0),
+            "the tables do not fit the values");
+    require(cosine.shape(1) <= values.shape(2) / 2, "more pairs than a head has");
+    require(same_shape(values, out), "the output has another shape than the values");
+    const Rotation rotation{static_cast<int64_t>(values.shape(0)),
+                            static_cast<int64_t>(values.shape(1)),
+                            static_cast<int64_t>(values.shape(2)),
+                            static_cast<int64_t>(cosine.shape(1)),
+                            adjacent,
+                            cosine.data(),
+                            sine.data()};
+    nb::gil_scoped_release released;
+    rotate(isa, rotation, values.data(), out.data());
+}
+
+void bind_attend(const std::string& isa_name, const Heads& queries, const Heads& keys,
+                 const Heads& values, int64_t window, const OutHeads& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(keys, values), "keys and values differ in shape");
+    require(same_shape(queries, out), "the output has another shape than the queries");
+    require(queries.shape(2) == keys.shape(2) && keys.shape(2) > 0,
+            "queries and keys differ in head size");
+    require(keys.shape(1) > 0 && queries.shape(1) % keys.shape(1) == 0,
+            "the query heads are no multiple of the key heads");
+    require(queries.shape(0) <= keys.shape(0), "fewer positions than queries");
+    require(window >= 0, "a negative window");
+    const Attention attention{static_cast<int64_t>(queries.shape(0)),
+                              static_cast<int64_t>(keys.shape(0)),
+                              static_cast<int64_t>(queries.shape(1)),
+                              static_cast<int64_t>(keys.shape(1)),
+                              static_cast<int64_t>(queries.shape(2)),
+                              window,
+                              queries.data(),
+                              keys.data(),
+                              values.data()};
+    nb::gil_scoped_release released;
+    attend(isa, attention, out.data());
+}
+
+void bind_operations(nb::module_& module) {
+    module.def("rms_norm", bind_rms_norm, nb::arg("isa"), nb::arg("values").noconvert(),
+               nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
+    module.def("silu", bind_silu, nb::arg("isa"), nb::arg("values").noconvert(),
+               nb::arg("out").noconvert());
+    module.def("multiply", bind_multiply, nb::arg("isa"), nb::arg("a").noconvert(),
+               nb::arg("b").noconvert(), nb::arg("out").noconvert());
+    module.def("rotate", bind_rotate, nb::arg("isa"), nb::arg("values").noconvert(),
+               nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("adjacent"),
+               nb::arg("out").noconvert());
+    module.def("attend", bind_attend, nb::arg("isa"), nb::arg("queries").noconvert(),
+               nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("window"),
+               nb::arg("out").noconvert());
+}
+
+nb::tuple bind_measure(const std::string& isa_name, const Vector& values) {
+    const Isa& isa = isa_named(isa_name);
+    Moments m;
+    {
+        nb::gil_scoped_release released;
+        m = measure(isa, values.data(), static_cast<int64_t>(values.shape(0)));
+    }
+    return nb::make_tuple(m.count, m.nan_count, m.inf_count, m.zero_count, m.least, m.greatest,
+                          m.mean, m.squared_deviations);
+}
+
+nb::ndarray<nb::numpy, float> empty(const std::vector<size_t>& shape) {
+    size_t count = 1;
+    for (size_t side : shape) {
+        require(side < static_cast<size_t>(MAX_SIDE), "an axis out of range");
+        require(side == 0 || count <= (size_t{1} << 60) / side, "too many values");
+        count *= side;
+    }
+    void* block = take_block(count * sizeof(float));
+    nb::capsule owner(block, [](void* memory) noexcept { give_block(memory); });
+    return nb::ndarray<nb::numpy, float>(block, shape.size(), shape.data(), owner);
+}
+
+std::vector<std::string> isa_names() {
+    std::vector<std::string> names;
+    for (int index = 0; index < num_isas(); index++) names.emplace_back(isa_at(index)->name);
+    return names;
+}
+
+}  // namespace
+
+}  // namespace cotejar
+
+NB_MODULE(_compiled, module) {
+    using namespace cotejar;
+    module.def("isa_names", isa_names);
+    module.def("set_num_threads", set_num_threads, nb::arg("num_threads"));
+    module.def("num_threads", num_threads);
+    module.def("empty", empty, nb::arg("shape"));
+    bind_product<multiply_q8>(module, "multiply_q8");
+    bind_product<multiply_f32>(module, "multiply_f32");
+    bind_operations(module);
+    module.def("measure", bind_measure, nb::arg("isa"), nb::arg("values").noconvert());
+}

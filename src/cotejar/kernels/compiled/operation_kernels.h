@@ -1,0 +1,247 @@
+// The operations of operations.h in vectors of 64 bytes, which the compiler splits where the
+// CPU's are shorter. Included once by each isa_*.cpp and compiled with its flags; everything
+// here has internal linkage (see isa.h). Every lane does what the scalar formula says, so the
+// bits are the same everywhere.
+#pragma once
+
+#include "operations.h"
+#include "vectors.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace cotejar {
+namespace {
+
+// --- exp ---------------------------------------------------------------------------------
+
+// Cephes' expf (S. Moshier), operation by operation; see kernels/operations.py.
+inline Floats exponential(Floats x) {
+    const Ints is_number = x == x;
+    Floats clean = reinterpret_cast<Floats>(reinterpret_cast<Ints>(x) & is_number);
+    clean = clean < -104.0f ? Floats{} - 104.0f : clean;
+    clean = clean > 89.0f ? Floats{} + 89.0f : clean;
+    const Floats turns = (clean * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
+    const Floats rest = (clean - turns * 0.693359375f) - turns * -2.12194440e-4f;
+    Floats poly = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+    poly = poly * rest + 8.3334519073e-3f;
+    poly = poly * rest + 4.1665795894e-2f;
+    poly = poly * rest + 1.6666665459e-1f;
+    poly = poly * rest + 5.0000001201e-1f;
+    const Floats base = (poly * (rest * rest) + rest) + 1.0f;
+    const Ints power = __builtin_convertvector(turns, Ints);
+    const Ints half = power >> 1;
+    const Floats first = reinterpret_cast<Floats>((half + 127) << 23);
+    const Floats second = reinterpret_cast<Floats>((power - half + 127) << 23);
+    return is_number ? (base * first) * second : x;
+}
+
+inline Floats sigmoid_product(Floats x) { return x / (1.0f + exponential(-x)); }
+
+void silu(const float* values, int64_t count, float* out) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        store_floats(out + i, sigmoid_product(load_floats(values + i)));
+    if (i == count) return;
+    Floats rest = {};
+    __builtin_memcpy(&rest, values + i, static_cast<size_t>(count - i) * sizeof(float));
+    rest = sigmoid_product(rest);
+    __builtin_memcpy(out + i, &rest, static_cast<size_t>(count - i) * sizeof(float));
+}
+
+void multiply(const float* a, const float* b, int64_t count, float* out) {
+    for (int64_t i = 0; i < count; i++) out[i] = a[i] * b[i];
+}
+
+// --- norm and rotation -------------------------------------------------------------------
+
+void rms_norm(const float* values, const float* weight, int64_t width, double eps, float* out) {
+    double lanes[LANES] = {};
+    Doubles low = {}, high = {};
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) {
+        const Doubles a = load_doubles(values + i), b = load_doubles(values + i + 8);
+        low += a * a;
+        high += b * b;
+    }
+    __builtin_memcpy(lanes, &low, sizeof low);
+    __builtin_memcpy(lanes + 8, &high, sizeof high);
+    for (int lane = 0; i + lane < width; lane++) {
+        const double value = static_cast<double>(values[i + lane]);
+        lanes[lane] += value * value;
+    }
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
+    const double mean = lanes[0] / static_cast<double>(width);
+    const float scale = static_cast<float>(1.0 / __builtin_sqrt(mean + eps));
+    for (int64_t j = 0; j < width; j++) out[j] = (values[j] * scale) * weight[j];
+}
+
+void rotate(const float* values, const float* cosine, const float* sine, int64_t pairs,
+            int64_t first, int64_t second, int64_t step, float* out) {
+    for (int64_t i = 0; i < pairs; i++) {
+        const float a = values[first + i * step], b = values[second + i * step];
+        out[first + i * step] = a * cosine[i] - b * sine[i];
+        out[second + i * step] = a * sine[i] + b * cosine[i];
+    }
+}
+
+// --- attention ---------------------------------------------------------------------------
+
+// a * b + c, and c alone is rounded: a product of two float32 is exact in a double.
+inline Doubles add_exact_product(Doubles c, Doubles a, double b) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Doubles>(_mm512_fmadd_pd(reinterpret_cast<__m512d>(a),
+                                                     _mm512_set1_pd(b),
+                                                     reinterpret_cast<__m512d>(c)));
+#else
+    return c + a * b;
+#endif
+}
+
+// Queries in lanes: wide[e][16]. Absent ones are 0.
+inline void spread_queries(const AttentionTile& tile) {
+    for (int64_t e = 0; e < tile.head_size; e++)
+        for (int q = 0; q < LANES; q++)
+            tile.wide[e * LANES + q] =
+                q < tile.num_queries ? static_cast<double>(tile.query[q][e]) : 0.0;
+}
+
+// Scores of four keys from `position`, VECTORS times 8 queries.
+template <int VECTORS>
+inline void score_four(const AttentionTile& tile, int64_t position, int64_t last) {
+    const int64_t size = tile.head_size;
+    double* keys = tile.wide + LANES * size;
+    for (int k = 0; k < 4; k++) {
+        const int64_t at = position + k <= last ? position + k : last;
+        const float* key = tile.keys + at * tile.stride;
+        for (int64_t e = 0; e < size; e++) keys[k * size + e] = static_cast<double>(key[e]);
+    }
+    Doubles sums[4][VECTORS] = {};
+    for (int64_t e = 0; e < size; e++) {
+        Doubles query[VECTORS];
+        __builtin_memcpy(query, tile.wide + e * LANES, sizeof query);
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++)
+                sums[k][v] = add_exact_product(sums[k][v], query[v], keys[k * size + e]);
+    }
+    for (int k = 0; k < 4 && position + k <= last; k++)
+        __builtin_memcpy(tile.scores + (position + k) * LANES, sums[k], sizeof sums[k]);
+}
+
+// Scores to weights: the softmax's numerators. A query's unseen positions weigh 0.
+template <int VECTORS>
+inline void weigh(const AttentionTile& tile, int64_t first, int64_t last, float* sums) {
+    const double divisor = __builtin_sqrt(static_cast<double>(tile.head_size));
+    Longs from[VECTORS], to[VECTORS];
+    __builtin_memcpy(from, tile.first, sizeof from);
+    __builtin_memcpy(to, tile.last, sizeof to);
+    Doubles greatest[VECTORS];
+    for (int v = 0; v < VECTORS; v++) greatest[v] = Doubles{} - __builtin_inf();
+    for (int64_t p = first; p <= last; p++)
+        for (int v = 0; v < VECTORS; v++) {
+            double* at = tile.scores + p * LANES + 8 * v;
+            Doubles score;
+            __builtin_memcpy(&score, at, sizeof score);
+            const Longs seen = (from[v] <= p) & (to[v] >= p);
+            score = seen ? score / divisor : Doubles{} - __builtin_inf();
+            greatest[v] = ((score > greatest[v]) | (score != score)) ? score : greatest[v];
+            __builtin_memcpy(at, &score, sizeof score);
+        }
+    Floats total = {};
+    for (int64_t p = first; p <= last; p++) {
+        HalfFloats halves[2] = {};
+        for (int v = 0; v < VECTORS; v++) {
+            Doubles score;
+            __builtin_memcpy(&score, tile.scores + p * LANES + 8 * v, sizeof score);
+            halves[v] = __builtin_convertvector(score - greatest[v], HalfFloats);
+        }
+        Floats shifted;
+        __builtin_memcpy(&shifted, halves, sizeof shifted);
+        const Floats weight = exponential(shifted);
+        store_floats(tile.weights + p * LANES, weight);
+        total += weight;
+    }
+    store_floats(sums, total);
+}
+
+// N queries from `from`, 16 values of the head from `e`.
+template <int N>
+inline void mix_values(const AttentionTile& tile, int64_t first, int64_t last, int from,
+                       int64_t e, const float* sums) {
+    Floats mixed[N] = {};
+    int64_t all_first = first, all_last = last;  // what all N see
+    for (int q = from; q < from + N; q++) {
+        all_first = tile.first[q] > all_first ? tile.first[q] : all_first;
+        all_last = tile.last[q] < all_last ? tile.last[q] : all_last;
+    }
+    for (int64_t p = first; p <= last; p++) {
+        const Floats value = load_floats(tile.values + p * tile.stride + e);
+        const float* weight = tile.weights + p * LANES + from;
+        if (p >= all_first && p <= all_last) {
+#pragma GCC unroll 8
+            for (int q = 0; q < N; q++) mixed[q] += weight[q] * value;
+        } else {
+#pragma GCC unroll 8
+            for (int q = 0; q < N; q++)
+                if (p >= tile.first[from + q] && p <= tile.last[from + q])
+                    mixed[q] += weight[q] * value;
+        }
+    }
+    for (int q = 0; q < N; q++)
+        store_floats(tile.context[from + q] + e, mixed[q] / sums[from + q]);
+}
+
+// All queries of the tile, eight at a time and then the rest.
+inline void mix_all(const AttentionTile& tile, int64_t first, int64_t last, int64_t e,
+                    const float* sums) {
+    for (int from = 0; from < tile.num_queries; from += 8) switch (tile.num_queries - from) {
+            case 1: mix_values<1>(tile, first, last, from, e, sums); break;
+            case 2: mix_values<2>(tile, first, last, from, e, sums); break;
+            case 3: mix_values<3>(tile, first, last, from, e, sums); break;
+            case 4: mix_values<4>(tile, first, last, from, e, sums); break;
+            case 5: mix_values<5>(tile, first, last, from, e, sums); break;
+            case 6: mix_values<6>(tile, first, last, from, e, sums); break;
+            case 7: mix_values<7>(tile, first, last, from, e, sums); break;
+            default: mix_values<8>(tile, first, last, from, e, sums); break;
+        }
+}
+
+inline void mix_one_value(const AttentionTile& tile, int query, int64_t e, const float* sums) {
+    float mixed = 0.0f;
+    for (int64_t p = tile.first[query]; p <= tile.last[query]; p++)
+        mixed += tile.weights[p * LANES + query] * tile.values[p * tile.stride + e];
+    tile.context[query][e] = mixed / sums[query];
+}
+
+template <int VECTORS>
+inline void attend_n(const AttentionTile& tile) {
+    int64_t first = tile.first[0], last = tile.last[0];
+    for (int q = 1; q < tile.num_queries; q++) {
+        first = tile.first[q] < first ? tile.first[q] : first;
+        last = tile.last[q] > last ? tile.last[q] : last;
+    }
+    spread_queries(tile);
+    for (int64_t p = first; p <= last; p += 4) score_four<VECTORS>(tile, p, last);
+    float sums[LANES];
+    weigh<VECTORS>(tile, first, last, sums);
+    int64_t e = 0;
+    for (; e + LANES <= tile.head_size; e += LANES) mix_all(tile, first, last, e, sums);
+    for (; e < tile.head_size; e++)
+        for (int q = 0; q < tile.num_queries; q++) mix_one_value(tile, q, e, sums);
+}
+
+void attend(const AttentionTile& tile) {
+    if (tile.num_queries > 8)
+        attend_n<2>(tile);
+    else
+        attend_n<1>(tile);
+}
+
+constexpr Operations OPERATIONS = {rms_norm, rotate, silu, multiply, attend};
+
+}  // namespace
+}  // namespace cotejar

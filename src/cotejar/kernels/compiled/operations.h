@@ -1,0 +1,35 @@
+// What stands between matrix products; kernels/operations.py states the arithmetic.
+#pragma once
+
+#include <cstdint>
+
+namespace cotejar {
+
+// Up to 16 queries that share a key/value head, and all keys that any of them sees.
+struct AttentionTile {
+    const float* query[16];  // E floats each
+    float* context[16];      // E floats each
+    int64_t first[16];       // positions first..last, both included, are seen
+    int64_t last[16];
+    int num_queries;
+    int64_t head_size;
+    const float* keys;    // of position 0, of this head
+    const float* values;  // likewise
+    int64_t stride;       // floats from one position to the next
+    double* wide;         // scratch: (16 + 4) * E
+    double* scores;       // scratch: 16 a position
+    float* weights;       // scratch: 16 a position
+};
+
+struct Operations {
+    void (*rms_norm)(const float* values, const float* weight, int64_t width, double eps,
+                     float* out);
+    // Pair i is values first + i * step and second + i * step.
+    void (*rotate)(const float* values, const float* cosine, const float* sine, int64_t pairs,
+                   int64_t first, int64_t second, int64_t step, float* out);
+    void (*silu)(const float* values, int64_t count, float* out);
+    void (*multiply)(const float* a, const float* b, int64_t count, float* out);
+    void (*attend)(const AttentionTile& tile);
+};
+
+}  // namespace cotejar

@@ -1,0 +1,131 @@
+#include "sequence_operations.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "failure.h"
+#include "thread_pool.h"
+
+namespace cotejar {
+
+namespace {
+
+thread_local Scratch attention_scratch;
+
+// Fewer values than this are not worth waking a thread for.
+constexpr int64_t SMALL = 1 << 14;
+
+template <class Work>
+void over_units(int64_t units, int64_t values, Work work) {
+    auto part_of = [&](int part, int parts) {
+        const Range mine = range_of_part(units, part, parts);
+        if (mine.begin < mine.end) work(mine);
+    };
+    if (values < SMALL)
+        part_of(0, 1);
+    else
+        parallel(units, part_of);
+}
+
+constexpr int64_t QUERIES = 16;
+
+// Query `row` of a key/value head is token row / group, head kv_head * group + row % group.
+AttentionTile tile_of(const Attention& all, int64_t kv_head, int64_t first_row, float* context) {
+    const int64_t group = all.heads / all.kv_heads, rows = all.tokens * group;
+    AttentionTile tile;
+    tile.num_queries = static_cast<int>(std::min(QUERIES, rows - first_row));
+    tile.head_size = all.head_size;
+    tile.stride = all.kv_heads * all.head_size;
+    tile.keys = all.keys + kv_head * all.head_size;
+    tile.values = all.values + kv_head * all.head_size;
+    for (int q = 0; q < QUERIES; q++) {
+        // Lanes past the last query see what the last one sees; nothing of them is stored.
+        const int64_t row = first_row + std::min<int64_t>(q, tile.num_queries - 1);
+        const int64_t token = row / group, head = kv_head * group + row % group;
+        const int64_t at = (token * all.heads + head) * all.head_size;
+        const int64_t position = all.positions - all.tokens + token;
+        tile.query[q] = all.queries + at;
+        tile.context[q] = context + at;
+        tile.last[q] = position;
+        tile.first[q] = all.window ? std::max<int64_t>(0, position - all.window + 1) : 0;
+    }
+    return tile;
+}
+
+void attend_tile(const Isa& isa, const Attention& all, int64_t kv_head, int64_t first_row,
+                 float* context) {
+    AttentionTile tile = tile_of(all, kv_head, first_row, context);
+    const size_t size = static_cast<size_t>(all.head_size);
+    const size_t positions = static_cast<size_t>(tile.last[tile.num_queries - 1] + 1);
+    auto carve = [&](Carver& carver) {
+        tile.wide = carver.take<double>((QUERIES + 4) * size);
+        tile.scores = carver.take<double>(QUERIES * positions);
+        tile.weights = carver.take<float>(QUERIES * positions);
+    };
+    Carver counter(nullptr);
+    carve(counter);
+    Carver carver(attention_scratch.get(counter.used()));
+    carve(carver);
+    isa.operations->attend(tile);
+}
+
+}  // namespace
+
+void rms_norm(const Isa& isa, const float* values, const float* weight, int64_t rows,
+              int64_t width, double eps, float* out) {
+    over_units(rows, rows * width, [&](Range mine) {
+        for (int64_t row = mine.begin; row < mine.end; row++)
+            isa.operations->rms_norm(values + row * width, weight, width, eps, out + row * width);
+    });
+}
+
+void silu(const Isa& isa, const float* values, int64_t count, float* out) {
+    over_units(count, count, [&](Range mine) {
+        isa.operations->silu(values + mine.begin, mine.end - mine.begin, out + mine.begin);
+    });
+}
+
+void multiply_elements(const Isa& isa, const float* a, const float* b, int64_t count,
+                       float* out) {
+    over_units(count, count, [&](Range mine) {
+        isa.operations->multiply(a + mine.begin, b + mine.begin, mine.end - mine.begin,
+                                 out + mine.begin);
+    });
+}
+
+void rotate(const Isa& isa, const Rotation& all, const float* values, float* out) {
+    const int64_t row_size = all.heads * all.head_size;
+    const int64_t second = all.adjacent ? 1 : all.pairs, step = all.adjacent ? 2 : 1;
+    over_units(all.tokens, all.tokens * row_size, [&](Range mine) {
+        std::memcpy(out + mine.begin * row_size, values + mine.begin * row_size,
+                    static_cast<size_t>((mine.end - mine.begin) * row_size) * sizeof(float));
+        for (int64_t token = mine.begin; token < mine.end; token++)
+            for (int64_t head = 0; head < all.heads; head++) {
+                const int64_t at = token * row_size + head * all.head_size;
+                isa.operations->rotate(values + at, all.cosine + token * all.pairs,
+                                       all.sine + token * all.pairs, all.pairs, 0, second, step,
+                                       out + at);
+            }
+    });
+}
+
+void attend(const Isa& isa, const Attention& all, float* context) {
+    const int64_t rows = all.tokens * (all.heads / all.kv_heads);
+    const int64_t tiles = (rows + QUERIES - 1) / QUERIES;
+    Failure failure;
+    // Tiles dealt out in turn: later queries see more, so halves would not be equal work.
+    auto work = [&](int part, int parts) {
+        failure.guard([&] {
+            for (int64_t unit = part; unit < tiles * all.kv_heads; unit += parts)
+                attend_tile(isa, all, unit % all.kv_heads, unit / all.kv_heads * QUERIES, context);
+        });
+    };
+    const int64_t products = all.tokens * all.heads * all.positions * all.head_size;
+    if (products < 4 * SMALL)
+        work(0, 1);
+    else
+        parallel(tiles * all.kv_heads, work);
+    failure.rethrow();
+}
+
+}  // namespace cotejar

@@ -1,0 +1,32 @@
+// The operations over a whole sequence, split over the threads.
+#pragma once
+
+#include "isa.h"
+
+namespace cotejar {
+
+void rms_norm(const Isa& isa, const float* values, const float* weight, int64_t rows,
+              int64_t width, double eps, float* out);
+
+void silu(const Isa& isa, const float* values, int64_t count, float* out);
+void multiply_elements(const Isa& isa, const float* a, const float* b, int64_t count, float* out);
+
+struct Rotation {
+    int64_t tokens, heads, head_size, pairs;
+    bool adjacent;
+    const float *cosine, *sine;  // tokens x pairs
+};
+
+void rotate(const Isa& isa, const Rotation& rotation, const float* values, float* out);
+
+struct Attention {
+    int64_t tokens;  // the last of `positions`
+    int64_t positions;
+    int64_t heads, kv_heads, head_size;
+    int64_t window;  // 0: none
+    const float *queries, *keys, *values;
+};
+
+void attend(const Isa& isa, const Attention& attention, float* context);
+
+}  // namespace cotejar

@@ -1,0 +1,71 @@
+// The two operands of a product, laid out for it.
+//
+// A Strip is 16 rows of a weight taken out of their blocks, row in lane: four neighbouring
+// codes of each of the 16 rows stand together, 64 bytes, so that one 512-bit dot instruction
+// serves 16 rows and no sum crosses lanes. A TokenTile is up to 16 tokens, the same pieces of
+// codes of all its tokens side by side.
+#pragma once
+
+#include "block_types.h"
+#include "scratch.h"
+
+namespace cotejar {
+
+static constexpr int ROWS = 16;
+static constexpr int MAX_TILE = 16;
+
+struct Strip {
+    uint8_t* codes;        // [block][code / 4][ROWS][4]
+    float* scale;          // [block][ROWS]
+    float* offset;         // [block][ROWS]
+    int32_t* sub_scales;   // [block][sub][ROWS], in the low 16 bits; the high ones are 0
+    int32_t* sub_offsets;  // [block][sub / 2][ROWS], two int16
+
+    void carve(Carver& carver, const Weight& weight) {
+        const TypeInfo& type = *weight.type;
+        const size_t blocks = static_cast<size_t>(weight.num_blocks());
+        codes = carver.take<uint8_t>(blocks * type.elements * ROWS);
+        scale = carver.take<float>(blocks * ROWS);
+        offset = carver.take<float>(type.has_offset ? blocks * ROWS : 0);
+        sub_scales = carver.take<int32_t>(blocks * type.num_sub * ROWS);
+        sub_offsets =
+            carver.take<int32_t>(type.has_offset ? blocks * type.num_sub / 2 * ROWS : 0);
+    }
+};
+
+struct TokenTile {
+    int num_tokens;     // N: 1, 2, 4, 8 or 16
+    int8_t* codes;      // [block][piece][N][codes of a piece]
+    int32_t* initial;   // [block][piece][N]: -centre * the sum of the codes of the piece
+    float* scale;       // [block][N]
+    float* scaled_sum;  // [block][N]; Q8_1
+    int32_t* sums;      // [block][sub / 2][N], two int16: of the codes under a sub-block; Q8_K
+
+    // Codes of a piece: what one integer sum covers before a scale comes in.
+    static int piece_of(const TypeInfo& type) { return type.piece ? type.piece : 32; }
+
+    void carve(Carver& carver, const Weight& weight, int tokens) {
+        const TypeInfo& type = *weight.type;
+        const size_t blocks = static_cast<size_t>(weight.num_blocks());
+        const size_t n = static_cast<size_t>(tokens);
+        num_tokens = tokens;
+        codes = carver.take<int8_t>(blocks * type.elements * n);
+        initial = carver.take<int32_t>(blocks * (type.elements / piece_of(type)) * n);
+        scale = carver.take<float>(blocks * n);
+        scaled_sum = carver.take<float>(type.rounding == Rounding::Q8_1 ? blocks * n : 0);
+        sums = carver.take<int32_t>(blocks * type.num_sub / 2 * n);
+    }
+};
+
+// One token as the product of a matrix and a vector reads it.
+struct VectorToken {
+    int8_t* codes;      // C, and 64 bytes more that are 0
+    int8_t* even_odd;   // Q8_K: in every 128 codes, the four runs of 32 in order 0 2 1 3
+    int32_t* centred;   // 32-blocks: centre * the sum of a block's codes
+    float* scale;       // one a block
+    float* scaled_sum;  // Q8_1
+    int16_t* sums_16;   // Q8_K: of every 16 codes
+    int16_t* sums_32;   // Q8_K: of every 32 codes
+};
+
+}  // namespace cotejar
