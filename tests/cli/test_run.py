@@ -251,7 +251,7 @@ def test_help_shows_its_examples_line_by_line(run_apr: Run) -> None:
 def test_neither_the_name_nor_the_answer_sends_an_escape(
     run_apr: Run, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a\x1b[31m.gguf"
+    path = tmp_path / "a\x1b[31m\nOutput: forged.gguf"
     path.write_bytes(tiny_gguf.read_bytes())
     monkeypatch.setattr(StreamDecoder, "push", lambda *_: "x\x1b[2J\x9b\ty\n")
 
@@ -259,5 +259,5 @@ def test_neither_the_name_nor_the_answer_sends_an_escape(
 
     assert "\x1b" not in done.out
     assert "\x9b" not in done.out
-    assert r"a\x1b[31m.gguf" in done.out
+    assert r"a\x1b[31m\nOutput: forged.gguf" in done.out
     assert "Output:\nx\\x1b[2J\\x9b\ty\n" in done.out

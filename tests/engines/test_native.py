@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import cotejar.engines.native.forward as native_forward
-from cotejar.engines.native import operations
 from cotejar.engines.native.cache import FIRST_CAPACITY_TOKENS, KVCache
 from cotejar.engines.native.engine import NativeEngine
 from cotejar.engines.oracle import OracleEngine
+from cotejar.kernels import numpy_operations
 from cotejar.model.inventory import layer_tensor
 from cotejar.model.language_model import open_language_model
 from cotejar.model.weights import Weights
@@ -23,7 +23,6 @@ from cotejar.trace.forward_trace import EVERY_ARRAY, Capture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cotejar.model.config import DecoderConfig
     from cotejar.model.language_model import LanguageModel
 
 IDS = [5, 77, 300, 12, 9, 9, 250, 31, 4, 199, 2, 64]
@@ -203,29 +202,29 @@ def test_a_wrong_model_is_seen_where_it_goes_wrong(tiny: Any, name: str) -> None
 attend = native_forward.attend
 
 
-def without_scale(q: Any, k: Any, v: Any, config: DecoderConfig) -> Any:
-    return attend(q * np.float32(np.sqrt(config.head_dim)), k, v, config)
+def without_scale(q: Any, k: Any, v: Any, *, window: int | None) -> Any:
+    return attend(q * np.float32(np.sqrt(q.shape[2])), k, v, window=window)
 
 
-def heads_dealt_in_turn(q: Any, k: Any, v: Any, config: DecoderConfig) -> Any:
+def heads_dealt_in_turn(q: Any, k: Any, v: Any, *, window: int | None) -> Any:
     """Head h reads key/value head h % K, not h // (H / K)."""
-    order = np.arange(config.num_heads).reshape(-1, config.num_kv_heads).T.reshape(-1)
+    order = np.arange(q.shape[1]).reshape(-1, k.shape[1]).T.reshape(-1)
     context = np.empty_like(q)
-    context[:, order] = attend(q[:, order], k, v, config)
+    context[:, order] = attend(np.ascontiguousarray(q[:, order]), k, v, window=window)
     return context
 
 
-def without_mask(q: Any, k: Any, v: Any, config: DecoderConfig) -> Any:
+def without_mask(q: Any, k: Any, v: Any, *, window: int | None) -> Any:
     """The first token sees the second too; all later tokens are right."""
-    context = attend(q, k, v, config)
-    context[:1] = attend(q[[0, 0]], k[:2], v[:2], config)[1:]
+    context = attend(q, k, v, window=window)
+    context[:1] = attend(q[[0, 0]], k[:2], v[:2], window=window)[1:]
     return context
 
 
-def scale_of_the_width(q: Any, k: Any, v: Any, config: DecoderConfig) -> Any:
+def scale_of_the_width(q: Any, k: Any, v: Any, *, window: int | None) -> Any:
     """1 / sqrt(hidden / heads) where the head size is another."""
-    factor = np.sqrt(config.head_dim * config.num_heads / config.hidden_size)
-    return attend(q * np.float32(factor), k, v, config)
+    factor = np.sqrt(q.shape[2] * q.shape[1] / QWEN3.hidden_size)
+    return attend(q * np.float32(factor), k, v, window=window)
 
 
 OPERATIONS: dict[str, tuple[str, Any, str]] = {
@@ -240,7 +239,9 @@ OPERATIONS: dict[str, tuple[str, Any, str]] = {
     ),
     "sine the other way": (
         "rotate",
-        lambda v, t, rope, rotate=native_forward.rotate: rotate(v, (t[0], -t[1]), rope),
+        lambda v, cos, sin, adjacent, rotate=native_forward.rotate: rotate(
+            v, cos, -sin, adjacent=adjacent
+        ),
         "layer.0.q_rope",
     ),
     "gelu for silu": (
@@ -298,7 +299,8 @@ def test_blocks_of_queries_change_no_bit(tiny: Any, monkeypatch: pytest.MonkeyPa
     model = tiny(WINDOWED)
     whole = native(model, "q8")
 
-    monkeypatch.setattr(operations, "QUERIES_AT_ONCE", 5)
+    monkeypatch.setenv("COTEJAR_ISA", "numpy")
+    monkeypatch.setattr(numpy_operations, "QUERIES_AT_ONCE", 5)
 
     in_blocks = native(model, "q8")
     assert all(in_blocks[site].tobytes() == array.tobytes() for site, array in whole.items())

@@ -90,6 +90,17 @@ def test_the_least_excess_of_q8_0_is_found_in_the_second_chunk() -> None:
     assert excess.sentence.startswith(f"block {VALUES_AT_A_TIME // 32 + 1} of magnitude 1 is")
 
 
+def test_many_small_errors_of_q4_k_are_found_where_no_single_one_is_too_large() -> None:
+    before = np.where(normal(256) > 0, 1.0, -1.0)
+    after = 0.8 * before  # off by 0.2 each: one may be by 0.57, their rms by 0.13
+
+    excess = find_excess(tensor(before), tensor(after, BlockType.Q4_K))
+
+    assert excess is not None
+    assert excess.error < excess.limit
+    assert excess.rms > excess.rms_limit
+
+
 def test_a_nan_is_an_excess() -> None:
     before = normal()
     after = tensor(before, BlockType.Q8_0)

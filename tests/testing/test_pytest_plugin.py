@@ -114,6 +114,40 @@ def test_the_package_imports_no_pytest() -> None:
     assert done.stdout == "False False\n"
 
 
+ANSWERS_FOR_PV = """
+import json
+import types
+from cotejar.testing import contract_items
+
+def run(argv, **kwargs):
+    with open("argv.json", "w") as file:
+        json.dump(argv[3:], file)
+    facts = {"harnesses": [{"id": "KH-1", "verdict": "PROVED"}]}
+    return types.SimpleNamespace(stdout=json.dumps(facts), stderr="")
+
+contract_items.subprocess = types.SimpleNamespace(run=run)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"), [([], []), (["--contracts-no-record"], ["--no-record"])]
+)
+def test_a_harness_is_an_item_that_pv_prove_records_unless_told_not_to(
+    project: Path, given: list[str], passed_on: list[str]
+) -> None:
+    contract = project / "contracts" / "c.yaml"
+    facts = json.loads(contract.read_text())
+    facts["kani_harnesses"] = [{"id": "KH-1", "obligation": "PO-1", "bound": 8}]
+    contract.write_text(json.dumps(facts))
+    (project / "conftest.py").write_text(ANSWERS_FOR_PV)
+
+    done = run(project, "--contracts", "contracts", *given, "contracts/c.yaml::KH-1", "-q")
+
+    assert done.stdout.splitlines()[-1].startswith("1 passed in ")
+    argv = ["prove", str(contract), "--harness", "KH-1", "--json", *passed_on]
+    assert json.loads((project / "argv.json").read_text()) == argv
+
+
 def proof(verdict: str) -> str:
     return json.dumps({"harnesses": [{"id": "KH-1", "verdict": verdict, "bound": 8}]})
 
