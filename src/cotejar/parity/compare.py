@@ -234,6 +234,8 @@ def _compare_site(
         if name == "logits" and logits is not None:
             next_token = logits if scope is Scope.ALL else logits.last
         values = _gate_values(a, b, distance, next_token)
+        if scope is Scope.LAST:
+            values.pop("rel_l2_median", None)  # of one token there is no median
         judged = [
             Judged(gate=gate, value=values[gate.metric])
             for gate in gates

@@ -1,0 +1,89 @@
+"""Do the default gates hold what they promise, on prompts they were not measured on?
+
+    python benchmarks/gate_check.py MODEL [MODEL ...] > benchmarks/results/gate-check.md
+
+False alarms: honest arithmetics over `PROMPTS`, of which none is in `gate_noise.py` and
+several are pathological. Missed faults: every fault of the catalogue in `native+q8` against
+the oracle; a fault counts as named if the first site that fails lies in its layer.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cotejar.errors import UsageError
+from cotejar.faults.catalogue import FAULTS
+from cotejar.parity.run import Request, run_parity
+from cotejar.trace.forward_trace import describe_host
+from cotejar.verdict import Verdict
+
+PROMPTS = (
+    "a",
+    "\n",
+    "!" * 40,
+    "the " * 12,
+    "0 " * 15,
+    "日本語のテキスト",
+    "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
+    "    \t\t\t   ",
+    "def f(x):\n    return x\n" * 8,
+    "https://a.b/c?d=e&f=%20",
+    "{}{}{}[[[(((",
+    " " * 64,
+    "1+1=2\n2+2=4\n3+3=",
+    "é" * 30,
+    "The quick brown fox jumps over the lazy dog, and then it sleeps.",
+)
+FAULT_PROMPTS = (PROMPTS[-1], "What is 2+2?")
+PAIRS = (("oracle:", "native+f32:"), ("native+f32:", "native+q8:"), ("oracle:", "native+q8:"))
+
+
+def main() -> None:
+    print("# The default gates, checked\n")
+    print(f"`python benchmarks/gate_check.py {' '.join(Path(p).name for p in sys.argv[1:])}`\n")
+    print(", ".join(f"{key} {value}" for key, value in describe_host().items()) + "\n")
+    for model in sys.argv[1:]:
+        print(f"## {Path(model).name}\n")
+        for reference, candidate in PAIRS:
+            alarms = []
+            for prompt in PROMPTS:
+                report = run_parity(
+                    Request(
+                        reference=reference + model,
+                        candidate=candidate + model,
+                        prompts=(prompt,),
+                    )
+                )
+                if report.verdict is not Verdict.PASS:
+                    first = report.first_divergence
+                    alarms.append(f"{prompt[:24]!r} at {first and first.site}")
+            names = f"{reference}MODEL {candidate}MODEL"
+            print(
+                f"- `{names}`: {len(alarms)} false alarms of {len(PROMPTS)}", *alarms, sep="; "
+            )
+        print("\n| fault at layer 3, `oracle:` against `native+q8:` | verdict | first site |")
+        print("| --- | --- | --- |")
+        for fault in FAULTS:
+            for prompt in FAULT_PROMPTS:
+                print(f"| {fault}, {prompt[:20]!r} | {find_fault(model, fault, prompt)} |")
+        print(flush=True)
+
+
+def find_fault(model: str, fault: str, prompt: str) -> str:
+    request = Request(
+        reference=f"oracle:{model}",
+        candidate=f"native+q8:{model}",
+        prompts=(prompt,),
+        fault=f"{fault}@3",
+    )
+    try:
+        report = run_parity(request)
+    except UsageError:
+        return "nothing to break in this model |"
+    first = report.first_divergence
+    return f"{report.verdict.value} | {first.site if first else 'none'}"
+
+
+if __name__ == "__main__":
+    main()
