@@ -169,6 +169,8 @@ def _watch_command(watch: _Watch, pid: int, output: int) -> None:
         if watch.status is None:
             watch.status = reap_children().get(pid)
         if watch.status is not None:
+            watch.next_scan = 0.0  # it may have ended before anyone looked at what it started
+            watch.check_processes()
             return
         watch.check_time()
         watch.check_processes()

@@ -122,6 +122,22 @@ def any_mismatch_is_incomparable(inputs: Inputs) -> None:
     assert verdict is Verdict.INCOMPARABLE
 
 
+@claim(
+    strategy=Strategy.CROSSHAIR,
+    side=Side.BOTH,
+    targets=(samples_agree,),
+    assumes=(ASSUMES[0],),
+)
+def two_counts_agree_where_equal_and_above_0(inputs: Inputs) -> None:
+    """One pair: both counts are the same number, at least 1; no order of the two matters."""
+    n, m = inputs.integer("reference_count"), inputs.integer("candidate_count")
+    agrees = samples_agree(n, m)
+    inputs.cover("they agree", agrees)
+    inputs.cover("equal and empty", n == m == 0)
+    assert agrees == (min(n, m) == max(n, m) >= 1)
+    assert samples_agree(m, n) == agrees
+
+
 @claim(side=Side.BOTH)
 def lists_of_unequal_lengths_are_incomparable(inputs: Inputs) -> None:
     """A list is one short or one long, or there is no cell: INCOMPARABLE, and no exception."""

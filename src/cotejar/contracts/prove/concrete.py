@@ -94,13 +94,13 @@ def sample(body: Body, bound: int, deadline: float) -> Outcome:
     return Outcome(verdict=ProofVerdict.UNKNOWN, why=why, solver=version, facts=facts)
 
 
-def find_failure(body: Body, bound: int, num_runs: int, seed: int = 0) -> Run | None:
-    """A quick search for a run that fails, on special values that often repeat."""
+def find_failure(body: Body, bound: int, num_runs: int, seed: int = 0) -> ConcreteInputs | None:
+    """A quick search for inputs on which a run fails: special values that often repeat."""
     generator = random.Random(seed)  # noqa: S311 - no secret
     for _ in range(num_runs):
-        run = run_harness(body, _SpecialInputs(bound, generator))
-        if run.refutes:
-            return run
+        inputs = _SpecialInputs(bound, generator)
+        if run_harness(body, inputs).refutes:
+            return inputs
     return None
 
 

@@ -45,6 +45,8 @@ class Strategy(enum.StrEnum):
     """CPython runs the harness on every value of a finite domain."""
     SYMBOLIC = "symbolic"
     """The functions' own syntax trees, over symbols, decided by SMT solvers."""
+    CROSSHAIR = "crosshair"
+    """CPython runs the harness on CrossHair's stand-ins: every path of a leaf of integers."""
     SAMPLED = "sampled"
     """CPython runs the harness on random values: it can refute and never prove."""
 

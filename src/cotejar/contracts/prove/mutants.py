@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotejar.contracts.prove.concrete import find_failure
+from cotejar.contracts.prove.crosshair import prove_by_crosshair
 from cotejar.contracts.prove.equivalence import are_equivalent
 from cotejar.contracts.prove.harness import HARNESSES, Strategy
 from cotejar.contracts.prove.outcome import ProofVerdict
@@ -126,11 +127,14 @@ def _verdicts(
 ) -> Iterator[ProofVerdict]:
     """By the solvers, until one claim is refuted."""
     for claim in claims:
-        if claim.strategy is not Strategy.SYMBOLIC:
-            continue
         until = min(deadline, time.monotonic() + SECONDS_PER_CLAIM)
         body = with_functions(claim.body, changed)
-        verdict = SymbolicProof(body, MUTANT_BOUND, until).prove().verdict
+        if claim.strategy is Strategy.SYMBOLIC:
+            verdict = SymbolicProof(body, MUTANT_BOUND, until).prove().verdict
+        elif claim.strategy is Strategy.CROSSHAIR:
+            verdict = prove_by_crosshair(body, MUTANT_BOUND, until).verdict
+        else:
+            continue
         yield verdict
         if verdict is ProofVerdict.REFUTED:
             return

@@ -18,6 +18,7 @@ from cotejar.contracts.prove.counterexample import (
     drawn_from_json,
     save_counterexample,
 )
+from cotejar.contracts.prove.crosshair import load_crosshair
 from cotejar.contracts.prove.harness import Strategy
 from cotejar.contracts.prove.outcome import Outcome, ProofVerdict
 from cotejar.contracts.prove.record import ProofRecorder
@@ -88,11 +89,14 @@ def prove_corpus(corpus: Corpus, options: ProveOptions) -> ProveReport:
     files = [file for path in options.harness_paths for file in find_harness_files(path)]
     for file in files:
         load_harness_file(file)
-    if not any(registry.claims_of(harness.id) for _, harness in wanted):
+    claims = [claim for _, harness in wanted for claim in registry.claims_of(harness.id)]
+    if not claims:
         absent = tuple(_not_found(c, h) for c, h in wanted)
         return ProveReport(target=corpus.target, harnesses=absent, conformance={})
     for name in PACKAGES:
         load_solver_module(name)
+    if any(claim.strategy is Strategy.CROSSHAIR for claim in claims):
+        load_crosshair()
     pool = _Pool(options, files)
     conformance = pool.run([{"kind": "conformance"}], options.timeout_seconds)[0][0]
     results = []

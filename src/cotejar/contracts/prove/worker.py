@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cotejar.contracts.prove.concrete import prove_by_enumeration, sample
 from cotejar.contracts.prove.conformance import check_conformance
 from cotejar.contracts.prove.counterexample import drawn_as_json
+from cotejar.contracts.prove.crosshair import prove_by_crosshair
 from cotejar.contracts.prove.harness import Strategy
 from cotejar.contracts.prove.mutants import score_mutants
 from cotejar.contracts.prove.outcome import Outcome, ProofVerdict
@@ -34,6 +35,8 @@ def prove_claim(claim: Claim, bound: int, seconds: float) -> Outcome:
         return prove_by_enumeration(claim.body, bound, deadline)
     if claim.strategy is Strategy.SAMPLED:
         return sample(claim.body, bound, deadline)
+    if claim.strategy is Strategy.CROSSHAIR:
+        return prove_by_crosshair(claim.body, bound, deadline)
     return SymbolicProof(claim.body, bound, deadline).prove()
 
 

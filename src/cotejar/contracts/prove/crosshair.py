@@ -1,0 +1,335 @@
+"""CrossHair on leaves: CPython runs the harness on stand-ins for numbers, path by path.
+
+CrossHair (crosshair-tool) asks Z3 at each branch which ways can be taken, and runs the harness
+again until every way was. Its integers are unbounded, as Python's are. Its floats are real
+numbers on most paths, without rounding, and what it then confirms need not hold in binary64.
+So a claim is PROVED only if
+
+-   every path ran to its end, none was given up or ignored;
+-   no path made a float, drawn or computed (`n / 2` makes one), whatever CrossHair concludes:
+    its own cap on such conclusions does not hold on every path;
+-   its integers and truth values were compared with CPython's just before;
+-   every cover was reached by CPython on the values found;
+-   CPython, on special values, finds no failure.
+
+What fails on a path counts only if it fails in CPython on the values found, as everywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import time
+from contextlib import ExitStack, contextmanager
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from cotejar.contracts.prove.concrete import find_failure
+from cotejar.contracts.prove.inputs import ConcreteInputs, Drawn, RecordedInputs, Rejected
+from cotejar.contracts.prove.outcome import Outcome, ProofVerdict
+from cotejar.contracts.prove.replay import run_harness, shrink
+from cotejar.contracts.prove.terms import Unsupported
+from cotejar.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from cotejar.contracts.prove.harness import Body
+
+NUM_QUICK_RUNS = 1_000
+MAX_PATHS = 100_000
+_NUMBERS = (-(2**64), -7, -1, 0, 1, 3)
+"""Every pair of them is compared."""
+_OPERATIONS: dict[str, Callable[[int, int], object]] = {
+    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "eq", "ne")},
+    **{name: getattr(operator, name) for name in ("lt", "le", "gt", "ge")},
+    **{name: getattr(operator, name) for name in ("and_", "or_", "xor")},
+    "<<": lambda a, b: a << b if 0 <= b < len(_NUMBERS) else None,
+    ">>": lambda a, b: a >> b if 0 <= b < len(_NUMBERS) else None,
+    "** and ~": lambda a, b: ~(a**3) + b**2,
+    "divmod": lambda a, b: divmod(a, b) if b else None,
+    "//": lambda a, b: a // b if b else None,
+    "%": lambda a, b: a % b if b else None,
+    "min": min,
+    "max": max,
+    "abs and -": lambda a, b: abs(a) - -b,
+    "and": lambda a, b: a > 0 and b > 0,
+    "or, not": lambda a, b: a > 0 or not b,
+    "truth": lambda a, b: bool(a) is bool(b),
+    "chain": lambda a, b: -2 < a <= b,
+}
+
+
+def load_crosshair() -> Any:
+    """Import CrossHair with its models of the standard library.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import_module("crosshair.core_and_libs")
+        return import_module("crosshair")
+    except ImportError:
+        raise MissingExtraError(
+            "CrossHair is not installed",
+            where="pv prove",
+            expected="the package crosshair-tool",
+            found="no such package in this Python",
+            hint="pip install 'cotejar[prove]'",
+        ) from None
+
+
+def prove_by_crosshair(body: Body, bound: int, deadline: float) -> Outcome:
+    """Explore every path of a harness; see the module's docstring for what counts.
+
+    Raises:
+        MissingExtraError: CrossHair is not installed.
+    """
+    return _Proof(body, bound, deadline).prove()
+
+
+def compare_with_python(engine: Engine) -> tuple[int, str]:
+    """Compute with stand-ins that can have one value only, and with that value in CPython.
+
+    Returns:
+        How many results were compared, and the first that differs, in words.
+    """
+    compared = 0
+    for a, b in itertools.product(_NUMBERS, repeat=2):
+        right = {name: repr(operation(a, b)) for name, operation in _OPERATIONS.items()}
+        found = _computed_with(engine, a, b)
+        if found.keys() != right.keys():
+            return compared, f"{a} and {b} were not reached"
+        for name, shown in right.items():
+            compared += 1
+            if found[name] != shown:
+                return compared, f"{name} of {a} and {b} is {found[name]}, not {shown}"
+    return compared, ""
+
+
+def _computed_with(engine: Engine, a: int, b: int) -> dict[str, str]:
+    made: dict[str, object] = {}
+    found: dict[str, str] = {}
+
+    def compute() -> None:
+        made.clear()
+        x, y = engine.stand_in(int, "a"), engine.stand_in(int, "b")
+        if x == a and y == b:
+            made.update({name: operation(x, y) for name, operation in _OPERATIONS.items()})
+
+    def read(failure: Exception | None) -> bool:
+        if failure is None and made:
+            found.update({k: repr(v) for k, v in engine.values_of(made).items()})
+        return bool(made)
+
+    engine.explore(compute, read)
+    return found
+
+
+class _Proof:
+    """One harness at one bound."""
+
+    def __init__(self, body: Body, bound: int, deadline: float) -> None:
+        self.body, self.bound = body, bound
+        self.engine = Engine(deadline)
+        self.inputs = _CrossHairInputs(bound, self.engine)
+        self.labels: set[str] = set()
+        self.covered: set[str] = set()
+        """Reached by CPython on the values of a path."""
+        self.num_compared = self.num_false_alarms = 0
+        self.failing: Drawn | None = None
+        self.not_modelled = ""
+
+    def prove(self) -> Outcome:
+        """Decide the claim."""
+        self.num_compared, difference = compare_with_python(self.engine)
+        if difference:
+            return self._outcome(
+                ProofVerdict.UNKNOWN, f"CrossHair is not Python here: {difference}"
+            )
+        confirmed = self.engine.explore(self._run, self._judge)
+        if self.failing is not None:
+            return self._refuted(self.failing)
+        against = self._against(confirmed=confirmed)
+        if against:
+            return self._outcome(ProofVerdict.UNKNOWN, against)
+        missed = find_failure(self.body, self.bound, NUM_QUICK_RUNS)
+        if missed is not None:
+            return self._refuted(missed.drawn)
+        return self._outcome(ProofVerdict.PROVED)
+
+    def _run(self) -> None:
+        self.inputs = _CrossHairInputs(self.bound, self.engine)
+        self.body(self.inputs)
+
+    def _judge(self, failure: Exception | None) -> bool:
+        """Judge a path that has ended; True stops the search."""
+        if isinstance(failure, Unsupported):
+            self.not_modelled = f"not modelled: {failure}"
+            return True
+        if isinstance(failure, Rejected):
+            return False
+        self.labels |= self.inputs.labels
+        if failure is None and self.inputs.covered <= self.covered:
+            return False
+        drawn = self.engine.values_of(self.inputs.drawn)
+        run = run_harness(self.body, RecordedInputs(self.bound, drawn))
+        if run.refutes:
+            self.failing = drawn
+            return True
+        self.num_false_alarms += failure is not None
+        self.covered |= frozenset() if run.rejected else run.covered
+        return False
+
+    def _against(self, *, confirmed: bool) -> str:
+        """What stands against PROVED; empty where nothing does."""
+        if self.not_modelled:
+            return self.not_modelled
+        if self.num_false_alarms:
+            return "CrossHair's counterexample does not fail in CPython"
+        if self.engine.made_floats:
+            return "a float was drawn or computed, and CrossHair's floats do not round as ours"
+        if not confirmed:
+            return f"not every path was confirmed; {self.engine.num_paths:,} were run"
+        unreached = sorted(self.labels - self.covered)
+        if unreached:
+            return f"vacuous: never reached: {', '.join(unreached)}"
+        return "" if self.labels else "vacuous: it covers nothing"
+
+    def _refuted(self, drawn: Mapping[str, object]) -> Outcome:
+        """REFUTED only if CPython agrees, outside the search too."""
+        small = shrink(self.body, drawn, self.bound)
+        failing = run_harness(self.body, RecordedInputs(self.bound, small))
+        if not failing.refutes:
+            why = "CrossHair's counterexample does not fail in CPython"
+            return self._outcome(ProofVerdict.UNKNOWN, why)
+        return self._outcome(ProofVerdict.REFUTED, failing.summary, small)
+
+    def _outcome(
+        self, verdict: ProofVerdict, why: str = "", counterexample: Drawn | None = None
+    ) -> Outcome:
+        return Outcome(
+            verdict=verdict,
+            why=why,
+            counterexample=counterexample,
+            solver=f"crosshair {metadata.version('crosshair-tool')}",
+            facts={
+                "paths": self.engine.num_paths,
+                "made_floats": self.engine.made_floats,
+                "compared": self.num_compared,
+                "covers": sorted(self.covered),
+            },
+        )
+
+
+class Engine:
+    """CrossHair's search, as of the version that the extra pins."""
+
+    def __init__(self, deadline: float) -> None:
+        load_crosshair()
+        self.deadline = deadline
+        """On `time.monotonic`'s clock."""
+        self.core = import_module("crosshair.core")
+        self.statespace = import_module("crosshair.statespace")
+        self.tracers = import_module("crosshair.tracers")
+        self.num_paths = 0
+        """Of the last search."""
+        self.made_floats = False
+        """A stand-in for a float was made, in any search."""
+
+    def explore(
+        self, run: Callable[[], None], judge: Callable[[Exception | None], bool]
+    ) -> bool:
+        """Run every path; True where each one came to its end.
+
+        Args:
+            run: runs on stand-ins, traced.
+            judge: is told what escaped from each run; True stops the search.
+        """
+        self.num_paths = num_left = 0
+        status = self.statespace.VerificationStatus.CONFIRMED
+
+        def run_path(_: object) -> Any:
+            nonlocal num_left
+            self.num_paths += 1
+            num_left += 1  # until it comes to its end
+            with self.core.ExceptionFilter() as kept, self.tracers.ResumedTracing():
+                run()
+            if kept.ignore:
+                return self.core.PathOutcome(self.statespace.CallAnalysis())
+            failure = kept.user_exc[0] if kept.user_exc else None
+            stops = judge(failure) or time.monotonic() > self.deadline
+            num_left -= 1
+            return self.core.PathOutcome(self.statespace.CallAnalysis(status), stops)
+
+        with self._noting_floats():
+            root = self.statespace.RootNode()
+            try:
+                found = self.core.explore_loop(self._options(), root, run_path)
+            except import_module("crosshair.util").NotDeterministic:
+                return False
+        return bool(found.exhausted) and num_left == 0
+
+    def stand_in(self, kind: type, name: str) -> Any:
+        """A value of a type, about which nothing is known yet."""
+        return self.core.proxy_for_type(kind, name)
+
+    def values_of(self, stand_ins: Mapping[str, object]) -> Drawn:
+        """Plain values that lead down this path, after its end."""
+        with self.tracers.ResumedTracing():
+            self.statespace.context_statespace().detach_path()
+        return {name: self.core.deep_realize(value) for name, value in stand_ins.items()}
+
+    def _options(self) -> Any:
+        # Its clock counts processor time and stands still in a wait: the parent ends us too.
+        left = max(self.deadline - time.monotonic(), 0.0)
+        options = import_module("crosshair.options").DEFAULT_OPTIONS
+        return options.overlay(per_condition_timeout=left, max_iterations=MAX_PATHS)
+
+    @contextmanager
+    def _noting_floats(self) -> Iterator[None]:
+        """Note every stand-in for a float, whatever operation makes it."""
+        numbers = import_module("crosshair.libimpl.builtinslib")
+        with ExitStack() as stack:
+            for kind in (numbers.RealBasedSymbolicFloat, numbers.PreciseIeeeSymbolicFloat):
+                stack.enter_context(mock.patch.object(kind, "__init__", self._noting(kind)))
+            yield
+
+    def _noting(self, kind: Any) -> Callable[..., None]:
+        original = kind.__init__
+
+        def init(stand_in: object, *args: object, **named: object) -> None:
+            self.made_floats = True
+            original(stand_in, *args, **named)
+
+        return init
+
+
+class _CrossHairInputs(ConcreteInputs):
+    """Stand-ins for numbers; what a run asks of them forks it."""
+
+    def __init__(self, bound: int, engine: Engine) -> None:
+        super().__init__(bound)
+        self.engine = engine
+        self.labels: set[str] = set()
+
+    def cover(self, label: str, condition: object = True) -> None:  # noqa: FBT002
+        """Note the label, and whether it was reached."""
+        self.labels.add(label)
+        super().cover(label, condition)
+
+    def _draw_int(self, name: str, low: int | None, high: int | None) -> int:
+        del low, high  # the caller leaves out what lies outside
+        return self.engine.stand_in(int, name)  # type: ignore[no-any-return]
+
+    def _draw_float(self, name: str) -> float:
+        self.engine.made_floats = True  # an infinity and a NaN come as themselves
+        return self.engine.stand_in(float, name)  # type: ignore[no-any-return]
+
+    def _draw_index(self, name: str, count: int) -> int:
+        value = self.engine.stand_in(int, name)
+        for index in range(count):
+            if value == index:
+                return index
+        raise Rejected
