@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from cotejar.testing.tiny_decoder import TinyDecoder
 
 QWEN = "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"
+
+# A run in a shell's background inherits "ignore Ctrl-C", and so would every command that a
+# test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
