@@ -282,6 +282,7 @@ def test_without_the_extra_the_error_says_what_to_install(
 
 @pytest.mark.prove
 def test_the_sample_size_gate_is_proved_at_bound_280() -> None:
+    pytest.importorskip("crosshair")
     contract = Path(__file__).parents[3] / "contracts/apr-vs-gguf-forward-parity-v1.yaml"
 
     args = [str(contract), "--json", "--no-record", "--timeout", "200"]

@@ -57,7 +57,7 @@ _OPERATIONS: dict[str, Callable[[int, int], object]] = {
     "and": lambda a, b: a > 0 and b > 0,
     "or, not": lambda a, b: a > 0 or not b,
     "truth": lambda a, b: bool(a) is bool(b),
-    "chain": lambda a, b: -2 < a <= b,
+    "chain": lambda a, b: _NUMBERS[1] < a <= b,
 }
 
 
