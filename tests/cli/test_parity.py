@@ -173,17 +173,33 @@ def test_each_slots_worst_site_every_site_or_none(run_apr: Run, tiny_gguf: Path)
     assert all("PASS  74 of 74 cells" in text for text in (slots, sites, brief))
 
 
-def test_a_narrow_terminal_gets_no_wide_table(
-    run_apr: Run, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (60, "site rel L2 max median verdict"),
+        (95, "site scope rel L2 max median gate verdict"),
+        (
+            130,
+            "site scope rel L2 max median max abs cosine min NMSE std ratio gate verdict",
+        ),
+    ],
+)
+def test_a_terminal_gets_as_many_columns_as_fit_in_a_line(
+    run_apr: Run,
+    tiny_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+    titles: str,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", str(columns))
 
     done = run_apr("parity", tiny_gguf, tiny_gguf, "--tokens", "5,6,7")
 
-    start = done.out.index("  embed")
-    table = done.out[start : done.out.index("  (each slot's worst")]
-    assert max(len(line) for line in table.splitlines()) <= 60
-    assert table.count("verdict PASS") == 20
+    start = done.out.index("  site")
+    table = done.out[start : done.out.index("  (each slot's worst")].splitlines()
+    assert " ".join(table[0].split()) == titles
+    assert max(len(line) for line in table) <= columns
+    assert sum(line.endswith("PASS") for line in table) == len(table) - 1 == 20
 
 
 def test_the_json_is_the_whole_report(run_apr: Run, tiny_gguf: Path, tiny_apr: Path) -> None:

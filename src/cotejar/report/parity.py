@@ -29,6 +29,10 @@ _COLUMNS = (
 )
 
 
+_FEWER = ((130, range(len(_COLUMNS))), (95, (0, 1, 2, 3, 8, 9)), (0, (0, 2, 3, 9)))
+"""From so many columns of a terminal on, these columns of the table: a row stays a line."""
+
+
 Detail = Literal["none", "slots", "sites"]
 """Of the table: none, each slot's worst site, or every site."""
 
@@ -48,7 +52,7 @@ def parity_lines(report: ParityReport, *, detail: Detail = "slots") -> Iterator[
     sites = report.sites
     if sites and detail != "none":
         rows = sites if detail == "sites" else _worst_of_each_slot(sites)
-        yield from render_table(_COLUMNS, [_row(s) for s in rows], output_width())
+        yield from _table_lines(rows)
         if detail == "slots":
             yield "  (each slot's worst layer and scope; --all-sites shows every site)"
         yield ""
@@ -56,6 +60,14 @@ def parity_lines(report: ParityReport, *, detail: Detail = "slots") -> Iterator[
         yield from _logits_lines(report)
     yield from _unpaired_lines(report)
     yield from _verdict_lines(report, sites)
+
+
+def _table_lines(sites: Sequence[SiteSummary]) -> list[str]:
+    width = output_width()
+    shown = next(kept for least, kept in _FEWER if width is None or width >= least)
+    columns = [_COLUMNS[i] for i in shown]
+    rows = [[row[i] for i in shown] for row in map(_row, sites)]
+    return render_table(columns, rows, width)
 
 
 def _side_text(trace: ForwardTrace) -> str:
