@@ -11,7 +11,7 @@ KERNEL_SOURCES := CMakeLists.txt pyproject.toml \
   $(wildcard src/cotejar/kernels/*.py src/cotejar/kernels/compiled/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test check format lint types imports sanitize cross clean
+.PHONY: help setup demo test check format lint types imports sanitize clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -36,7 +36,8 @@ class Gate:
     """One metric, the sites it is judged at, its limit and the limit's origin."""
 
     metric: str
-    """`cosine_distance` is 1 - cosine; `std_ratio` is judged as max(ratio, 1/ratio)."""
+    """`cosine_distance` is 1 - cosine; `std_ratio` is judged as max(ratio, 1/ratio);
+    `rel_l2_median` is judged in scope `all` alone, since one token has no median."""
     sites: str
     """`all`, a slot, or one site."""
     limit: float

@@ -116,6 +116,11 @@ def std_ratio(reference: ActivationStats, candidate: ActivationStats) -> float:
     return divide(candidate.std, reference.std)
 
 
+def distance_from_1(ratio: float) -> float:
+    """|log ratio|: 2 and 1/2 are equally far; infinite where it is no positive number."""
+    return abs(math.log(ratio)) if ratio > 0 and math.isfinite(ratio) else math.inf
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LogitsDistance:
     """The distance between two models' next-token distributions, per token."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cotejar.model.config import MAX_LAYERS
+from cotejar.parity.metrics import distance_from_1
 from cotejar.parity.sample_gate import samples_agree
 from cotejar.trace.forward_trace import Scope
 from cotejar.trace.site import CONTRACT_SLOTS, Site
@@ -271,11 +272,7 @@ def find_naive_ratio(question: Question) -> NaiveRatio | None:
             )
         )
     famous = [r for r in ratios if r.site.endswith("ffn_swiglu_inner")]
-    return max(famous or ratios, key=lambda r: _distance_from_1(r.std_ratio), default=None)
-
-
-def _distance_from_1(ratio: float) -> float:
-    return abs(math.log(ratio)) if ratio > 0 and math.isfinite(ratio) else math.inf
+    return max(famous or ratios, key=lambda r: distance_from_1(r.std_ratio), default=None)
 
 
 def _widest(record: SiteRecord) -> Scope:

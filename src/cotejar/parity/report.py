@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cotejar.parity.metrics import distance_from_1
 from cotejar.parity.preconditions import Precondition
 from cotejar.verdict import Verdict, worst
 
@@ -203,7 +204,7 @@ def _summarize(group: Sequence[SiteComparison]) -> SiteSummary:
         max_abs=_worst_of(d.max_abs for d in distances) if distances else None,
         cosine_min=-_worst_of(-d.cosine_min for d in distances) if distances else None,
         nmse=_worst_of(d.nmse for d in distances) if distances else None,
-        std_ratio=max((s.std_ratio for s in group), key=_distance_from_1),
+        std_ratio=max((s.std_ratio for s in group), key=distance_from_1),
         gate=max(judged, key=lambda j: j.badness, default=None),
         verdict=worst(verdicts) if verdicts else None,
         bit_identical=len(distances) == len(group) and all(d.bit_identical for d in distances),
@@ -213,10 +214,6 @@ def _summarize(group: Sequence[SiteComparison]) -> SiteSummary:
 def _worst_of(values: Iterable[float]) -> float:
     """The largest; NaN is larger than all."""
     return max(values, key=lambda v: math.inf if math.isnan(v) else v)
-
-
-def _distance_from_1(ratio: float) -> float:
-    return abs(math.log(ratio)) if ratio > 0 and math.isfinite(ratio) else math.inf
 
 
 def _side_json(trace: ForwardTrace) -> dict[str, object]:

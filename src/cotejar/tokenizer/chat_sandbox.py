@@ -175,19 +175,19 @@ class _Counting(NodeTransformer):
         node.body.insert(0, nodes.ExprStmt(step).set_lineno(node.lineno))
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - jinja2's name
         self.generic_visit(node)
         return _call_own("concatenate", node.nodes, node.lineno)
 
-    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802 - jinja2's name
         self.generic_visit(node)
         return _call_own("bounded", [node], node.lineno)
 
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802 - jinja2's name
         self.generic_visit(node)
         return _call_own("bounded", [node], node.lineno)
 
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802 - jinja2's name
         self.generic_visit(node)
         if node.ctx != "load":
             return node
@@ -297,7 +297,7 @@ def _to_json(
     ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - templates may give it by position
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,  # noqa: FBT001, FBT002
+    sort_keys: bool = False,  # noqa: FBT001, FBT002 - the filter's own signature
 ) -> str:
     _require_size(_size_of(x) * (1 + (indent or 0)))
     return json.dumps(

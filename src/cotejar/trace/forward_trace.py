@@ -131,7 +131,7 @@ def parse_layers(text: str, num_layers: int) -> frozenset[int]:
     for part in text.split(","):
         first, dots, last = part.strip().partition("..")
         ends = (first, last if dots else first)
-        if not all(end.isascii() and end.isdigit() and len(end) < 7 for end in ends):  # noqa: PLR2004
+        if not all(end.isascii() and end.isdigit() and len(end) < 7 for end in ends):  # noqa: PLR2004 - a million layers
             raise _no_layer(text, part, num_layers)
         start, stop = int(ends[0]), int(ends[1])
         if start > stop or stop >= num_layers:

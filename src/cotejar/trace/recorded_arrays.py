@@ -36,7 +36,7 @@ class RecordedArrays(Mapping[str, np.ndarray]):
         """
         record = self._records[name]
         try:
-            array: np.ndarray = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+            array: np.ndarray = self._file.get_tensor(name)  # type: ignore[no-untyped-call]  # its stub is untyped
         except SafetensorError as error:
             self._fail(name, "an array that can be read", str(error))
         for scope, recorded in record.stats.items():

@@ -262,7 +262,7 @@ class _Reader:
                 self.fail("sites", "objects", entry)
             site = self.site(self.get(entry, "site", str, "sites."))
             shape = self.get(entry, "shape", list, f"{site}.")
-            if len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):  # noqa: PLR2004
+            if len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):  # noqa: PLR2004 - a pair
                 self.fail(f"{site}.shape", "[tokens, width]", shape)
             if str(site) in sites:
                 self.fail("sites", "each site once", f"{site} twice")

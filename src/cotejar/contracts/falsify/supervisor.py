@@ -240,7 +240,7 @@ def _become_command(
         os.chdir(request["cwd"])
         if abi:
             restrict_writes(request["writable"], abi)
-        os.execve(request["argv"][0], request["argv"], request["env"])  # noqa: S606
+        os.execve(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - what it is for
     except (OSError, ValueError) as error:
         os.write(failure_end, str(error).encode("utf-8", errors="replace"))
     os._exit(_EXIT_NOT_STARTED)

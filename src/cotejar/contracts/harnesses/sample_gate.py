@@ -215,9 +215,9 @@ def a_ratio_inside_its_band_is_finite_and_at_most_the_limit(inputs: Inputs) -> N
         if a == 0 or b == 0:
             assert a == 0 and b == 0 and limit >= 1  # noqa: PT018 - one claim
         else:
-            assert 0 < a < math.inf and 0 < b < math.inf  # noqa: PT018
+            assert 0 < a < math.inf and 0 < b < math.inf  # noqa: PT018 - one fact
             quotient = max(a, b) / min(a, b)
-            assert quotient < math.inf and quotient <= limit  # noqa: PT018
+            assert quotient < math.inf and quotient <= limit  # noqa: PT018 - one fact
 
 
 @claim(side=Side.COMPLETENESS)

@@ -314,18 +314,18 @@ class _CrossHairInputs(ConcreteInputs):
         self.engine = engine
         self.labels: set[str] = set()
 
-    def cover(self, label: str, condition: object = True) -> None:  # noqa: FBT002
+    def cover(self, label: str, condition: object = True) -> None:  # noqa: FBT002 - as Inputs
         """Note the label, and whether it was reached."""
         self.labels.add(label)
         super().cover(label, condition)
 
     def _draw_int(self, name: str, low: int | None, high: int | None) -> int:
         del low, high  # the caller leaves out what lies outside
-        return self.engine.stand_in(int, name)  # type: ignore[no-any-return]
+        return self.engine.stand_in(int, name)  # type: ignore[no-any-return]  # CrossHair is untyped
 
     def _draw_float(self, name: str) -> float:
         self.engine.made_floats = True  # an infinity and a NaN come as themselves
-        return self.engine.stand_in(float, name)  # type: ignore[no-any-return]
+        return self.engine.stand_in(float, name)  # type: ignore[no-any-return]  # CrossHair is untyped
 
     def _draw_index(self, name: str, count: int) -> int:
         value = self.engine.stand_in(int, name)

@@ -214,7 +214,7 @@ class _Propositions:
         options = self.api.Options()
         options.set(self.api.Option.PRODUCE_MODELS, True)  # noqa: FBT003 - its signature
         # On one long chain of cells its preprocessing takes most of the time.
-        options.set(self.api.Option.PREPROCESS, False)  # noqa: FBT003
+        options.set(self.api.Option.PREPROCESS, False)  # noqa: FBT003 - its API
         self.solver = self.api.Bitwuzla(self.manager, options)
         sort = self.manager.mk_bool_sort()
         self.made: dict[int, Any] = {}

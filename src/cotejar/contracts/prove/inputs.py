@@ -50,7 +50,7 @@ class Inputs(Protocol):
     def assume(self, condition: object) -> None:
         """Leave out values that do not satisfy this; it becomes part of the claim."""
 
-    def cover(self, label: str, condition: object = True) -> None:  # noqa: FBT002
+    def cover(self, label: str, condition: object = True) -> None:  # noqa: FBT002 - a condition
         """Something that must be reachable: a claim about nothing is not proved."""
 
 
@@ -90,7 +90,7 @@ class ConcreteInputs:
         if not condition:
             raise Rejected
 
-    def cover(self, label: str, condition: object = True) -> None:  # noqa: FBT002
+    def cover(self, label: str, condition: object = True) -> None:  # noqa: FBT002 - a condition
         """Note that the label was reached."""
         if condition:
             self.covered.add(label)

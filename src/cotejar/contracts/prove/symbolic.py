@@ -80,7 +80,7 @@ class SymbolicInputs:
         holds = executor.operations.truth(condition)
         executor.state.end(executor.terms.not_(holds))
 
-    def cover(self, label: str, condition: Value = True) -> None:  # noqa: FBT002
+    def cover(self, label: str, condition: Value = True) -> None:  # noqa: FBT002 - as Inputs
         """Note when the label is reached."""
         executor = self._here()
         reached = executor.state.here(executor.operations.truth(condition))

@@ -269,7 +269,7 @@ def parse_quantity(value: object) -> float | None:
         return None
     if isinstance(value, int | float):
         # An integer of 400 digits has no float.
-        return float(value) if abs(value) <= 1e308 else None  # noqa: PLR2004
+        return float(value) if abs(value) <= 1e308 else None  # noqa: PLR2004 - a float's range
     if not isinstance(value, str):
         return None
     match = _QUANTITY.fullmatch(value.strip())

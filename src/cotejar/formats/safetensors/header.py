@@ -150,7 +150,7 @@ def _shape(value: object, where: str) -> tuple[int, ...]:
 
 
 def _offsets(value: object, where: str) -> tuple[int, int]:
-    if not _are_counts(value) or len(value) != 2 or value[0] > value[1]:  # noqa: PLR2004
+    if not _are_counts(value) or len(value) != 2 or value[0] > value[1]:  # noqa: PLR2004 - a pair
         _refuse_entry(where, "data_offsets: [begin, end], ascending", f"{value!r:.60}")
     return value[0], value[1]
 
