@@ -19,12 +19,15 @@ from cotejar.kernels.products import multiply_f32, multiply_q8
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from jaxtyping import Float32
 
+    from cotejar.engines.native.forward import Multiply
     from cotejar.model.language_model import LanguageModel
     from cotejar.trace.forward_trace import Capture, ForwardTrace
+
+    MakePass = Callable[[LanguageModel, Multiply, KVCache, TraceRecorder | None], Pass]
 
 MULTIPLY = {"f32": multiply_f32, "q8": multiply_q8}
 
@@ -32,9 +35,19 @@ MULTIPLY = {"f32": multiply_f32, "q8": multiply_q8}
 class NativeEngine:
     """One model in one numerics."""
 
-    def __init__(self, model: LanguageModel, *, numerics: str) -> None:
+    def __init__(
+        self, model: LanguageModel, *, numerics: str, forward: MakePass = Pass
+    ) -> None:
+        """Take a model.
+
+        Args:
+            model: what is run.
+            numerics: one of `MULTIPLY`.
+            forward: the forward pass; another than `Pass` is a fault put in on purpose.
+        """
         self.model = model
         self._multiply = MULTIPLY[numerics]
+        self._forward = forward
         self.info = EngineInfo(
             name="native",
             build=f"cotejar {cotejar.__version__}, numpy {np.__version__}",
@@ -46,15 +59,17 @@ class NativeEngine:
     ) -> ForwardTrace:
         """Run the tokens from position 0 in one pass; arrays are float32."""
         recorder = TraceRecorder(capture)
-        step = Pass(self.model, self._multiply, KVCache(self.model.config), recorder)
-        _run(step, token_ids, last_only=False)
+        _run(self._new_pass(recorder), token_ids, last_only=False)
         return finish_trace(
             recorder, engine=self.info, model=self.model, token_ids=token_ids, prompt=prompt
         )
 
     def start(self) -> NativeSession:
         """Begin an empty context."""
-        return NativeSession(Pass(self.model, self._multiply, KVCache(self.model.config)))
+        return NativeSession(self._new_pass(None))
+
+    def _new_pass(self, recorder: TraceRecorder | None) -> Pass:
+        return self._forward(self.model, self._multiply, KVCache(self.model.config), recorder)
 
 
 class NativeSession:
