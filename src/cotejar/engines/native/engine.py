@@ -1,7 +1,8 @@
 """The native engine: numerics `f32` (weights decoded to float32) and `q8` (as ggml has it).
 
 `q8` rounds activations to blocks of 8 bits and takes integer dots, as ggml does on a CPU;
-`f32` decodes the same blocks and multiplies in float32.
+`f32` decodes the same blocks and multiplies in float32. A suffix names what the KV cache
+stores where that is not float32: `q8-kvf16`, `f32-kvq8`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     MakePass = Callable[[LanguageModel, Multiply, KVCache, TraceRecorder | None], Pass]
 
 MULTIPLY = {"f32": multiply_f32, "q8": multiply_q8}
+KV_SUFFIXES = {"": "f32", "-kvf16": "f16", "-kvq8": "q8_0"}
+NUMERICS = {
+    f"{arithmetic}{suffix}": (multiply, kv_type)
+    for suffix, kv_type in KV_SUFFIXES.items()
+    for arithmetic, multiply in MULTIPLY.items()
+}
+"""By name: the matrix product, and what the KV cache stores."""
 
 
 class NativeEngine:
@@ -42,11 +50,11 @@ class NativeEngine:
 
         Args:
             model: what is run.
-            numerics: one of `MULTIPLY`.
+            numerics: one of `NUMERICS`.
             forward: the forward pass; another than `Pass` is a fault put in on purpose.
         """
         self.model = model
-        self._multiply = MULTIPLY[numerics]
+        self._multiply, self._kv_type = NUMERICS[numerics]
         self._forward = forward
         self.info = EngineInfo(
             name="native",
@@ -69,7 +77,8 @@ class NativeEngine:
         return NativeSession(self._new_pass(None))
 
     def _new_pass(self, recorder: TraceRecorder | None) -> Pass:
-        return self._forward(self.model, self._multiply, KVCache(self.model.config), recorder)
+        cache = KVCache(self.model.config, self._kv_type)
+        return self._forward(self.model, self._multiply, cache, recorder)
 
 
 class NativeSession:
@@ -77,16 +86,52 @@ class NativeSession:
 
     def __init__(self, step: Pass) -> None:
         self._pass = step
+        self.token_ids: list[int] = []
+        """Everything in the context."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens in the context so far."""
         return self._pass.cache.num_tokens
 
+    @property
+    def cache(self) -> KVCache:
+        """Its keys and values."""
+        return self._pass.cache
+
     def append(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "V"]:
         """Add tokens; return the logits after the last of them."""
         logits_1V = _run(self._pass, token_ids, last_only=True)
+        self.token_ids += token_ids
         return logits_1V.reshape(-1)
+
+    def append_all(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "T V"]:
+        """Add tokens; return the logits after each of them."""
+        logits_TV = _run(self._pass, token_ids, last_only=False)
+        self.token_ids += token_ids
+        return logits_TV
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget every token from `num_tokens` on.
+
+        Raises:
+            UsageError: there are fewer, or a window has left behind what they need.
+        """
+        self._pass.cache.truncate(num_tokens)
+        del self.token_ids[num_tokens:]
+
+    def keep_common_prefix(self, token_ids: Sequence[int]) -> int:
+        """Go back to where the context and these ids part; return how many are kept.
+
+        One token less than the ids at most, so that there is one left to run.
+        """
+        kept = 0
+        for ours, theirs in zip(self.token_ids, token_ids[:-1], strict=False):
+            if ours != theirs:
+                break
+            kept += 1
+        self.truncate(kept if self._pass.cache.can_truncate(kept) else 0)
+        return self.num_tokens
 
 
 def _run(
