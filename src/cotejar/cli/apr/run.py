@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cotejar.cli.apr.sampling import read_sampling, sampling_flags
+from cotejar.cli.apr.sampling import (
+    grammar_flags,
+    read_grammar_flags,
+    read_sampling,
+    sampling_flags,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("-p", "--prompt", help="The same as PROMPT.")
 @click.option("-n", "--max-tokens", default=32, show_default=True, help="Stop after so many.")
 @sampling_flags
+@grammar_flags
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, without chat template.")
 @click.option("--skip-contract", is_flag=True, help="Do not look at the weights first.")
 @click.option(
@@ -35,7 +41,7 @@ def run(
     skip_contract: bool,
     no_gpu: bool,
     as_json: bool,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Answer one prompt with MODEL, as text that streams while it is made.
 
@@ -62,7 +68,8 @@ def run(
         source=model,
         prompt=given,
         max_tokens=max_tokens,
-        sampling=read_sampling(sampling),
+        grammar=read_grammar_flags(options),
+        sampling=read_sampling(options),
         raw=raw,
         skip_contract=skip_contract,
     )

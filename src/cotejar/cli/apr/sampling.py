@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,3 +76,36 @@ def read_sampling(values: dict[str, Any]) -> SamplingOptions:
     """
     order = tuple(part.strip() for part in values.pop("sampler_order").split(","))
     return SamplingOptions(order=order, **values)
+
+
+def grammar_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--json-schema` and `--grammar`; `read_grammar_flags` reads them."""
+    path = click.Path(path_type=Path)
+    command = click.option(
+        "--grammar",
+        type=path,
+        help="Generate by a .lark, .gbnf or .regex file (extra grammar).",
+    )(command)
+    return click.option(
+        "--json-schema", type=path, help="Generate JSON by this schema (extra grammar)."
+    )(command)
+
+
+def read_grammar_flags(values: dict[str, Any]) -> tuple[str, str] | None:
+    """Kind and text of the grammar that was asked for, taken out of the keyword arguments.
+
+    Raises:
+        click.UsageError: two are, or the file's name says no kind.
+        MissingFileError, GrammarError: as reading finds.
+    """
+    schema, grammar = values.pop("json_schema"), values.pop("grammar")
+    if schema is None and grammar is None:
+        return None
+    if schema is not None and grammar is not None:
+        raise click.UsageError("give one of --json-schema and --grammar")
+    kind = "json-schema" if grammar is None else grammar.suffix.removeprefix(".")
+    if kind not in {"json-schema", "lark", "gbnf", "regex"}:
+        raise click.UsageError("--grammar takes a .lark, .gbnf or .regex file")
+    from cotejar.generation.grammar import read_grammar
+
+    return kind, read_grammar(schema or grammar)
