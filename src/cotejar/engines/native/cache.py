@@ -50,7 +50,7 @@ class KVCache:
         self.num_tokens = 0
         """Positions that were run, kept or not."""
         self.kv_type = kv_type
-        windows = [config.sliding_window] * config.num_layers
+        windows = map(config.window_of, range(config.num_layers))
         shape = (config.num_kv_heads, config.head_dim)
         self._layers = [LayerCache(shape, kv_type, window) for window in windows]
 

@@ -7,6 +7,7 @@ stores where that is not float32: `q8-kvf16`, `f32-kvq8`.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,10 @@ import numpy as np
 import cotejar
 from cotejar.engines.native.cache import KVCache
 from cotejar.engines.native.forward import Pass
+from cotejar.engines.native.packed import PackedPass
 from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.tracing import finish_trace
+from cotejar.errors import UsageError
 from cotejar.kernels.products import multiply_f32, multiply_q8
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
 
@@ -75,6 +78,35 @@ class NativeEngine:
     def start(self) -> NativeSession:
         """Begin an empty context."""
         return NativeSession(self._new_pass(None))
+
+    def append_packed(
+        self, parts: Sequence[tuple[NativeSession, Sequence[int]]]
+    ) -> Float32[np.ndarray, "N V"]:
+        """Extend several sessions in one pass; the logits after each one's last token.
+
+        Raises:
+            UsageError: there is no session, or one twice.
+            EmptyPromptError, TokenIdError, ContextLengthError: as of one session.
+        """
+        if not parts or len({id(session) for session, _ in parts}) < len(parts):
+            raise UsageError(
+                "sessions cannot be run side by side so",
+                where="append_packed",
+                expected="one session or more, each once",
+                found=f"{len(parts)} parts",
+                hint="join a session's tokens to one part",
+            )
+        for session, token_ids in parts:
+            _check(self.model, token_ids, session.num_tokens)
+        with np.errstate(all="ignore"):
+            logits_NV = self._packed.run_packed([(s.cache, ids) for s, ids in parts])
+        for session, token_ids in parts:
+            session.token_ids += token_ids
+        return logits_NV
+
+    @cached_property
+    def _packed(self) -> PackedPass:
+        return PackedPass(self.model, self._multiply)
 
     def _new_pass(self, recorder: TraceRecorder | None) -> Pass:
         cache = KVCache(self.model.config, self._kv_type)
@@ -137,13 +169,17 @@ class NativeSession:
 def _run(
     step: Pass, token_ids: Sequence[int], *, last_only: bool
 ) -> Float32[np.ndarray, "T V"]:
-    declared = step.model.declared.config
+    _check(step.model, token_ids, step.cache.num_tokens)
+    # Infinite weights make NaN; a trace reports them, numpy need not.
+    with np.errstate(all="ignore"):
+        return step.run(token_ids, last_only=last_only)
+
+
+def _check(model: LanguageModel, token_ids: Sequence[int], num_before: int) -> None:
+    declared = model.declared.config
     check_token_ids(
         token_ids,
         vocab_size=declared.vocab_size,
         context_length=declared.context_length,
-        num_before=step.cache.num_tokens,
+        num_before=num_before,
     )
-    # Infinite weights make NaN; a trace reports them, numpy need not.
-    with np.errstate(all="ignore"):
-        return step.run(token_ids, last_only=last_only)

@@ -1,8 +1,9 @@
 """The native forward pass, top to bottom.
 
-The same layer as everywhere: attention with rotary positions and grouped queries, then
-SwiGLU, each behind an RMSNorm and added to the residual stream. Matrix products go to
-`multiply`, which the numerics choose; everything else is float32 in `kernels.operations`.
+The same layer as everywhere: attention with rotary positions and grouped queries, then a
+gated feed-forward, each behind an RMSNorm (gemma3: and before another) and added to the
+residual stream. Matrix products go to `multiply`, which the numerics choose; everything else
+is float32 in `kernels.operations`.
 
 Every operation is one method, with the layer it works in (None outside the layers), arrays
 in and arrays out, so that a subclass can make exactly one of them another. A product or a
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from cotejar.engines.native.activations import gelu_tanh, softcap
 from cotejar.engines.native.layer_weights import prepare_layers
 from cotejar.engines.native.rope import in_canonical_order, rope_tables
 from cotejar.kernels import operations
@@ -56,12 +58,15 @@ class Pass:
         self.recorder = recorder
         self._layers = prepare_layers(model)
         self._adjacent = model.config.rope.pairing == "adjacent"
+        # Scores are divided by sqrt(head_dim) in any case.
+        scalar = model.config.query_scalar
+        self._query_factor = None if scalar is None else (model.config.head_dim / scalar) ** 0.5
         self._num_new_tokens = 0
-        self._angles: tuple[np.ndarray, np.ndarray] | None = None
+        self._tables: dict[bool, tuple[np.ndarray, np.ndarray]] = {}
 
     def run(self, token_ids: Sequence[int], *, last_only: bool) -> Float32[np.ndarray, "T V"]:
         """Logits of every new position, or (1, V) of the last."""
-        self._num_new_tokens, self._angles = len(token_ids), None
+        self._num_new_tokens, self._tables = len(token_ids), {}
 
         hidden_TD = self.embed(token_ids)
         self._see("embed", hidden_TD)
@@ -77,7 +82,7 @@ class Pass:
         self.cache.advance(len(token_ids))
 
         if last_only:
-            hidden_TD = hidden_TD[-1:]
+            hidden_TD = self.last_rows(hidden_TD)
         hidden_TD = self.norm(None, "final_norm", hidden_TD)
         self._see("final_norm", hidden_TD)
         logits_TV = self.head(hidden_TD)
@@ -114,6 +119,9 @@ class Pass:
         self._see("attn_context", context_TD, layer)
         out_TD = self.linear(layer, "attn_out", context_TD)
         self._see("attn_out", out_TD, layer)
+        if config.post_norms:
+            out_TD = self.norm(layer, "attn_post_norm", out_TD)
+            self._see("attn_post_norm", out_TD, layer)
         return out_TD
 
     def _feed_forward(
@@ -131,14 +139,18 @@ class Pass:
         self._see("ffn_swiglu_inner", inner_TF, layer)
         out_TD = self.linear(layer, "ffn_out", inner_TF)
         self._see("ffn_out", out_TD, layer)
+        if self.model.config.post_norms:
+            out_TD = self.norm(layer, "ffn_post_norm", out_TD)
+            self._see("ffn_post_norm", out_TD, layer)
         return out_TD
 
     # --- the operations ---------------------------------------------------------------
 
     def embed(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "T D"]:
-        """One row of the embedding table a token."""
-        table = self.model.weights[EMBEDDING]
-        return np.concatenate([table.decode_rows(i, i + 1) for i in token_ids])
+        """One row of the embedding table a token, times the model's scale."""
+        table, scale = self.model.weights[EMBEDDING], self.model.config.embedding_scale
+        rows_TD = np.concatenate([table.decode_rows(i, i + 1) for i in token_ids])
+        return rows_TD if scale == 1 else rows_TD * np.float32(scale)
 
     def norm(
         self, layer: int | None, part: str, values: Float32[np.ndarray, "... W"]
@@ -159,15 +171,16 @@ class Pass:
         return outputs_TR if bias_R is None else outputs_TR + bias_R
 
     def angles(
-        self,
-        layer: int,  # noqa: ARG002 - for a subclass
+        self, layer: int
     ) -> tuple[Float32[np.ndarray, "T P"], Float32[np.ndarray, "T P"]]:
         """Cosine and sine of the new positions' angles."""
-        if self._angles is None:
-            self._angles = rope_tables(
-                self.model.config.rope, self.cache.num_tokens, self._num_new_tokens
+        rope = self._layers[layer].rope
+        is_local = rope is not self.model.config.rope
+        if is_local not in self._tables:
+            self._tables[is_local] = rope_tables(
+                rope, self.cache.num_tokens, self._num_new_tokens
             )
-        return self._angles
+        return self._tables[is_local]
 
     def rotate(
         self,
@@ -191,20 +204,24 @@ class Pass:
 
     def attend(
         self,
-        layer: int,  # noqa: ARG002 - for a subclass
+        layer: int,
         q_THE: Float32[np.ndarray, "T H E"],
         k_SKE: Float32[np.ndarray, "S K E"],
         v_SKE: Float32[np.ndarray, "S K E"],
     ) -> Float32[np.ndarray, "T H E"]:
         """Causal attention of the new tokens over all."""
-        return operations.attend(q_THE, k_SKE, v_SKE, window=self.model.config.sliding_window)
+        if self._query_factor is not None:
+            q_THE = q_THE * np.float32(self._query_factor)
+        return operations.attend(q_THE, k_SKE, v_SKE, window=self._layers[layer].window)
 
     def activate(
         self,
         layer: int,  # noqa: ARG002 - for a subclass
         gate_TF: Float32[np.ndarray, "T F"],
     ) -> Float32[np.ndarray, "T F"]:
-        """SiLU of the gate projection."""
+        """SiLU of the gate projection, or what the model has."""
+        if self.model.config.activation == "gelu_tanh":
+            return gelu_tanh(gate_TF)
         return operations.silu(gate_TF)
 
     def gate_product(
@@ -226,9 +243,15 @@ class Pass:
         """The residual stream plus what attention or the feed-forward adds to it."""
         return add_arrays(hidden_TD, branch_TD)
 
+    def last_rows(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "N D"]:
+        """The rows whose logits are asked for where not all are."""
+        return hidden_TD[-1:]
+
     def head(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T V"]:
         """The logits."""
-        return self.multiply(self.model.weights.lm_head, hidden_TD)
+        logits_TV = self.multiply(self.model.weights.lm_head, hidden_TD)
+        cap = self.model.config.final_softcap
+        return logits_TV if cap is None else softcap(logits_TV, cap)
 
     # --- what is recorded -------------------------------------------------------------
 

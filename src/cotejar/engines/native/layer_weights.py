@@ -1,15 +1,11 @@
-"""The weights of one layer, looked up once and not again for every token.
-
-Each is named by the slot that its product or norm gives: `ffn_gate`, `attn_out`; the norms
-of q and k, which no slot shows on its own, are `q_norm` and `k_norm`.
-"""
+"""What is one layer's own, looked up once and not again for every token."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cotejar.model.inventory import layer_tensor
+from cotejar.model.inventory import LINEAR_PARTS, layer_tensor, norm_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,42 +13,32 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
     from numpy import ndarray
 
+    from cotejar.model.config import RopeConfig
     from cotejar.model.language_model import LanguageModel
     from cotejar.quant.block_matrix import BlockMatrix
-
-LINEAR_PARTS = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "attn_out": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_out": "mlp.down_proj",
-}
-"""The canonical name, within a layer, of the weight behind each product."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LayerWeights:
-    """One layer's weights: matrices in their blocks, vectors decoded."""
+    """One layer's weights, matrices in their blocks and vectors decoded, and its settings.
+
+    Weights are named by the slot that their product or norm gives: see `model.inventory`.
+    """
 
     linears: Mapping[str, tuple[BlockMatrix, Float32[ndarray, "R"] | None]]
     """Weight and bias of each product."""
     norms: Mapping[str, Float32[ndarray, "W"]]
     """The weight of each RMSNorm."""
-
-
-def norm_parts(model: LanguageModel) -> dict[str, str]:
-    """The canonical name, within a layer, of the weight behind each norm."""
-    parts = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
-    if model.config.qk_norm:
-        parts |= {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
-    return parts
+    window: int | None
+    """Its sliding window."""
+    rope: RopeConfig
+    """How it turns q and k."""
 
 
 def prepare_layers(model: LanguageModel) -> tuple[LayerWeights, ...]:
     """Look up every layer's weights."""
-    weights, norms = model.weights, norm_parts(model)
+    config, weights = model.config, model.weights
+    norms = norm_parts(config)
     return tuple(
         LayerWeights(
             linears={
@@ -66,6 +52,8 @@ def prepare_layers(model: LanguageModel) -> tuple[LayerWeights, ...]:
                 slot: weights.vector(layer_tensor(layer, f"{part}.weight"))
                 for slot, part in norms.items()
             },
+            window=config.window_of(layer),
+            rope=config.rope_of(layer),
         )
-        for layer in range(model.config.num_layers)
+        for layer in range(config.num_layers)
     )
