@@ -75,6 +75,10 @@ class NativeEngine:
             recorder, engine=self.info, model=self.model, token_ids=token_ids, prompt=prompt
         )
 
+    def with_model(self, model: LanguageModel) -> NativeEngine:
+        """The same engine, whatever was put into it, on another model."""
+        return NativeEngine(model, numerics=self.info.numerics, forward=self._forward)
+
     def start(self) -> NativeSession:
         """Begin an empty context."""
         return NativeSession(self._new_pass(None))
