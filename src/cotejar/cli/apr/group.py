@@ -18,6 +18,7 @@ APR_VERBS: VerbTable = {
     "faults": ("cotejar.cli.apr.faults:faults", "List the faults that can be injected."),
     "check": ("cotejar.cli.apr.check:check", "Does an engine agree with itself?"),
     "tokens": ("cotejar.cli.apr.tokens:tokens", "Compare two tokenizers over a corpus."),
+    "eval": ("cotejar.cli.apr.eval:eval_", "Perplexity of a text; KL from another model."),
     "bench": ("cotejar.cli.apr.bench:bench", "Measure prefill, decode, tracing, memory."),
     "inspect": ("cotejar.cli.apr.inspect:inspect", "Show what a model or trace file is."),
     "tensors": ("cotejar.cli.apr.tensors:tensors", "List a model's tensors."),
