@@ -108,6 +108,14 @@ class NativeEngine:
             session.token_ids += token_ids
         return logits_NV
 
+    def check(self, token_ids: Sequence[int], num_before: int = 0) -> None:
+        """Refuse ids that could not follow `num_before` others.
+
+        Raises:
+            EmptyPromptError, TokenIdError, ContextLengthError: what is wrong with them.
+        """
+        _check(self.model, token_ids, num_before)
+
     @cached_property
     def _packed(self) -> PackedPass:
         return PackedPass(self.model, self._multiply)
