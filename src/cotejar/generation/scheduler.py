@@ -134,6 +134,15 @@ class Scheduler:
         while self.num_jobs:
             self.step()
 
+    def abort(self, error: CotejarError) -> None:
+        """End every job with an error; what its cache holds is not used again."""
+        jobs = [*(running.job for running in self._running), *self._waiting]
+        self._running, self._idle = [], []
+        self._waiting.clear()
+        for job in jobs:
+            job.error, job.finish = error, Finish.ERROR
+            job.on_finish(job)
+
     def _choose(self, running: _Running, logits_V: Float32[np.ndarray, "V"]) -> None:
         job = running.job
         try:
