@@ -84,9 +84,9 @@ def serve_model(request: ServeRequest, on_ready: Callable[[str], None]) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= MAX_PORT:
+        raise _unservable(host, port, "no such port")
     try:
-        if not 0 <= port <= MAX_PORT:
-            raise OverflowError("no such port")
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind)
         try:
@@ -96,15 +96,19 @@ def _bind(host: str, port: int) -> socket.socket:
         except BaseException:
             listening.close()
             raise
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            "the address cannot be served",
-            where="--host, --port",
-            expected="an address of this machine, and a free port",
-            found=f"{host}:{port}: {getattr(error, 'strerror', None) or error}",
-            hint="--port 0 takes a free one",
-        ) from None
+    except OSError as error:
+        raise _unservable(host, port, error.strerror or str(error)) from None
     return listening
+
+
+def _unservable(host: str, port: int, why: str) -> UsageError:
+    return UsageError(
+        "the address cannot be served",
+        where="--host, --port",
+        expected="an address of this machine, and a free port",
+        found=f"{host}:{port}: {why}",
+        hint="--port 0 takes a free one",
+    )
 
 
 def _require_folder(folder: Path) -> None:
