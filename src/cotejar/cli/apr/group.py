@@ -8,6 +8,7 @@ from cotejar.cli.lazy_group import LazyGroup, VerbTable
 
 APR_VERBS: VerbTable = {
     "run": ("cotejar.cli.apr.run:run", "Answer one prompt."),
+    "chat": ("cotejar.cli.apr.chat:chat", "Talk with a model."),
     "serve": ("cotejar.cli.apr.serve:serve", "Answer over HTTP, as OpenAI's API does."),
     "trace": ("cotejar.cli.apr.trace:trace", "Record what every layer computes."),
     "parity": ("cotejar.cli.apr.parity:parity", "Compare two models or engines, and judge."),
