@@ -1,4 +1,4 @@
-"""`apr chat` from the outside: lines from a pipe are answered in turn, a bad one alone fails."""
+"""`apr chat` from the outside: lines from a pipe are answered in turn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_lines_are_answered_in_turn_with_how_fast(demo_model: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("user: ") == 2
     assert "never said" not in done.stdout
-    rates = [line for line in done.stderr.splitlines() if line.startswith("[4 tokens, ")]
+    rates = [line for line in done.stderr.splitlines() if " tokens/s, first after " in line]
     assert len(rates) == 2
     assert "0 of" in rates[0]
     assert "0 of" not in rates[1]
@@ -38,10 +38,3 @@ def test_what_fails_is_said_and_the_conversation_goes_on(demo_model: Path) -> No
     assert "there is no /nothing" in done.stderr
     assert "[4 tokens, " in done.stderr
     assert "user:" not in done.stdout
-
-
-def test_a_model_without_a_template_is_one_error(tiny_gguf: Path) -> None:
-    done = talk(tiny_gguf, "hello\n")
-
-    assert "the model has no chat template" in done.stderr
-    assert "Traceback" not in done.stderr
