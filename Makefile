@@ -11,7 +11,7 @@ KERNEL_SOURCES := CMakeLists.txt pyproject.toml \
   $(wildcard src/cotejar/kernels/*.py src/cotejar/kernels/compiled/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test check format lint types imports bench-faults sanitize clean
+.PHONY: help setup demo test check format lint types imports bench-faults bench-generation sanitize clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ imports: $(VENV)/.test  ## does every room import only from the rooms above it?
 # Hours on real models; what was interrupted goes on where it stopped.
 bench-faults: $(VENV)/.test  ## every fault in every model: who sees it, who names it (JOBS=2)
 	$(BIN)/python benchmarks/faults.py --jobs $(or $(JOBS),1)
+
+bench-generation: $(VENV)/.test  ## texts, caches, perplexity, batches and serving, against others
+	$(BIN)/python benchmarks/generation.py
 
 # A build and an environment of its own; python itself is not built for it, hence LD_PRELOAD.
 sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer and UBSan
