@@ -17,8 +17,8 @@ struct AttentionTile {
     const float* values;  // likewise
     int64_t stride;       // floats from one position to the next
     double* wide;         // scratch: (16 + 4) * E
-    double* scores;       // scratch: 16 a position
-    float* weights;       // scratch: 16 a position
+    double* scores;       // scratch: 16 a position, and of 16 positions more
+    float* weights;       // likewise
 };
 
 struct Operations {

@@ -29,4 +29,12 @@ struct Attention {
 
 void attend(const Isa& isa, const Attention& attention, float* context);
 
+// A piece of it, for callers with threads and memory of their own: up to MAX_QUERIES of the
+// queries that share a key/value head. Query `row` is token row / group, head
+// kv_head * group + row % group. `scratch` holds attention_bytes.
+static constexpr int64_t MAX_QUERIES = 16;
+size_t attention_bytes(int64_t head_size, int64_t positions);
+void attend_rows(const Isa& isa, const Attention& attention, int64_t kv_head, int64_t first_row,
+                 int64_t num_rows, void* scratch, float* context);
+
 }  // namespace cotejar

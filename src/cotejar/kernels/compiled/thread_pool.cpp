@@ -147,21 +147,94 @@ void set_num_threads(int num_threads) { wanted_threads.store(num_threads < 1 ? 1
 
 int num_threads() { return wanted_threads.load(); }
 
-void run_parts(Part part, void* context, int64_t units) {
+// On the pool of `threads`, or, where it is busy or one thread is all, in one part here.
+static void run_on_pool(Part part, void* context, int threads, int num_parts) {
     static const int registered = pthread_atfork(nullptr, nullptr, forget_pool_in_child);
     static_cast<void>(registered);
-    const int wanted = wanted_threads.load();
-    if (wanted == 1 || units < 2) return part(context, 0, 1);
-    const int64_t most = int64_t{wanted} * PARTS_PER_THREAD;
-    const int num_parts = static_cast<int>(units < most ? units : most);
+    if (threads == 1 || num_parts == 1) return part(context, 0, 1);
     std::unique_lock<std::mutex> lock(pool_mutex, std::try_to_lock);
     if (!lock.owns_lock()) return part(context, 0, 1);
-    if (pool == nullptr || pool->num_threads() != wanted) {
+    if (pool == nullptr || pool->num_threads() != threads) {
         delete pool;
         pool = nullptr;
-        pool = new Pool(wanted);
+        pool = new Pool(threads);
     }
     pool->run(part, context, num_parts);
+}
+
+void run_parts(Part part, void* context, int64_t units) {
+    const int threads = wanted_threads.load();
+    const int64_t most = int64_t{threads} * PARTS_PER_THREAD;
+    if (units > most) units = most;
+    run_on_pool(part, context, threads, units < 2 ? 1 : static_cast<int>(units));
+}
+
+// --- teams ------------------------------------------------------------------------------
+
+// What is left of a member's share, begin and end in one word; on a cache line of its own.
+struct alignas(64) Team::Share {
+    std::atomic<uint64_t> left{0};
+};
+
+static uint64_t packed(int64_t begin, int64_t end) {
+    return (static_cast<uint64_t>(begin) << 32) | static_cast<uint64_t>(end);
+}
+
+Team::Team(int size) : size_(size), shares_(new Share[static_cast<size_t>(size)]) {}
+
+Team::~Team() { delete[] shares_; }
+
+void Team::begin(int member, int64_t units) {
+    const Range mine = range_of_part(units, member, size_);
+    shares_[member].left.store(packed(mine.begin, mine.end), std::memory_order_release);
+}
+
+// One's own share from the front, then the others' from the back. A share whose owner has not
+// begun looks empty; the owner will do it.
+bool Team::take(int member, int64_t run, Range& range) {
+    for (int other = 0; other < size_; other++) {
+        std::atomic<uint64_t>& left = shares_[(member + other) % size_].left;
+        uint64_t word = left.load(std::memory_order_acquire);
+        while (true) {
+            const int64_t begin = static_cast<int64_t>(word >> 32);
+            const int64_t end = static_cast<int64_t>(word & 0xFFFFFFFF);
+            if (begin >= end) break;
+            const int64_t some = run < end - begin ? run : end - begin;
+            range = other == 0 ? Range{begin, begin + some} : Range{end - some, end};
+            const uint64_t rest =
+                other == 0 ? packed(begin + some, end) : packed(begin, end - some);
+            if (left.compare_exchange_weak(word, rest)) return true;
+        }
+    }
+    return false;
+}
+
+void Team::meet() {
+    const uint32_t now = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+        arrived_.store(0, std::memory_order_relaxed);
+        phase_.store(now + 1, std::memory_order_release);
+        return;
+    }
+    for (int spins = 0; phase_.load(std::memory_order_acquire) == now; spins++)
+        spins < SPINS_BEFORE_SLEEP ? pause_briefly() : static_cast<void>(sched_yield());
+}
+
+void run_team(TeamWork work, void* context, int most) {
+    struct Call {
+        TeamWork work;
+        void* context;
+        Team team;  // for the pool; a part that is alone has a team of its own
+    };
+    const int threads = wanted_threads.load();
+    Call call{work, context, Team(threads < most ? threads : most)};
+    const Part part = [](void* raw, int index, int parts) {
+        Call& all = *static_cast<Call*>(raw);
+        if (parts == all.team.size()) return all.work(all.context, all.team, index);
+        Team alone(1);
+        all.work(all.context, alone, 0);
+    };
+    run_on_pool(part, &call, threads, call.team.size());
 }
 
 }  // namespace cotejar
