@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-import cotejar.engines.native.forward as native_forward
 from cotejar.engines.native.cache import FIRST_CAPACITY_TOKENS, KVCache
 from cotejar.engines.native.engine import NativeEngine
+from cotejar.engines.native.forward import Pass
+from cotejar.engines.native.rope import rope_tables
 from cotejar.engines.oracle import OracleEngine
 from cotejar.kernels import numpy_operations
 from cotejar.model.inventory import layer_tensor
@@ -199,78 +200,154 @@ def test_a_wrong_model_is_seen_where_it_goes_wrong(tiny: Any, name: str) -> None
     assert wrong[-1] == "logits"
 
 
-attend = native_forward.attend
+class NoScale(Pass):
+    def attend(self, layer: int, q_THE: Any, k_SKE: Any, v_SKE: Any) -> Any:
+        return super().attend(layer, q_THE * np.float32(np.sqrt(q_THE.shape[2])), k_SKE, v_SKE)
 
 
-def without_scale(q: Any, k: Any, v: Any, *, window: int | None) -> Any:
-    return attend(q * np.float32(np.sqrt(q.shape[2])), k, v, window=window)
-
-
-def heads_dealt_in_turn(q: Any, k: Any, v: Any, *, window: int | None) -> Any:
-    """Head h reads key/value head h % K, not h // (H / K)."""
-    order = np.arange(q.shape[1]).reshape(-1, k.shape[1]).T.reshape(-1)
-    context = np.empty_like(q)
-    context[:, order] = attend(np.ascontiguousarray(q[:, order]), k, v, window=window)
-    return context
-
-
-def without_mask(q: Any, k: Any, v: Any, *, window: int | None) -> Any:
-    """The first token sees the second too; all later tokens are right."""
-    context = attend(q, k, v, window=window)
-    context[:1] = attend(q[[0, 0]], k[:2], v[:2], window=window)[1:]
-    return context
-
-
-def scale_of_the_width(q: Any, k: Any, v: Any, *, window: int | None) -> Any:
+class ScaleOfTheWidth(Pass):
     """1 / sqrt(hidden / heads) where the head size is another."""
-    factor = np.sqrt(q.shape[2] * q.shape[1] / QWEN3.hidden_size)
-    return attend(q * np.float32(factor), k, v, window=window)
+
+    def attend(self, layer: int, q_THE: Any, k_SKE: Any, v_SKE: Any) -> Any:
+        factor = np.sqrt(q_THE.shape[2] * q_THE.shape[1] / QWEN3.hidden_size)
+        return super().attend(layer, q_THE * np.float32(factor), k_SKE, v_SKE)
 
 
-OPERATIONS: dict[str, tuple[str, Any, str]] = {
-    "no scale": ("attend", without_scale, "layer.0.attn_context"),
-    "scale of the width": ("attend", scale_of_the_width, "layer.0.attn_context"),
-    "heads dealt in turn": ("attend", heads_dealt_in_turn, "layer.0.attn_context"),
-    "a mask one too wide": ("attend", without_mask, "layer.0.attn_context"),
-    "a position off by one": (
-        "rope_tables",
-        lambda rope, start, n, tables=native_forward.rope_tables: tables(rope, start + 1, n),
-        "layer.0.q_rope",
-    ),
-    "sine the other way": (
-        "rotate",
-        lambda v, cos, sin, adjacent, rotate=native_forward.rotate: rotate(
-            v, cos, -sin, adjacent=adjacent
-        ),
-        "layer.0.q_rope",
-    ),
-    "gelu for silu": (
-        "silu",
-        lambda v: v / (1 + np.exp(np.float32(-1.702) * v)),
-        "layer.0.ffn_silu_gate",
-    ),
-    "mean left in": (
-        "rms_norm",
-        lambda v, w, eps, norm=native_forward.rms_norm: norm(
-            v - v.mean(axis=-1, keepdims=True), w, eps
-        ),
-        "layer.0.attn_norm",
-    ),
+class HeadsDealtInTurn(Pass):
+    """Head h reads key/value head h % K, not h // (H / K)."""
+
+    def attend(self, layer: int, q_THE: Any, k_SKE: Any, v_SKE: Any) -> Any:
+        order = np.arange(q_THE.shape[1]).reshape(-1, k_SKE.shape[1]).T.reshape(-1)
+        context = np.empty_like(q_THE)
+        q_THE = np.ascontiguousarray(q_THE[:, order])
+        context[:, order] = super().attend(layer, q_THE, k_SKE, v_SKE)
+        return context
+
+
+class MaskOneTooWide(Pass):
+    """The first token sees the second too; all later tokens are right."""
+
+    def attend(self, layer: int, q_THE: Any, k_SKE: Any, v_SKE: Any) -> Any:
+        context = super().attend(layer, q_THE, k_SKE, v_SKE)
+        context[:1] = super().attend(layer, q_THE[[0, 0]], k_SKE[:2], v_SKE[:2])[1:]
+        return context
+
+
+class PositionOffByOne(Pass):
+    def angles(self, layer: int) -> Any:
+        tokens = self.cache.num_tokens + len(super().angles(layer)[0])
+        return tuple(table[1:] for table in rope_tables(self.model.config.rope, 0, tokens + 1))
+
+
+class SineTheOtherWay(Pass):
+    def angles(self, layer: int) -> Any:
+        cos, sin = super().angles(layer)
+        return cos, -sin
+
+
+class OnlyKeysTurned(Pass):
+    def rotate(self, layer: int, values_THE: Any, *, which: Any) -> Any:
+        return values_THE if which == "q" else super().rotate(layer, values_THE, which=which)
+
+
+class GeluForSilu(Pass):
+    def activate(self, layer: int, gate_TF: Any) -> Any:
+        return gate_TF / (1 + np.exp(np.float32(-1.702) * gate_TF))
+
+
+class GateAddedToUp(Pass):
+    def gate_product(self, layer: int, activated_TF: Any, up_TF: Any) -> Any:
+        return activated_TF + up_TF
+
+
+class MeanLeftIn(Pass):
+    def norm(self, layer: int | None, part: str, values: Any) -> Any:
+        return super().norm(layer, part, values - values.mean(axis=-1, keepdims=True))
+
+
+class NoLastNorm(Pass):
+    def norm(self, layer: int | None, part: str, values: Any) -> Any:
+        return values if layer is None else super().norm(layer, part, values)
+
+
+class NoNormOfKeys(Pass):
+    def norm(self, layer: int | None, part: str, values: Any) -> Any:
+        if (layer, part) == (1, "k_norm"):
+            return values
+        return super().norm(layer, part, values)
+
+
+class OldKeysMoved(Pass):
+    def extend_cache(self, layer: int, k_TKE: Any, v_TKE: Any) -> Any:
+        keys, values = super().extend_cache(layer, k_TKE, v_TKE)
+        return np.concatenate([keys[:1], keys[:-1]]), values
+
+
+class NoResidual(Pass):
+    def add_residual(self, layer: int, which: Any, hidden_TD: Any, branch_TD: Any) -> Any:
+        if (layer, which) == (1, "ffn"):
+            return branch_TD
+        return super().add_residual(layer, which, hidden_TD, branch_TD)
+
+
+class ScaledEmbedding(Pass):
+    def embed(self, token_ids: Any) -> Any:
+        return super().embed(token_ids) * np.float32(1.001)
+
+
+class OutputsReversed(Pass):
+    def linear(self, layer: int, part: str, inputs_TC: Any) -> Any:
+        outputs = super().linear(layer, part, inputs_TC)
+        return outputs[:, ::-1] if (layer, part) == (1, "attn_out") else outputs
+
+
+class HeadOneRowOff(Pass):
+    def head(self, hidden_TD: Any) -> Any:
+        return np.roll(super().head(hidden_TD), 1, axis=1)
+
+
+OPERATIONS: dict[type[Pass], str] = {
+    ScaledEmbedding: "embed",
+    MeanLeftIn: "layer.0.attn_norm",
+    PositionOffByOne: "layer.0.q_rope",
+    SineTheOtherWay: "layer.0.q_rope",
+    OnlyKeysTurned: "layer.0.q_rope",
+    NoNormOfKeys: "layer.1.k_rope",
+    OldKeysMoved: "layer.0.attn_context",
+    NoScale: "layer.0.attn_context",
+    ScaleOfTheWidth: "layer.0.attn_context",
+    HeadsDealtInTurn: "layer.0.attn_context",
+    MaskOneTooWide: "layer.0.attn_context",
+    OutputsReversed: "layer.1.attn_out",
+    GeluForSilu: "layer.0.ffn_silu_gate",
+    GateAddedToUp: "layer.0.ffn_swiglu_inner",
+    NoResidual: "layer.1.output",
+    NoLastNorm: "final_norm",
+    HeadOneRowOff: "logits",
 }
+"""A pass that does one operation wrong, and the first site that must show it."""
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("wrong_pass", OPERATIONS)
 def test_a_wrong_operation_is_seen_where_it_goes_wrong(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, name: str
+    tiny: Any, wrong_pass: type[Pass]
 ) -> None:
-    operation, fault, first_wrong = OPERATIONS[name]
     model = tiny(QWEN3)
-    monkeypatch.setattr(native_forward, operation, fault)
+    engine = NativeEngine(model, numerics="f32", forward=wrong_pass)
 
-    found = distances(oracle(model), native(model))
+    found = distances(oracle(model), dict(engine.trace(IDS, capture=EVERYTHING).arrays))
 
     wrong = [site for site, value in found.items() if not value <= F32_LIMIT]
-    assert wrong[0] == first_wrong
+    assert wrong[0] == OPERATIONS[wrong_pass]
+
+
+def test_a_session_runs_the_pass_that_it_was_given(tiny: Any) -> None:
+    model = tiny(QWEN3)
+    right = NativeEngine(model, numerics="q8").start().append(IDS)
+
+    wrong = NativeEngine(model, numerics="q8", forward=HeadOneRowOff).start().append(IDS)
+
+    np.testing.assert_array_equal(wrong, np.roll(right, 1))
 
 
 # --- one arithmetic, however the tokens are cut ----------------------------------------

@@ -11,6 +11,7 @@ from cotejar.engines.native.engine import NativeEngine
 from cotejar.errors import ContextLengthError, EmptyPromptError, ModelError, UsageError
 from cotejar.generation.generate import Generation, generate
 from cotejar.generation.sampler import Sampler
+from cotejar.generation.sampling_options import SamplingOptions
 from cotejar.model.language_model import LanguageModel, open_language_model
 from cotejar.quant.block_type import BlockType
 from cotejar.testing.tiny_decoder import TinyDecoder
@@ -184,7 +185,7 @@ def test_a_seed_generates_the_same_text_again(model: Callable[[str], LanguageMod
             engine,
             [1, 2],
             max_tokens=10,
-            sampler=Sampler(temperature=5, seed=seed),
+            sampler=Sampler(SamplingOptions(temperature=5, seed=seed)),
             end_ids=set(),
         ).token_ids
         for seed in (1, 1, 2)

@@ -11,7 +11,6 @@ from cotejar.errors import (
     EmptyPromptError,
     NoTokenizerError,
     UnknownEngineError,
-    UsageError,
     WeightValueError,
 )
 from cotejar.formats.gguf.writer import GgufTensor, write_gguf
@@ -113,11 +112,6 @@ def test_a_recorded_trace_is_refused_and_not_taken_for_a_model() -> None:
         "  try       name the model that it was recorded of; `apr trace recorded:run.trace` "
         "shows which"
     )
-
-
-def test_a_temperature_is_refused_before_anything_is_opened() -> None:
-    with pytest.raises(UsageError, match="the temperature cannot be used"):
-        run_prompt(RunRequest(source="no such file", prompt="x", temperature=-1))
 
 
 def test_a_model_without_a_tokenizer_answers_no_text(tmp_path: Path) -> None:

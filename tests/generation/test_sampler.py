@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cotejar.errors import UsageError
-from cotejar.generation.sampler import DEFAULT_SEED, Sampler
+from cotejar.generation.sampler import Sampler
+from cotejar.generation.sampling_options import DEFAULT_SEED, SamplingOptions
 
 
 def logits(*values: float) -> np.ndarray:
@@ -32,7 +33,7 @@ def test_greedy_takes_the_lowest_id_of_a_tie() -> None:
 def test_draws_follow_softmax_of_the_logits_over_the_temperature(temperature: float) -> None:
     row, count = logits(2, 1, 0, -1), 20_000
     weights = [math.exp(v / temperature) for v in row.tolist()]
-    sampler = Sampler(temperature=temperature, seed=7)
+    sampler = Sampler(SamplingOptions(temperature=temperature, seed=7))
 
     found = np.bincount(draws(sampler, row, count), minlength=4)
 
@@ -46,25 +47,28 @@ def test_a_seed_repeats_its_draws_and_another_does_not() -> None:
     flat = np.zeros(50, np.float32)
 
     one, again, other = (
-        draws(Sampler(temperature=1, seed=seed), flat, 20) for seed in (1, 1, 2)
+        draws(Sampler(SamplingOptions(temperature=1, seed=seed)), flat, 20)
+        for seed in (1, 1, 2)
     )
 
     assert one == again
     assert one != other
-    assert draws(Sampler(temperature=1), flat, 20) == draws(
-        Sampler(temperature=1, seed=DEFAULT_SEED), flat, 20
+    assert draws(Sampler(SamplingOptions(temperature=1)), flat, 20) == draws(
+        Sampler(SamplingOptions(temperature=1, seed=DEFAULT_SEED)), flat, 20
     )
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30])
 def test_a_tiny_temperature_is_greedy_and_does_not_overflow(temperature: float) -> None:
-    sampler = Sampler(temperature=temperature)
+    sampler = Sampler(SamplingOptions(temperature=temperature))
 
     assert set(draws(sampler, logits(1, 90, -90, 89), 50)) == {1}
 
 
 def test_a_huge_temperature_draws_evenly() -> None:
-    found = draws(Sampler(temperature=1e300, seed=3), logits(-100, 0, 100), 300)
+    found = draws(
+        Sampler(SamplingOptions(temperature=1e300, seed=3)), logits(-100, 0, 100), 300
+    )
 
     assert set(found) == {0, 1, 2}
 
@@ -72,7 +76,7 @@ def test_a_huge_temperature_draws_evenly() -> None:
 def test_a_token_that_cannot_be_is_never_drawn() -> None:
     row = logits(-np.inf, 0, -np.inf, 0, -np.inf)
 
-    assert set(draws(Sampler(temperature=1), row, 300)) == {1, 3}
+    assert set(draws(Sampler(SamplingOptions(temperature=1)), row, 300)) == {1, 3}
 
 
 def test_a_draw_at_the_very_edge_takes_no_token_that_cannot_be(
@@ -82,7 +86,7 @@ def test_a_draw_at_the_very_edge_takes_no_token_that_cannot_be(
         def random(self) -> float:
             return 0.0
 
-    sampler = Sampler(temperature=1)
+    sampler = Sampler(SamplingOptions(temperature=1))
     monkeypatch.setattr(sampler, "_random", Least())
 
     assert sampler.choose(logits(-np.inf, 0, 1)) == 1
@@ -91,7 +95,7 @@ def test_a_draw_at_the_very_edge_takes_no_token_that_cannot_be(
 @pytest.mark.parametrize("temperature", [-1e-9, math.nan, math.inf])
 def test_a_temperature_that_means_nothing_is_refused(temperature: float) -> None:
     with pytest.raises(UsageError) as caught:
-        Sampler(temperature=temperature)
+        Sampler(SamplingOptions(temperature=temperature))
 
     assert str(caught.value) == (
         "error[APR-U001]: the temperature cannot be used\n"
@@ -104,7 +108,7 @@ def test_a_temperature_that_means_nothing_is_refused(temperature: float) -> None
 
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
-        Sampler(temperature=1, seed=-1)
+        Sampler(SamplingOptions(temperature=1, seed=-1))
 
     assert str(caught.value) == (
         "error[APR-U001]: the seed cannot be used\n"

@@ -46,7 +46,7 @@ ENGINES = {
         EngineSpec(
             name="native",
             target="cotejar.engines.native.engine:NativeEngine",
-            numerics=("q8", "f32"),
+            numerics=("q8", "f32", "q8-kvf16", "q8-kvq8", "f32-kvf16", "f32-kvq8"),
             generates=True,
         ),
         EngineSpec(

@@ -80,6 +80,7 @@ def _tokens(
     engine: GeneratingEngine, prompt_ids: Sequence[int], sampler: Sampler
 ) -> Iterator[int]:
     session = engine.start()
+    history = list(prompt_ids)
     logits_V = session.append(prompt_ids)
     while True:
         if not np.isfinite(logits_V).all():
@@ -91,6 +92,7 @@ def _tokens(
                 found=f"{bad} NaN or infinite",
                 hint="`apr trace MODEL --payload` names the first layer that breaks",
             )
-        token = sampler.choose(logits_V)
+        token = sampler.choose(logits_V, history)
         yield token
+        history.append(token)
         logits_V = session.append([token])

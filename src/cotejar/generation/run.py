@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from cotejar.engines.registry import ENGINES, create_engine, parse_engine_name
 from cotejar.errors import ContextLengthError, EmptyPromptError, UnknownEngineError
 from cotejar.generation.generate import Generation, generate
-from cotejar.generation.sampler import DEFAULT_SEED, Sampler
+from cotejar.generation.grammar import GrammarConstraint
+from cotejar.generation.sampler import Sampler
+from cotejar.generation.sampling_options import SamplingOptions
 from cotejar.model.language_model import LanguageModel, open_language_model
 from cotejar.model.weight_check import require_plausible_weights
 from cotejar.tokenizer.chat import apply_chat
@@ -29,8 +31,9 @@ class RunRequest:
     """`[ENGINE[+numerics]:]PATH`."""
     prompt: str
     max_tokens: int = 32
-    temperature: float = 0.0
-    seed: int = DEFAULT_SEED
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    grammar: tuple[str, str] | None = None
+    """Kind and text of what the answer must keep to."""
     raw: bool = False
     """Give the prompt as it is, without the model's chat template."""
     skip_contract: bool = False
@@ -60,12 +63,16 @@ def run_prompt(
     """
     _require_prompt(request.prompt)
     name = _generating(request.source)
-    sampler = Sampler(temperature=request.temperature, seed=request.seed)
     model = open_language_model(name.path)
     if not request.skip_contract:
         require_plausible_weights(model)
     prompt_ids, used_template = _encode_prompt(model, request)
     _require_room(model, len(prompt_ids), request.max_tokens)
+    constraint = None
+    if request.grammar is not None:
+        constraint = GrammarConstraint(
+            model.tokenizer, *request.grammar, model.config.vocab_size
+        )
     decoder = StreamDecoder(model.tokenizer)
     pieces: list[str] = []
 
@@ -77,7 +84,7 @@ def run_prompt(
     generation = generate(
         cast("GeneratingEngine", create_engine(name, model)),
         prompt_ids,
-        sampler=sampler,
+        sampler=Sampler(request.sampling, constraint=constraint),
         max_tokens=request.max_tokens,
         end_ids=model.tokenizer.eos_ids,
         on_token=lambda token: emit(decoder.push(token)),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cotejar.cli.apr.sampling import (
+    grammar_flags,
+    read_grammar_flags,
+    read_sampling,
+    sampling_flags,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-SEED = 299792458  # upstream's default; generation.sampler.DEFAULT_SEED, kept numpy-free
 
 
 @click.command("run", short_help="Answer one prompt.")
@@ -18,10 +23,8 @@ SEED = 299792458  # upstream's default; generation.sampler.DEFAULT_SEED, kept nu
 @click.argument("prompt_argument", metavar="[PROMPT]", required=False)
 @click.option("-p", "--prompt", help="The same as PROMPT.")
 @click.option("-n", "--max-tokens", default=32, show_default=True, help="Stop after so many.")
-@click.option(
-    "--temperature", default=0.0, show_default=True, help="0 is greedy; more is more random."
-)
-@click.option("--seed", default=SEED, show_default=True, help="Of the random draws.")
+@sampling_flags
+@grammar_flags
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, without chat template.")
 @click.option("--skip-contract", is_flag=True, help="Do not look at the weights first.")
 @click.option(
@@ -33,13 +36,12 @@ def run(
     prompt_argument: str | None,
     prompt: str | None,
     max_tokens: int,
-    temperature: float,
-    seed: int,
     *,
     raw: bool,
     skip_contract: bool,
     no_gpu: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Answer one prompt with MODEL, as text that streams while it is made.
 
@@ -66,8 +68,8 @@ def run(
         source=model,
         prompt=given,
         max_tokens=max_tokens,
-        temperature=temperature,
-        seed=seed,
+        grammar=read_grammar_flags(options),
+        sampling=read_sampling(options),
         raw=raw,
         skip_contract=skip_contract,
     )

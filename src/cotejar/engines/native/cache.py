@@ -1,30 +1,58 @@
-"""The KV cache: keys after RoPE, and values, of every position so far, in float32."""
+"""The KV cache: keys after RoPE, and values, of the positions that can still be seen.
+
+It stores float32, float16 or Q8_0 blocks; attention reads float32 whatever is stored, so
+that a position's first use has the same bits as its last. A layer with a sliding window
+keeps what its window can still reach.
+
+Shape letters: T new tokens, S tokens that are kept, K key/value heads, E head size.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cotejar.errors import UsageError
+from cotejar.quant.block_type import BlockType
+from cotejar.quant.codec import decode, encode
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Float32
 
     from cotejar.model.config import DecoderConfig
 
 FIRST_CAPACITY_TOKENS = 64
+KV_TYPES = ("f32", "f16", "q8_0")
+BLOCK = 32
+"""Values in a Q8_0 block."""
 
 
 class KVCache:
-    """Grows by doubling; never holds more than it was given."""
+    """Keys and values of one growing context.
 
-    def __init__(self, config: DecoderConfig) -> None:
+    Raises:
+        UsageError: Q8_0 where a row of all heads is no whole number of blocks.
+    """
+
+    def __init__(self, config: DecoderConfig, kv_type: str = "f32") -> None:
+        width = config.num_kv_heads * config.head_dim
+        if kv_type not in KV_TYPES or (kv_type == "q8_0" and width % BLOCK):
+            raise UsageError(
+                f"the KV cache of this model cannot be {kv_type}",
+                where="KV cache type",
+                expected="f32 or f16" if width % BLOCK else ", ".join(KV_TYPES),
+                found=kv_type,
+                hint=f"Q8_0 needs a multiple of {BLOCK} values a token; here are {width}",
+            )
         self.num_tokens = 0
-        self._shape = (config.num_kv_heads, config.head_dim)
-        self._keys = [self._empty(0)] * config.num_layers
-        self._values = [self._empty(0)] * config.num_layers
-
-    def _empty(self, tokens: int) -> Float32[np.ndarray, "T K E"]:
-        return np.empty((tokens, *self._shape), np.float32)
+        """Positions that were run, kept or not."""
+        self.kv_type = kv_type
+        windows = map(config.window_of, range(config.num_layers))
+        shape = (config.num_kv_heads, config.head_dim)
+        self._layers = [LayerCache(shape, kv_type, window) for window in windows]
 
     def extend(
         self,
@@ -32,19 +60,163 @@ class KVCache:
         k_TKE: Float32[np.ndarray, "T K E"],
         v_TKE: Float32[np.ndarray, "T K E"],
     ) -> tuple[Float32[np.ndarray, "S K E"], Float32[np.ndarray, "S K E"]]:
-        """Add one layer's new rows after the old ones; return all rows, old and new.
+        """Add one layer's new rows after the old ones; return all that are kept.
 
         `num_tokens` moves on when every layer has been extended: see `advance`.
         """
-        start, stop = self.num_tokens, self.num_tokens + len(k_TKE)
-        for store, rows in ((self._keys, k_TKE), (self._values, v_TKE)):
-            if len(store[layer]) < stop:
-                grown = self._empty(max(stop, 2 * len(store[layer]), FIRST_CAPACITY_TOKENS))
-                grown[:start] = store[layer][:start]
-                store[layer] = grown
-            store[layer][start:stop] = rows
-        return self._keys[layer][:stop], self._values[layer][:stop]
+        return self._layers[layer].extend(self.num_tokens, k_TKE, v_TKE)
 
     def advance(self, num_tokens: int) -> None:
         """Every layer holds `num_tokens` more."""
         self.num_tokens += num_tokens
+
+    def can_truncate(self, num_tokens: int) -> bool:
+        """Does every layer still keep what a context of `num_tokens` needs?"""
+        return all(layer.can_truncate(num_tokens) for layer in self._layers)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget every position from `num_tokens` on.
+
+        Raises:
+            UsageError: there are fewer, or a window has left behind what they need.
+        """
+        if not (0 <= num_tokens <= self.num_tokens and self.can_truncate(num_tokens)):
+            raise UsageError(
+                "the KV cache cannot go back so far",
+                where="KV cache",
+                expected=f"at most {self.num_tokens} tokens, and what windows still keep",
+                found=f"{num_tokens} tokens",
+                hint="run the text from its beginning in a new session",
+            )
+        self.num_tokens = num_tokens
+        for layer in self._layers:
+            layer.truncate(num_tokens)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that is stored, spare rows included."""
+        return sum(layer.num_bytes for layer in self._layers)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What is kept, as stored, by name: enough to go on elsewhere."""
+        return {
+            f"layer.{index}.{name}": rows
+            for index, layer in enumerate(self._layers)
+            for name, rows in layer.state(self.num_tokens).items()
+        }
+
+    def load_state(self, num_tokens: int, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state` gave of a context of `num_tokens`.
+
+        Raises:
+            UsageError: it is not of such a cache.
+        """
+        for index, layer in enumerate(self._layers):
+            keys, values = (state.get(f"layer.{index}.{name}") for name in ("keys", "values"))
+            if keys is None or values is None or not layer.load(num_tokens, keys, values):
+                raise UsageError(
+                    "the saved state is not of this model's KV cache",
+                    where=f"layer {index}",
+                    expected=f"{self.kv_type} keys and values that {num_tokens} tokens leave",
+                    found=", ".join(
+                        "nothing" if rows is None else f"{rows.shape} {rows.dtype}"
+                        for rows in (keys, values)
+                    ),
+                    hint="save it again with the same model, numerics and KV type",
+                )
+        self.num_tokens = num_tokens
+
+
+class LayerCache:
+    """Keys and values of one layer, from position `first` on."""
+
+    def __init__(self, shape: tuple[int, int], kv_type: str, window: int | None) -> None:
+        self._shape = shape
+        self._kv_type = kv_type
+        self._window = window
+        self._first = 0
+        width = shape[0] * shape[1]
+        self._width = width
+        self._row = width
+        self._dtype: np.dtype[Any] = np.dtype(np.float16 if kv_type == "f16" else np.float32)
+        if kv_type == "q8_0":
+            self._row = BlockType.Q8_0.bytes_per_block * (width // BLOCK)
+            self._dtype = np.dtype(np.uint8)
+        self._stores = {
+            name: np.empty((0, self._row), self._dtype) for name in ("keys", "values")
+        }
+
+    @property
+    def num_bytes(self) -> int:
+        """Stored, spare rows included."""
+        return sum(store.nbytes for store in self._stores.values())
+
+    def extend(
+        self,
+        start: int,
+        k_TKE: Float32[np.ndarray, "T K E"],
+        v_TKE: Float32[np.ndarray, "T K E"],
+    ) -> tuple[Float32[np.ndarray, "S K E"], Float32[np.ndarray, "S K E"]]:
+        """Put rows at position `start` and on; return what is kept up to them."""
+        self._drop_unseen(start)
+        begin, stop = start - self._first, start - self._first + len(k_TKE)
+        for name, rows in (("keys", k_TKE), ("values", v_TKE)):
+            store = self._stores[name]
+            if len(store) < stop:
+                capacity = max(stop, 2 * len(store), FIRST_CAPACITY_TOKENS)
+                store = np.empty((capacity, self._row), self._dtype)
+                store[:begin] = self._stores[name][:begin]
+                self._stores[name] = store
+            store[begin:stop] = self._encode(rows)
+        return self._decode("keys", stop), self._decode("values", stop)
+
+    def can_truncate(self, num_tokens: int) -> bool:
+        """Is all that position `num_tokens` sees still here?"""
+        return num_tokens == 0 or self._first <= self._first_seen(num_tokens)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget the rows from `num_tokens` on."""
+        self._first = min(self._first, num_tokens)  # of nothing, nothing was dropped
+
+    def state(self, num_tokens: int) -> dict[str, np.ndarray]:
+        """The rows that a context of `num_tokens` still sees, as stored."""
+        first = self._first_seen(num_tokens)
+        begin, stop = first - self._first, num_tokens - self._first
+        return {name: store[begin:stop].copy() for name, store in self._stores.items()}
+
+    def load(self, num_tokens: int, keys: np.ndarray, values: np.ndarray) -> bool:
+        """Take rows over; False if they are not of such a layer."""
+        first = self._first_seen(num_tokens)
+        shape = (num_tokens - first, self._row)
+        if any(a.shape != shape or a.dtype != self._dtype for a in (keys, values)):
+            return False
+        self._first = first
+        self._stores = {"keys": keys.copy(), "values": values.copy()}
+        return True
+
+    def _first_seen(self, num_tokens: int) -> int:
+        """The first position that the one at `num_tokens` attends to."""
+        return 0 if self._window is None else max(0, num_tokens - self._window + 1)
+
+    def _drop_unseen(self, start: int) -> None:
+        # Only when half of it is of no use, so that a long text moves each row about once.
+        unseen = self._first_seen(start) - self._first
+        kept = start - self._first - unseen
+        if unseen > max(kept, FIRST_CAPACITY_TOKENS):
+            for name, store in self._stores.items():
+                self._stores[name] = store[unseen : unseen + kept].copy()
+            self._first += unseen
+
+    def _encode(self, rows_TKE: Float32[np.ndarray, "T K E"]) -> np.ndarray:
+        if self._kv_type == "q8_0":
+            raw = encode(BlockType.Q8_0, np.ascontiguousarray(rows_TKE).reshape(-1))
+            return raw.reshape(len(rows_TKE), self._row)
+        return rows_TKE.reshape(len(rows_TKE), self._row)
+
+    def _decode(self, name: str, stop: int) -> Float32[np.ndarray, "S K E"]:
+        kept = self._stores[name][:stop]
+        if self._kv_type == "q8_0":
+            values = decode(BlockType.Q8_0, kept.reshape(-1), stop * self._width)
+        else:
+            values = kept.astype(np.float32, copy=False)
+        return values.reshape(stop, *self._shape)

@@ -1,11 +1,13 @@
 """The native engine: numerics `f32` (weights decoded to float32) and `q8` (as ggml has it).
 
 `q8` rounds activations to blocks of 8 bits and takes integer dots, as ggml does on a CPU;
-`f32` decodes the same blocks and multiplies in float32.
+`f32` decodes the same blocks and multiplies in float32. A suffix names what the KV cache
+stores where that is not float32: `q8-kvf16`, `f32-kvq8`.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,28 +15,50 @@ import numpy as np
 import cotejar
 from cotejar.engines.native.cache import KVCache
 from cotejar.engines.native.forward import Pass
+from cotejar.engines.native.packed import PackedPass
 from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.tracing import finish_trace
+from cotejar.errors import UsageError
 from cotejar.kernels.products import multiply_f32, multiply_q8
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from jaxtyping import Float32
 
+    from cotejar.engines.native.forward import Multiply
     from cotejar.model.language_model import LanguageModel
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 
+    MakePass = Callable[[LanguageModel, Multiply, KVCache, TraceRecorder | None], Pass]
+
 MULTIPLY = {"f32": multiply_f32, "q8": multiply_q8}
+KV_SUFFIXES = {"": "f32", "-kvf16": "f16", "-kvq8": "q8_0"}
+NUMERICS = {
+    f"{arithmetic}{suffix}": (multiply, kv_type)
+    for suffix, kv_type in KV_SUFFIXES.items()
+    for arithmetic, multiply in MULTIPLY.items()
+}
+"""By name: the matrix product, and what the KV cache stores."""
 
 
 class NativeEngine:
     """One model in one numerics."""
 
-    def __init__(self, model: LanguageModel, *, numerics: str) -> None:
+    def __init__(
+        self, model: LanguageModel, *, numerics: str, forward: MakePass = Pass
+    ) -> None:
+        """Take a model.
+
+        Args:
+            model: what is run.
+            numerics: one of `NUMERICS`.
+            forward: the forward pass; another than `Pass` is a fault put in on purpose.
+        """
         self.model = model
-        self._multiply = MULTIPLY[numerics]
+        self._multiply, self._kv_type = NUMERICS[numerics]
+        self._forward = forward
         self.info = EngineInfo(
             name="native",
             build=f"cotejar {cotejar.__version__}, numpy {np.__version__}",
@@ -46,15 +70,47 @@ class NativeEngine:
     ) -> ForwardTrace:
         """Run the tokens from position 0 in one pass; arrays are float32."""
         recorder = TraceRecorder(capture)
-        step = Pass(self.model, self._multiply, KVCache(self.model.config), recorder)
-        _run(step, token_ids, last_only=False)
+        _run(self._new_pass(recorder), token_ids, last_only=False)
         return finish_trace(
             recorder, engine=self.info, model=self.model, token_ids=token_ids, prompt=prompt
         )
 
     def start(self) -> NativeSession:
         """Begin an empty context."""
-        return NativeSession(Pass(self.model, self._multiply, KVCache(self.model.config)))
+        return NativeSession(self._new_pass(None))
+
+    def append_packed(
+        self, parts: Sequence[tuple[NativeSession, Sequence[int]]]
+    ) -> Float32[np.ndarray, "N V"]:
+        """Extend several sessions in one pass; the logits after each one's last token.
+
+        Raises:
+            UsageError: there is no session, or one twice.
+            EmptyPromptError, TokenIdError, ContextLengthError: as of one session.
+        """
+        if not parts or len({id(session) for session, _ in parts}) < len(parts):
+            raise UsageError(
+                "sessions cannot be run side by side so",
+                where="append_packed",
+                expected="one session or more, each once",
+                found=f"{len(parts)} parts",
+                hint="join a session's tokens to one part",
+            )
+        for session, token_ids in parts:
+            _check(self.model, token_ids, session.num_tokens)
+        with np.errstate(all="ignore"):
+            logits_NV = self._packed.run_packed([(s.cache, ids) for s, ids in parts])
+        for session, token_ids in parts:
+            session.token_ids += token_ids
+        return logits_NV
+
+    @cached_property
+    def _packed(self) -> PackedPass:
+        return PackedPass(self.model, self._multiply)
+
+    def _new_pass(self, recorder: TraceRecorder | None) -> Pass:
+        cache = KVCache(self.model.config, self._kv_type)
+        return self._forward(self.model, self._multiply, cache, recorder)
 
 
 class NativeSession:
@@ -62,28 +118,68 @@ class NativeSession:
 
     def __init__(self, step: Pass) -> None:
         self._pass = step
+        self.token_ids: list[int] = []
+        """Everything in the context."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens in the context so far."""
         return self._pass.cache.num_tokens
 
+    @property
+    def cache(self) -> KVCache:
+        """Its keys and values."""
+        return self._pass.cache
+
     def append(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "V"]:
         """Add tokens; return the logits after the last of them."""
         logits_1V = _run(self._pass, token_ids, last_only=True)
+        self.token_ids += token_ids
         return logits_1V.reshape(-1)
+
+    def append_all(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "T V"]:
+        """Add tokens; return the logits after each of them."""
+        logits_TV = _run(self._pass, token_ids, last_only=False)
+        self.token_ids += token_ids
+        return logits_TV
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget every token from `num_tokens` on.
+
+        Raises:
+            UsageError: there are fewer, or a window has left behind what they need.
+        """
+        self._pass.cache.truncate(num_tokens)
+        del self.token_ids[num_tokens:]
+
+    def keep_common_prefix(self, token_ids: Sequence[int]) -> int:
+        """Go back to where the context and these ids part; return how many are kept.
+
+        One token less than the ids at most, so that there is one left to run.
+        """
+        kept = 0
+        for ours, theirs in zip(self.token_ids, token_ids[:-1], strict=False):
+            if ours != theirs:
+                break
+            kept += 1
+        self.truncate(kept if self._pass.cache.can_truncate(kept) else 0)
+        return self.num_tokens
 
 
 def _run(
     step: Pass, token_ids: Sequence[int], *, last_only: bool
 ) -> Float32[np.ndarray, "T V"]:
-    declared = step.model.declared.config
+    _check(step.model, token_ids, step.cache.num_tokens)
+    # Infinite weights make NaN; a trace reports them, numpy need not.
+    with np.errstate(all="ignore"):
+        return step.run(token_ids, last_only=last_only)
+
+
+def _check(model: LanguageModel, token_ids: Sequence[int], num_before: int) -> None:
+    declared = model.declared.config
     check_token_ids(
         token_ids,
         vocab_size=declared.vocab_size,
         context_length=declared.context_length,
-        num_before=step.cache.num_tokens,
+        num_before=num_before,
     )
-    # Infinite weights make NaN; a trace reports them, numpy need not.
-    with np.errstate(all="ignore"):
-        return step.run(token_ids, last_only=last_only)

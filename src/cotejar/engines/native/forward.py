@@ -1,24 +1,33 @@
 """The native forward pass, top to bottom.
 
-The same layer as everywhere: attention with rotary positions and grouped queries, then
-SwiGLU, each behind an RMSNorm and added to the residual stream. Matrix products go to
-`multiply`, which the numerics choose; everything else is float32 in `kernels.operations`.
+The same layer as everywhere: attention with rotary positions and grouped queries, then a
+gated feed-forward, each behind an RMSNorm (gemma3: and before another) and added to the
+residual stream. Matrix products go to `multiply`, which the numerics choose; everything else
+is float32 in `kernels.operations`.
+
+Every operation is one method, with the layer it works in (None outside the layers), arrays
+in and arrays out, so that a subclass can make exactly one of them another. A product or a
+norm is named by the slot that it gives.
 
 q and k are turned in the row order of the weights. A GGUF of architecture llama stores
 neighbouring pairs; only what is captured is brought to half-split order.
+
+Shape letters: T new tokens, S all tokens so far, D width, H heads, K key/value heads, E head
+size, F feed-forward width, V vocabulary, P pairs, C columns, R rows, W any width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from cotejar.engines.native.activations import gelu_tanh, softcap
+from cotejar.engines.native.layer_weights import prepare_layers
 from cotejar.engines.native.rope import in_canonical_order, rope_tables
+from cotejar.kernels import operations
 from cotejar.kernels.arrays import add_arrays, empty_array
-from cotejar.kernels.operations import attend, multiply_elements, rms_norm, rotate, silu
-from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
+from cotejar.model.inventory import EMBEDDING, FINAL_NORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,112 +42,218 @@ if TYPE_CHECKING:
     Multiply = Callable[[BlockMatrix, Float32[np.ndarray, "T C"]], Float32[np.ndarray, "T R"]]
 
 
-@dataclass(frozen=True, eq=False)
 class Pass:
-    """One forward pass over new tokens, after those that the cache holds."""
+    """Forward passes over new tokens, after those that the cache holds."""
 
-    model: LanguageModel
-    multiply: Multiply
-    cache: KVCache
-    recorder: TraceRecorder | None = None
+    def __init__(
+        self,
+        model: LanguageModel,
+        multiply: Multiply,
+        cache: KVCache,
+        recorder: TraceRecorder | None = None,
+    ) -> None:
+        self.model = model
+        self.multiply = multiply
+        self.cache = cache
+        self.recorder = recorder
+        self._layers = prepare_layers(model)
+        self._adjacent = model.config.rope.pairing == "adjacent"
+        # Scores are divided by sqrt(head_dim) in any case.
+        scalar = model.config.query_scalar
+        self._query_factor = None if scalar is None else (model.config.head_dim / scalar) ** 0.5
+        self._num_new_tokens = 0
+        self._tables: dict[bool, tuple[np.ndarray, np.ndarray]] = {}
 
     def run(self, token_ids: Sequence[int], *, last_only: bool) -> Float32[np.ndarray, "T V"]:
         """Logits of every new position, or (1, V) of the last."""
-        config, weights = self.model.config, self.model.weights
+        self._num_new_tokens, self._tables = len(token_ids), {}
 
-        embedding = weights[EMBEDDING]
-        hidden_TD = np.concatenate([embedding.decode_rows(i, i + 1) for i in token_ids])
+        hidden_TD = self.embed(token_ids)
         self._see("embed", hidden_TD)
-
-        tables = rope_tables(config.rope, self.cache.num_tokens, len(token_ids))
-        for layer in range(config.num_layers):
-            hidden_TD = add_arrays(hidden_TD, self._attention(layer, hidden_TD, tables))
+        for layer in range(self.model.config.num_layers):
+            hidden_TD = self.add_residual(
+                layer, "attn", hidden_TD, self._attention(layer, hidden_TD)
+            )
             self._see("attn_residual", hidden_TD, layer)
-            hidden_TD = add_arrays(hidden_TD, self._feed_forward(layer, hidden_TD))
+            hidden_TD = self.add_residual(
+                layer, "ffn", hidden_TD, self._feed_forward(layer, hidden_TD)
+            )
             self._see("output", hidden_TD, layer)
         self.cache.advance(len(token_ids))
 
         if last_only:
-            hidden_TD = hidden_TD[-1:]
-        hidden_TD = rms_norm(hidden_TD, weights.vector(FINAL_NORM), config.rms_eps)
+            hidden_TD = self.last_rows(hidden_TD)
+        hidden_TD = self.norm(None, "final_norm", hidden_TD)
         self._see("final_norm", hidden_TD)
-        logits_TV = self.multiply(weights.lm_head, hidden_TD)
+        logits_TV = self.head(hidden_TD)
         self._see("logits", logits_TV)
         return logits_TV
 
     def _attention(
-        self,
-        layer: int,
-        hidden_TD: Float32[np.ndarray, "T D"],
-        tables: tuple[np.ndarray, np.ndarray],
+        self, layer: int, hidden_TD: Float32[np.ndarray, "T D"]
     ) -> Float32[np.ndarray, "T D"]:
-        config = self.model.config
-        tokens, rope = len(hidden_TD), config.rope
-        x_TD = self._norm(layer, "input_layernorm", hidden_TD)
+        config, tokens = self.model.config, len(hidden_TD)
+        x_TD = self.norm(layer, "attn_norm", hidden_TD)
         self._see("attn_norm", x_TD, layer)
 
-        q_THE, k_TKE, v_TKE = (
-            self._linear(layer, f"self_attn.{letter}_proj", x_TD).reshape(
-                tokens, -1, config.head_dim
-            )
-            for letter in "qkv"
-        )
+        q_TW = self.linear(layer, "q", x_TD)
+        k_TW = self.linear(layer, "k", x_TD)
+        v_TW = self.linear(layer, "v", x_TD)
         if self.recorder:
-            q_TW, k_TW, v_TW = (x.reshape(tokens, -1) for x in (q_THE, k_TKE, v_TKE))
-            self._see("q", q_TW, layer, self._in_canonical_order)
-            self._see("k", k_TW, layer, self._in_canonical_order)
-            self._see("v", v_TW, layer)
-            qkv_TW = empty_array((tokens, q_TW.shape[1] + 2 * k_TW.shape[1]))
-            np.concatenate([q_TW, k_TW, v_TW], axis=1, out=qkv_TW)
-            self._see("qkv", qkv_TW, layer, self._qkv_in_canonical_order)
+            self._see_qkv(layer, q_TW, k_TW, v_TW)
+        q_THE = q_TW.reshape(tokens, -1, config.head_dim)
+        k_TKE = k_TW.reshape(tokens, -1, config.head_dim)
+        v_TKE = v_TW.reshape(tokens, -1, config.head_dim)
 
         if config.qk_norm:
-            q_THE = self._norm(layer, "self_attn.q_norm", q_THE)
-            k_TKE = self._norm(layer, "self_attn.k_norm", k_TKE)
-        adjacent = rope.pairing == "adjacent"
-        q_THE = rotate(q_THE, *tables, adjacent=adjacent)
-        k_TKE = rotate(k_TKE, *tables, adjacent=adjacent)
-        self._see("q_rope", q_THE.reshape(tokens, -1), layer, self._in_canonical_order)
-        self._see("k_rope", k_TKE.reshape(tokens, -1), layer, self._in_canonical_order)
+            q_THE = self.norm(layer, "q_norm", q_THE)
+            k_TKE = self.norm(layer, "k_norm", k_TKE)
+        q_THE = self.rotate(layer, q_THE, which="q")
+        k_TKE = self.rotate(layer, k_TKE, which="k")
+        if self.recorder:
+            self._see("q_rope", q_THE.reshape(tokens, -1), layer, self._in_canonical_order)
+            self._see("k_rope", k_TKE.reshape(tokens, -1), layer, self._in_canonical_order)
 
-        k_SKE, v_SKE = self.cache.extend(layer, k_TKE, v_TKE)
-        window = config.sliding_window
-        context_TD = attend(q_THE, k_SKE, v_SKE, window=window).reshape(tokens, -1)
+        k_SKE, v_SKE = self.extend_cache(layer, k_TKE, v_TKE)
+        context_TD = self.attend(layer, q_THE, k_SKE, v_SKE).reshape(tokens, -1)
         self._see("attn_context", context_TD, layer)
-        out_TD = self._linear(layer, "self_attn.o_proj", context_TD)
+        out_TD = self.linear(layer, "attn_out", context_TD)
         self._see("attn_out", out_TD, layer)
+        if config.post_norms:
+            out_TD = self.norm(layer, "attn_post_norm", out_TD)
+            self._see("attn_post_norm", out_TD, layer)
         return out_TD
 
     def _feed_forward(
         self, layer: int, hidden_TD: Float32[np.ndarray, "T D"]
     ) -> Float32[np.ndarray, "T D"]:
-        x_TD = self._norm(layer, "post_attention_layernorm", hidden_TD)
+        x_TD = self.norm(layer, "ffn_norm", hidden_TD)
         self._see("ffn_norm", x_TD, layer)
-        gate_TF = self._linear(layer, "mlp.gate_proj", x_TD)
+        gate_TF = self.linear(layer, "ffn_gate", x_TD)
         self._see("ffn_gate", gate_TF, layer)
-        up_TF = self._linear(layer, "mlp.up_proj", x_TD)
+        up_TF = self.linear(layer, "ffn_up", x_TD)
         self._see("ffn_up", up_TF, layer)
-        activated_TF = silu(gate_TF)
+        activated_TF = self.activate(layer, gate_TF)
         self._see("ffn_silu_gate", activated_TF, layer)
-        inner_TF = multiply_elements(activated_TF, up_TF)
+        inner_TF = self.gate_product(layer, activated_TF, up_TF)
         self._see("ffn_swiglu_inner", inner_TF, layer)
-        out_TD = self._linear(layer, "mlp.down_proj", inner_TF)
+        out_TD = self.linear(layer, "ffn_out", inner_TF)
         self._see("ffn_out", out_TD, layer)
+        if self.model.config.post_norms:
+            out_TD = self.norm(layer, "ffn_post_norm", out_TD)
+            self._see("ffn_post_norm", out_TD, layer)
         return out_TD
 
-    def _linear(
+    # --- the operations ---------------------------------------------------------------
+
+    def embed(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "T D"]:
+        """One row of the embedding table a token, times the model's scale."""
+        table, scale = self.model.weights[EMBEDDING], self.model.config.embedding_scale
+        rows_TD = np.concatenate([table.decode_rows(i, i + 1) for i in token_ids])
+        return rows_TD if scale == 1 else rows_TD * np.float32(scale)
+
+    def norm(
+        self, layer: int | None, part: str, values: Float32[np.ndarray, "... W"]
+    ) -> Float32[np.ndarray, "... W"]:
+        """RMSNorm; `part` is a key of `LayerWeights.norms`, or `final_norm`."""
+        if layer is None:
+            weight_W = self.model.weights.vector(FINAL_NORM)
+        else:
+            weight_W = self._layers[layer].norms[part]
+        return operations.rms_norm(values, weight_W, self.model.config.rms_eps)
+
+    def linear(
         self, layer: int, part: str, inputs_TC: Float32[np.ndarray, "T C"]
     ) -> Float32[np.ndarray, "T R"]:
-        weights = self.model.weights
-        outputs_TR = self.multiply(weights[layer_tensor(layer, f"{part}.weight")], inputs_TC)
-        bias_R = weights.optional_vector(layer_tensor(layer, f"{part}.bias"))
+        """A product and its bias; `part` is a key of `LINEAR_PARTS`."""
+        weight, bias_R = self._layers[layer].linears[part]
+        outputs_TR = self.multiply(weight, inputs_TC)
         return outputs_TR if bias_R is None else outputs_TR + bias_R
 
-    def _norm(
-        self, layer: int, part: str, values: Float32[np.ndarray, "... W"]
-    ) -> Float32[np.ndarray, "... W"]:
-        weight_W = self.model.weights.vector(layer_tensor(layer, f"{part}.weight"))
-        return rms_norm(values, weight_W, self.model.config.rms_eps)
+    def angles(
+        self, layer: int
+    ) -> tuple[Float32[np.ndarray, "T P"], Float32[np.ndarray, "T P"]]:
+        """Cosine and sine of the new positions' angles."""
+        rope = self._layers[layer].rope
+        is_local = rope is not self.model.config.rope
+        if is_local not in self._tables:
+            self._tables[is_local] = rope_tables(
+                rope, self.cache.num_tokens, self._num_new_tokens
+            )
+        return self._tables[is_local]
+
+    def rotate(
+        self,
+        layer: int,
+        values_THE: Float32[np.ndarray, "T H E"],
+        *,
+        which: Literal["q", "k"],  # noqa: ARG002 - for a subclass
+    ) -> Float32[np.ndarray, "T H E"]:
+        """RoPE of the new queries or keys."""
+        cos_TP, sin_TP = self.angles(layer)
+        return operations.rotate(values_THE, cos_TP, sin_TP, adjacent=self._adjacent)
+
+    def extend_cache(
+        self,
+        layer: int,
+        k_TKE: Float32[np.ndarray, "T K E"],
+        v_TKE: Float32[np.ndarray, "T K E"],
+    ) -> tuple[Float32[np.ndarray, "S K E"], Float32[np.ndarray, "S K E"]]:
+        """Keep the new keys and values; all of them, old and new."""
+        return self.cache.extend(layer, k_TKE, v_TKE)
+
+    def attend(
+        self,
+        layer: int,
+        q_THE: Float32[np.ndarray, "T H E"],
+        k_SKE: Float32[np.ndarray, "S K E"],
+        v_SKE: Float32[np.ndarray, "S K E"],
+    ) -> Float32[np.ndarray, "T H E"]:
+        """Causal attention of the new tokens over all."""
+        if self._query_factor is not None:
+            q_THE = q_THE * np.float32(self._query_factor)
+        return operations.attend(q_THE, k_SKE, v_SKE, window=self._layers[layer].window)
+
+    def activate(
+        self,
+        layer: int,  # noqa: ARG002 - for a subclass
+        gate_TF: Float32[np.ndarray, "T F"],
+    ) -> Float32[np.ndarray, "T F"]:
+        """SiLU of the gate projection, or what the model has."""
+        if self.model.config.activation == "gelu_tanh":
+            return gelu_tanh(gate_TF)
+        return operations.silu(gate_TF)
+
+    def gate_product(
+        self,
+        layer: int,  # noqa: ARG002 - for a subclass
+        activated_TF: Float32[np.ndarray, "T F"],
+        up_TF: Float32[np.ndarray, "T F"],
+    ) -> Float32[np.ndarray, "T F"]:
+        """The activated gate times up."""
+        return operations.multiply_elements(activated_TF, up_TF)
+
+    def add_residual(
+        self,
+        layer: int,  # noqa: ARG002 - for a subclass
+        which: Literal["attn", "ffn"],  # noqa: ARG002 - for a subclass
+        hidden_TD: Float32[np.ndarray, "T D"],
+        branch_TD: Float32[np.ndarray, "T D"],
+    ) -> Float32[np.ndarray, "T D"]:
+        """The residual stream plus what attention or the feed-forward adds to it."""
+        return add_arrays(hidden_TD, branch_TD)
+
+    def last_rows(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "N D"]:
+        """The rows whose logits are asked for where not all are."""
+        return hidden_TD[-1:]
+
+    def head(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T V"]:
+        """The logits."""
+        logits_TV = self.multiply(self.model.weights.lm_head, hidden_TD)
+        cap = self.model.config.final_softcap
+        return logits_TV if cap is None else softcap(logits_TV, cap)
+
+    # --- what is recorded -------------------------------------------------------------
 
     def _see(
         self,
@@ -149,6 +264,20 @@ class Pass:
     ) -> None:
         if self.recorder:
             self.recorder.record(slot, values_TW, layer, arrange=arrange)
+
+    def _see_qkv(
+        self,
+        layer: int,
+        q_TW: Float32[np.ndarray, "T W"],
+        k_TW: Float32[np.ndarray, "T W"],
+        v_TW: Float32[np.ndarray, "T W"],
+    ) -> None:
+        self._see("q", q_TW, layer, self._in_canonical_order)
+        self._see("k", k_TW, layer, self._in_canonical_order)
+        self._see("v", v_TW, layer)
+        qkv_TW = empty_array((len(q_TW), q_TW.shape[1] + 2 * k_TW.shape[1]))
+        np.concatenate([q_TW, k_TW, v_TW], axis=1, out=qkv_TW)
+        self._see("qkv", qkv_TW, layer, self._qkv_in_canonical_order)
 
     def _in_canonical_order(
         self, values_TW: Float32[np.ndarray, "T W"]
