@@ -14,6 +14,7 @@ import numpy as np
 
 import cotejar
 from cotejar.engines.native.cache import KVCache
+from cotejar.engines.native.decoder import Decoder, has_decoder
 from cotejar.engines.native.forward import Pass
 from cotejar.engines.native.packed import PackedPass
 from cotejar.engines.protocol import check_token_ids
@@ -77,7 +78,12 @@ class NativeEngine:
 
     def start(self) -> NativeSession:
         """Begin an empty context."""
-        return NativeSession(self._new_pass(None))
+        return NativeSession(self._new_pass(None), self._decoder)
+
+    @cached_property
+    def _decoder(self) -> Decoder | None:
+        is_ours = self._multiply is multiply_q8 and self._forward is Pass
+        return Decoder(self.model) if is_ours and has_decoder(self.model, self._kv_type) else None
 
     def append_packed(
         self, parts: Sequence[tuple[NativeSession, Sequence[int]]]
@@ -116,8 +122,9 @@ class NativeEngine:
 class NativeSession:
     """A context that grows token by token over a KV cache."""
 
-    def __init__(self, step: Pass) -> None:
+    def __init__(self, step: Pass, decoder: Decoder | None = None) -> None:
         self._pass = step
+        self._decoder = decoder
         self.token_ids: list[int] = []
         """Everything in the context."""
 
@@ -133,7 +140,11 @@ class NativeSession:
 
     def append(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "V"]:
         """Add tokens; return the logits after the last of them."""
-        logits_1V = _run(self._pass, token_ids, last_only=True)
+        if len(token_ids) == 1 and self._decoder:
+            _check(self._pass.model, token_ids, self.num_tokens)
+            logits_1V = self._decoder.step(token_ids[0], self.cache)
+        else:
+            logits_1V = _run(self._pass, token_ids, last_only=True)
         self.token_ids += token_ids
         return logits_1V.reshape(-1)
 

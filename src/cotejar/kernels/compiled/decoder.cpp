@@ -31,8 +31,8 @@ struct Own {
 
 struct Run {
     const Decoder& decoder;
-    const Cache& cache;
-    int64_t position;
+    const CacheLayer* cache;
+    int64_t row;
     const float *cosine, *sine;
     float *hidden, *logits;
     Shared shared;
@@ -83,7 +83,7 @@ void Run::carve(Carver& carver, int members) {
         own.tokens[1] = carve_vector(carver, static_cast<int64_t>(width));
         own.tokens[2] = carve_vector(carver, static_cast<int64_t>(width));
         own.attention =
-            carver.take<char>(attention_bytes(decoder.head_size, position + 1));
+            carver.take<char>(attention_bytes(decoder.head_size, row + 1));
         if (owns != nullptr) owns[member] = own;
     }
 }
@@ -146,18 +146,19 @@ void Run::qkv(Team& team, int member, const DecoderLayer& layer) const {
 // through: those of q, of k, of v.
 void Run::turn(const DecoderLayer& layer, int64_t index, Range heads) const {
     const Operations& operations = *decoder.isa->operations;
-    const int64_t size = decoder.head_size, row = decoder.kv_heads * size;
-    const int64_t at = (index * cache.capacity + position) * row;
+    const int64_t size = decoder.head_size;
+    float* const keys = cache[index].keys + row * decoder.kv_heads * size;
+    float* const cached_values = cache[index].values + row * decoder.kv_heads * size;
     const int64_t second = decoder.adjacent ? 1 : decoder.pairs, step = decoder.adjacent ? 2 : 1;
     for (int64_t head = heads.begin; head < heads.end; head++) {
         const int64_t k_head = head - decoder.heads, v_head = k_head - decoder.kv_heads;
         if (v_head >= 0) {
-            std::memcpy(cache.values + at + v_head * size, shared.v + v_head * size,
+            std::memcpy(cached_values + v_head * size, shared.v + v_head * size,
                         static_cast<size_t>(size) * sizeof(float));
             continue;
         }
         float* values = k_head < 0 ? shared.q + head * size : shared.k + k_head * size;
-        float* turned = k_head < 0 ? values : cache.keys + at + k_head * size;
+        float* turned = k_head < 0 ? values : keys + k_head * size;
         const float* norm = k_head < 0 ? layer.q_norm : layer.k_norm;
         if (norm != nullptr) operations.rms_norm(values, norm, size, decoder.eps, values);
         if (turned != values)
@@ -167,17 +168,15 @@ void Run::turn(const DecoderLayer& layer, int64_t index, Range heads) const {
 }
 
 void Run::attention(Team& team, int member, int64_t index) const {
-    const int64_t layer_at =
-        index * cache.capacity * decoder.kv_heads * decoder.head_size;
     const Attention all{1,
-                        position + 1,
+                        row + 1,
                         decoder.heads,
                         decoder.kv_heads,
                         decoder.head_size,
                         decoder.window,
                         shared.q,
-                        cache.keys + layer_at,
-                        cache.values + layer_at};
+                        cache[index].keys,
+                        cache[index].values};
     // Two parts of each key/value head's queries, where the heads alone are no even work.
     const int64_t group = decoder.heads / decoder.kv_heads;
     const bool even = decoder.kv_heads % team.size() == 0;
@@ -225,9 +224,9 @@ void Run::add_product(Team& team, int member, const Linear& linear, const float*
 
 }  // namespace
 
-void decode(const Decoder& decoder, const Cache& cache, int64_t position, const float* cosine,
+void decode(const Decoder& decoder, const CacheLayer* cache, int64_t row, const float* cosine,
             const float* sine, float* hidden, float* logits) {
-    Run run{decoder, cache, position, cosine, sine, hidden, logits, {}, nullptr};
+    Run run{decoder, cache, row, cosine, sine, hidden, logits, {}, nullptr};
     const int members = num_threads();
     Carver counter(nullptr);
     run.carve(counter, members);

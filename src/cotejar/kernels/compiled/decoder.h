@@ -36,15 +36,15 @@ struct Decoder {
     int64_t ffn_size() const { return layers[0].down.weight.columns; }
 };
 
-// Keys and values of all layers: layer x capacity x kv_heads x head_size.
-struct Cache {
+// Keys and values of one layer: rows of kv_heads x head_size.
+struct CacheLayer {
     float *keys, *values;
-    int64_t capacity;
 };
 
-// `hidden` is the token's embedding and is written over; `position` counts from 0, and the
-// cache holds all before it. Throws std::bad_alloc before anything is written.
-void decode(const Decoder& decoder, const Cache& cache, int64_t position, const float* cosine,
+// `hidden` is the token's embedding and is written over; its key and value become row `row`
+// of every layer's cache, which holds what the token sees before it. Throws std::bad_alloc
+// before anything is written.
+void decode(const Decoder& decoder, const CacheLayer* cache, int64_t row, const float* cosine,
             const float* sine, float* hidden, float* logits);
 
 }  // namespace cotejar

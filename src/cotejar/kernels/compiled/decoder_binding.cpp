@@ -2,6 +2,7 @@
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <vector>
@@ -14,7 +15,6 @@ namespace cotejar {
 
 namespace {
 
-using OutLayers = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using OptionalVector = std::optional<Vector>;
 
 // A weight as Python hands it over, and what keeps its bytes alive.
@@ -83,8 +83,8 @@ class BoundDecoder {
     }
 
     void step(const OutVector& hidden, const Vector& cosine, const Vector& sine,
-              const OutLayers& keys, const OutLayers& values, int64_t position,
-              const OutVector& logits) const {
+              const std::vector<OutMatrix>& keys, const std::vector<OutMatrix>& values,
+              int64_t row, const OutVector& logits) const {
         const Decoder& all = decoder_;
         require(!all.layers.empty(), "a decoder without layers");
         require(static_cast<int64_t>(hidden.shape(0)) == all.hidden_size() &&
@@ -93,17 +93,18 @@ class BoundDecoder {
         for (const Vector* table : {&cosine, &sine})
             require(static_cast<int64_t>(table->shape(0)) == all.pairs,
                     "the tables do not fit the decoder");
-        for (const OutLayers* part : {&keys, &values})
-            require(part->shape(0) == all.layers.size() &&
-                        static_cast<int64_t>(part->shape(2)) == all.kv_heads &&
-                        static_cast<int64_t>(part->shape(3)) == all.head_size &&
-                        part->shape(1) == keys.shape(1),
-                    "the cache does not fit the decoder");
-        const int64_t capacity = static_cast<int64_t>(keys.shape(1));
-        require(position >= 0 && position < capacity, "the cache has no room for the position");
+        require(keys.size() == all.layers.size() && values.size() == all.layers.size(),
+                "the cache has another number of layers than the decoder");
+        std::vector<CacheLayer> cache;
+        for (size_t layer = 0; layer < keys.size(); layer++) {
+            for (const OutMatrix* part : {&keys[layer], &values[layer]})
+                require(row >= 0 && row < static_cast<int64_t>(part->shape(0)) &&
+                            static_cast<int64_t>(part->shape(1)) == all.kv_heads * all.head_size,
+                        "the cache does not fit the decoder or has no room");
+            cache.push_back({keys[layer].data(), values[layer].data()});
+        }
         nb::gil_scoped_release released;
-        decode(all, {keys.data(), values.data(), capacity}, position, cosine.data(), sine.data(),
-               hidden.data(), logits.data());
+        decode(all, cache.data(), row, cosine.data(), sine.data(), hidden.data(), logits.data());
     }
 
   private:
@@ -152,7 +153,7 @@ void bind_decoder(nb::module_& module) {
              nb::arg("o"), nb::arg("gate"), nb::arg("up"), nb::arg("down"))
         .def("step", &BoundDecoder::step, nb::arg("hidden").noconvert(),
              nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(),
-             nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("position"),
+             nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("row"),
              nb::arg("logits").noconvert());
 }
 

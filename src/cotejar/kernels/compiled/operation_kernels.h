@@ -157,7 +157,7 @@ inline void weigh(const AttentionTile& tile, int64_t first, int64_t last, float*
         for (int v = 0; v < VECTORS; v++) {
             Doubles score;
             __builtin_memcpy(&score, tile.scores + p * LANES + 8 * v, sizeof score);
-            halves[v] = __builtin_convertvector(score - greatest[v], HalfFloats);
+            halves[v] = narrowed(score - greatest[v]);
         }
         Floats shifted;
         __builtin_memcpy(&shifted, halves, sizeof shifted);
@@ -250,6 +250,16 @@ inline void stand_side_by_side(const AttentionTile& tile, int64_t position, floa
     }
 }
 
+// What is needed soon of a context that no cache holds: the next keys, these values.
+inline void fetch_rows(const AttentionTile& tile, int64_t position) {
+    constexpr int64_t AHEAD = 16;
+    for (int64_t p = position; p < position + 8; p++)
+        for (int64_t e = 0; e < tile.head_size; e += LANES) {
+            if (p + AHEAD <= tile.last[0]) fetch_line(tile.keys + (p + AHEAD) * tile.stride + e);
+            if (p <= tile.last[0]) fetch_line(tile.values + p * tile.stride + e);
+        }
+}
+
 template <int N>
 inline void score_positions(const AttentionTile& tile) {
     const int64_t size = tile.head_size, stride = query_stride(tile);
@@ -259,6 +269,7 @@ inline void score_positions(const AttentionTile& tile) {
         for (int q = 0; q < N; q++) queries[N * e + q] = static_cast<double>(tile.query[q][e]);
     for (int64_t p = tile.first[0]; p <= tile.last[0]; p += 8) {
         stand_side_by_side(tile, p, keys);
+        fetch_rows(tile, p);
         Doubles sums[N] = {};
         for (int64_t e = 0; e < size; e++) {
             const Doubles key = load_doubles(keys + 8 * e);
@@ -292,8 +303,8 @@ inline void weigh_positions(double* scores, float* weights, int64_t count, doubl
     for (int64_t i = 0; i < count; i += LANES) {
         Doubles score[2];
         __builtin_memcpy(score, scores + i, sizeof score);
-        const HalfFloats halves[2] = {__builtin_convertvector(score[0] - greatest, HalfFloats),
-                                      __builtin_convertvector(score[1] - greatest, HalfFloats)};
+        const HalfFloats halves[2] = {narrowed(score[0] - greatest),
+                                      narrowed(score[1] - greatest)};
         Floats shifted;
         __builtin_memcpy(&shifted, halves, sizeof shifted);
         store_floats(weights + i, exponential(shifted));

@@ -40,7 +40,7 @@ struct Running {
         HalfFloats halves[2];
         __builtin_memcpy(halves, &x, sizeof x);
         for (int h = 0; h < 2; h++) {
-            const Doubles wide = __builtin_convertvector(halves[h], Doubles);
+            const Doubles wide = widened(halves[h]);
             sums[h] += wide;
             squares[h] = add_square(squares[h], wide);
         }
