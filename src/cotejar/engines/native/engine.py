@@ -16,6 +16,7 @@ import cotejar
 from cotejar.engines.native.cache import KVCache
 from cotejar.engines.native.decoder import Decoder, has_decoder
 from cotejar.engines.native.forward import Pass
+from cotejar.engines.native.fused import FusedPass
 from cotejar.engines.native.packed import PackedPass
 from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.tracing import finish_trace
@@ -48,14 +49,14 @@ class NativeEngine:
     """One model in one numerics."""
 
     def __init__(
-        self, model: LanguageModel, *, numerics: str, forward: MakePass = Pass
+        self, model: LanguageModel, *, numerics: str, forward: MakePass = FusedPass
     ) -> None:
         """Take a model.
 
         Args:
             model: what is run.
             numerics: one of `NUMERICS`.
-            forward: the forward pass; another than `Pass` is a fault put in on purpose.
+            forward: the forward pass; another is a fault put in on purpose, or `Pass` itself.
         """
         self.model = model
         self._multiply, self._kv_type = NUMERICS[numerics]
@@ -82,7 +83,7 @@ class NativeEngine:
 
     @cached_property
     def _decoder(self) -> Decoder | None:
-        is_ours = self._multiply is multiply_q8 and self._forward is Pass
+        is_ours = self._multiply is multiply_q8 and self._forward is FusedPass
         return Decoder(self.model) if is_ours and has_decoder(self.model, self._kv_type) else None
 
     def append_packed(

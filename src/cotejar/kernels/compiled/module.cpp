@@ -123,7 +123,45 @@ void bind_attend(const std::string& isa_name, const Heads& queries, const Heads&
     attend(isa, attention, out.data());
 }
 
+nb::tuple tuple_of(const Moments& m) {
+    return nb::make_tuple(m.count, m.nan_count, m.inf_count, m.zero_count, m.least, m.greatest,
+                          m.mean, m.squared_deviations);
+}
+
+// Moments of all rows and, where there are others, of the last by itself.
+nb::tuple both(const Moments& every, const Moments& last, int64_t rows) {
+    return nb::make_tuple(tuple_of(every), rows > 1 ? nb::object(tuple_of(last)) : nb::none());
+}
+
+// An operation on two arrays with SLOTS measured arrays; None where nothing is to be measured.
+using OnTwo = void (*)(const Isa&, const float*, const float*, int64_t, float*, Moments*);
+
+template <OnTwo OPERATION, int SLOTS>
+nb::object bind_on_two(const std::string& isa_name, const Matrix& a, const Matrix& b,
+                       bool measured, const OutMatrix& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(a, b) && same_shape(a, out), "the arrays differ in shape");
+    const int64_t rows = static_cast<int64_t>(a.shape(0));
+    const int64_t width = static_cast<int64_t>(a.shape(1));
+    Moments every[SLOTS], last[SLOTS];
+    {
+        nb::gil_scoped_release released;
+        OPERATION(isa, a.data(), b.data(), rows * width, out.data(), measured ? every : nullptr);
+        const int64_t at = (rows - 1) * width;
+        if (measured && rows > 1)
+            OPERATION(isa, a.data() + at, b.data() + at, width, out.data() + at, last);
+    }
+    if (!measured) return nb::none();
+    nb::list all;
+    for (int slot = 0; slot < SLOTS; slot++) all.append(both(every[slot], last[slot], rows));
+    return all;
+}
+
 void bind_operations(nb::module_& module) {
+    module.def("swiglu", bind_on_two<swiglu, 4>, nb::arg("isa"), nb::arg("gate").noconvert(),
+               nb::arg("up").noconvert(), nb::arg("measured"), nb::arg("out").noconvert());
+    module.def("add", bind_on_two<add, 2>, nb::arg("isa"), nb::arg("a").noconvert(),
+               nb::arg("b").noconvert(), nb::arg("measured"), nb::arg("out").noconvert());
     module.def("rms_norm", bind_rms_norm, nb::arg("isa"), nb::arg("values").noconvert(),
                nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
     module.def("silu", bind_silu, nb::arg("isa"), nb::arg("values").noconvert(),
@@ -138,15 +176,18 @@ void bind_operations(nb::module_& module) {
                nb::arg("out").noconvert());
 }
 
-nb::tuple bind_measure(const std::string& isa_name, const Vector& values) {
+// Of all rows, and of the last one if there are others.
+nb::tuple bind_measure(const std::string& isa_name, const Matrix& values) {
     const Isa& isa = isa_named(isa_name);
-    Moments m;
+    const int64_t rows = static_cast<int64_t>(values.shape(0));
+    const int64_t width = static_cast<int64_t>(values.shape(1));
+    Moments every, last;
     {
         nb::gil_scoped_release released;
-        m = measure(isa, values.data(), static_cast<int64_t>(values.shape(0)));
+        every = measure(isa, values.data(), rows * width);
+        if (rows > 1) last = measure(isa, values.data() + (rows - 1) * width, width);
     }
-    return nb::make_tuple(m.count, m.nan_count, m.inf_count, m.zero_count, m.least, m.greatest,
-                          m.mean, m.squared_deviations);
+    return both(every, last, rows);
 }
 
 nb::ndarray<nb::numpy, float> empty(const std::vector<size_t>& shape) {

@@ -54,6 +54,10 @@ void multiply(const float* a, const float* b, int64_t count, float* out) {
     for (int64_t i = 0; i < count; i++) out[i] = a[i] * b[i];
 }
 
+void add(const float* a, const float* b, int64_t count, float* out) {
+    for (int64_t i = 0; i < count; i++) out[i] = a[i] + b[i];
+}
+
 // --- norm and rotation -------------------------------------------------------------------
 
 void rms_norm(const float* values, const float* weight, int64_t width, double eps, float* out) {
@@ -367,7 +371,7 @@ void attend(const AttentionTile& tile) {
     }
 }
 
-constexpr Operations OPERATIONS = {rms_norm, rotate, silu, multiply, attend};
+constexpr Operations OPERATIONS = {rms_norm, rotate, silu, multiply, add, attend};
 
 }  // namespace
 }  // namespace cotejar

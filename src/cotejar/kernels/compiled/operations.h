@@ -29,6 +29,7 @@ struct Operations {
                    int64_t first, int64_t second, int64_t step, float* out);
     void (*silu)(const float* values, int64_t count, float* out);
     void (*multiply)(const float* a, const float* b, int64_t count, float* out);
+    void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*attend)(const AttentionTile& tile);
 };
 

@@ -81,6 +81,73 @@ void multiply_elements(const Isa& isa, const float* a, const float* b, int64_t c
     });
 }
 
+namespace {
+
+thread_local Scratch moments_scratch;
+
+// Calls work(chunk's first value, its size) for every chunk, and lets it measure `slots`
+// arrays into an array of its own: [slot][chunk].
+template <class Work>
+void over_chunks(int64_t count, int slots, Moments* moments, Work work) {
+    const int64_t chunks = chunks_of(count);
+    Moments* parts = nullptr;
+    if (moments != nullptr)
+        parts = moments_scratch.array<Moments>(static_cast<size_t>(slots * chunks));
+    over_units(chunks, count, [&](Range mine) {
+        for (int64_t chunk = mine.begin; chunk < mine.end; chunk++) {
+            const int64_t first = chunk * MOMENTS_CHUNK;
+            work(first, std::min(MOMENTS_CHUNK, count - first), [&](int slot, const float* at) {
+                if (parts != nullptr) {
+                    const int64_t size = std::min(MOMENTS_CHUNK, count - first);
+                    work.isa.measure_chunk(at, size, parts[slot * chunks + chunk]);
+                }
+            });
+        }
+    });
+    for (int slot = 0; parts != nullptr && slot < slots; slot++)
+        moments[slot] = merged(parts + slot * chunks, chunks);
+}
+
+struct Swiglu {
+    const Isa& isa;
+    const float *gate, *up;
+    float* out;
+
+    template <class Measure>
+    void operator()(int64_t first, int64_t size, Measure measured) const {
+        alignas(64) float activated[MOMENTS_CHUNK];
+        isa.operations->silu(gate + first, size, activated);
+        isa.operations->multiply(activated, up + first, size, out + first);
+        const float* const arrays[4] = {gate + first, up + first, activated, out + first};
+        for (int slot = 0; slot < 4; slot++) measured(slot, arrays[slot]);
+    }
+};
+
+struct Add {
+    const Isa& isa;
+    const float *a, *b;
+    float* out;
+
+    template <class Measure>
+    void operator()(int64_t first, int64_t size, Measure measured) const {
+        isa.operations->add(a + first, b + first, size, out + first);
+        measured(0, b + first);
+        measured(1, out + first);
+    }
+};
+
+}  // namespace
+
+void swiglu(const Isa& isa, const float* gate, const float* up, int64_t count, float* out,
+            Moments* moments) {
+    over_chunks(count, 4, moments, Swiglu{isa, gate, up, out});
+}
+
+void add(const Isa& isa, const float* a, const float* b, int64_t count, float* out,
+         Moments* moments) {
+    over_chunks(count, 2, moments, Add{isa, a, b, out});
+}
+
 void rotate(const Isa& isa, const Rotation& all, const float* values, float* out) {
     const int64_t row_size = all.heads * all.head_size;
     const int64_t second = all.adjacent ? 1 : all.pairs, step = all.adjacent ? 2 : 1;
