@@ -10,6 +10,7 @@ from cotejar.contracts.corpus import read_corpus
 from cotejar.contracts.prove.harness import Registry, Strategy
 from cotejar.contracts.read import parse_contract, parse_source, read_contract
 from cotejar.contracts.rules.audit import AUDIT_RULES
+from cotejar.contracts.rules.audit_bindings import MissingFunction
 from cotejar.contracts.rules.audit_rule import AuditSubject
 from cotejar.contracts.rules.example import BASE_BLOCKS, fill_example
 from cotejar.contracts.rules.spec_pointers import SPEC_RULE
@@ -61,6 +62,10 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "docs/spec.md").write_text(SPEC)
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/test_example.py").write_text("class T:\n    def test_it(self): pass\n")
+    (tmp_path / "src/package").mkdir(parents=True)
+    (tmp_path / "src/package/example.py").write_text(
+        "def identity(x): return x\nclass Codec:\n    def decode(self): return 1\n"
+    )
     (tmp_path / "contracts").mkdir()
     return tmp_path
 
@@ -87,6 +92,32 @@ def fired(rule, blocks: str, project: Path) -> list[str]:
 def test_a_rule_fires_on_its_bad_example_and_not_on_its_good_one(rule, project: Path) -> None:
     assert rule.id in fired(rule, rule.help().bad, project)
     assert fired(rule, rule.help().good, project) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "status", "message"),
+    [
+        ("package.example", "Codec.decode", "implemented", None),
+        ("package.example", "decode", "implemented", "decode, which package.example lacks"),
+        ("package.example", "Codec", "partial", "Codec, which package.example lacks"),
+        ("package.gone", "f", "implemented", "package.gone, and there is no such module"),
+        ("package.gone", "f", "pending", None),
+        ("crate::kernels", "silu", "implemented", None),
+    ],
+)
+def test_a_bound_function_is_looked_for_where_the_registry_says(
+    project: Path, module: str, function: str, status: str, message: str | None
+) -> None:
+    file = project / "contracts/example-v1.yaml"
+    file.write_text(fill_example(BASE_BLOCKS["metadata"]))
+    entry = f"module_path: '{module}', function: {function}, status: {status}"
+    bindings = f"bindings: [{{contract: example-v1.yaml, equation: identity, {entry}}}]"
+    registry = build_bindings(parse_source(BOUND + bindings, file="binding.yaml"))
+    subject = AuditSubject(contract=read_contract(file), bindings=registry)
+
+    found = [f.message for f in MissingFunction().check(subject)]
+
+    assert found == ([] if message is None else [f"identity is bound to {message}"])
 
 
 def test_without_a_registry_no_rule_asks_for_code() -> None:

@@ -31,7 +31,7 @@ from cotejar.parity.compare import Plan, compare_traces
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
 from cotejar.report.trace import trace_lines
-from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, ForwardTrace, Scope
+from cotejar.trace.forward_trace import BOTH_SCOPES, EVERY_ARRAY, Capture, ForwardTrace
 from cotejar.trace.site import CONTRACT_SLOTS
 from cotejar.verdict import Verdict
 
@@ -185,7 +185,7 @@ def test_003_sees_a_head_that_is_read_wrongly(pair: Pair) -> None:
     "fault", ["gate-up-swapped@3", "key-value-swapped@17", "nibble-order@29", "block-shift@0"]
 )
 def test_falsify_004_a_fault_in_one_layer_fails_and_is_named(pair: Pair, fault: str) -> None:
-    faulty = run(inject_fault(pair.apr, fault))
+    faulty = run(inject_fault(pair.apr, fault).model)
 
     comparison = compare_traces(pair.gguf_trace, faulty, PLAN)
 
@@ -280,7 +280,7 @@ def test_falsify_007_unequal_samples_are_incomparable(pair: Pair) -> None:
 
 def test_007_lets_equal_samples_through(pair: Pair) -> None:
     """The same two traces, like with like: the counts alone made them incomparable."""
-    for scope in Scope:
+    for scope in BOTH_SCOPES:
         comparison = compare_traces(
             pair.gguf_trace, pair.apr_trace, replace(PLAN, scopes=(scope,))
         )

@@ -6,10 +6,11 @@ import pytest
 
 from cotejar.contracts.binding import build_bindings
 from cotejar.contracts.findings import Severity
-from cotejar.contracts.lint import GATES, lint_path, lint_text
+from cotejar.contracts.lint import ASKED_FOR, GATES, lint_path
 from cotejar.contracts.lint_config import read_lint_config
+from cotejar.contracts.lint_report import lint_text
 from cotejar.contracts.read import parse_source, read_contract
-from cotejar.contracts.rules.every_rule import LINT_RULES
+from cotejar.contracts.rules.every_rule import LINT_RULES, RUN_RULES
 from cotejar.contracts.rules.example import LINT_BLOCKS, fill_example
 from cotejar.contracts.rules.lint_code import is_command
 from cotejar.contracts.rules.lint_rule import LintSettings, LintSubject
@@ -70,7 +71,9 @@ def test_a_rule_fires_on_its_bad_example_and_none_on_its_good_one(rule, project:
 
 
 def test_every_rule_belongs_to_a_gate() -> None:
-    assert {rule.gate for rule in LINT_RULES} == set(GATES) - {"duplicate-stems"}
+    gates = {rule.gate for rule in (*LINT_RULES, *RUN_RULES)}
+
+    assert gates == {*GATES, "suppressions"}
 
 
 def test_a_clean_folder_passes_every_gate(project: Path) -> None:
@@ -79,7 +82,7 @@ def test_a_clean_folder_passes_every_gate(project: Path) -> None:
     report = lint_path("contracts")
 
     assert [(gate.name, gate.state.value) for gate in report.gates] == [
-        (name, "passed") for name in GATES
+        (name, "skipped" if name in ASKED_FOR else "passed") for name in GATES
     ]
     assert (report.findings, report.verdict) == ([], Verdict.PASS)
 
@@ -90,7 +93,7 @@ def test_a_broken_contract_fails_the_first_gate_and_the_rest_is_skipped(project:
 
     report = lint_path("contracts")
 
-    assert [gate.state.value for gate in report.gates] == ["failed"] + ["skipped"] * 6
+    assert [gate.state.value for gate in report.gates] == ["failed"] + ["skipped"] * 9
     (finding,) = report.findings
     assert (finding.rule, finding.file) == ("PV-VAL-001", "contracts/a.yaml")
     assert finding.message.startswith("PV-E002: Failed to parse YAML: ")
@@ -138,7 +141,7 @@ def test_two_contracts_of_one_stem_fail_their_gate(project: Path) -> None:
 
     (finding,) = report.findings
     assert (finding.rule, finding.file) == ("PV-DUP-001", "contracts/b/x-v1.yaml")
-    assert report.gates[-1].state.value == "failed"
+    assert [g.name for g in report.gates if g.state.value == "failed"] == ["duplicate-stems"]
 
 
 def test_strict_fails_on_a_warning(project: Path) -> None:
@@ -180,6 +183,14 @@ def test_the_caller_can_ask_for_a_level(project: Path) -> None:
     assert [f.message for f in report.findings] == [
         "proven is asked for, but what the contract lists amounts to standard"
     ]
+
+
+def test_where_nothing_could_be_read_nothing_passes(project: Path) -> None:
+    write(project, "a-v1.yaml", "{{")
+
+    report = lint_with("", project, rules=["PV-VAL-001=off"])
+
+    assert (report.findings, report.verdict) == ([], Verdict.INCOMPARABLE)
 
 
 # --- configuration ------------------------------------------------------------------
@@ -271,7 +282,10 @@ def test_the_text_has_gates_findings_by_file_and_the_result(project: Path) -> No
         "[PASS] verify: nothing found\n"
         "[PASS] enforce: nothing found\n"
         "[PASS] enforcement-level: nothing found\n"
+        "[SKIP] reverse-coverage: needs --binding and --source\n"
         "[PASS] duplicate-stems: nothing found\n"
+        "[PASS] composition: nothing found\n"
+        "[SKIP] trend: needs --trend\n"
         "\n"
         "contracts/a-v1.yaml\n"
         "  12:3 [WARN] PV-AUD-004: the equation identity has no domain\n"

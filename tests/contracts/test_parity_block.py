@@ -21,6 +21,7 @@ from cotejar.parity.preconditions import CHECKS
 from cotejar.parity.run import Request, run_parity
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
+from cotejar.trace import site
 from cotejar.trace.forward_trace import Scope
 from cotejar.trace.site import CONTRACT_SLOTS
 from cotejar.verdict import Verdict
@@ -129,10 +130,7 @@ def test_our_own_block_passes_on_a_pair_and_fails_on_another(tmp_path: Path) -> 
 
 GATE = '{metric: rel_l2_max, sites: all, limit: 1.0e-5, origin: "measured"}'
 METRICS = f"of: {', '.join(gates.METRICS)}"
-SLOTS = (
-    "attn_norm, q, k, v, qkv, q_rope, k_rope, attn_context, attn_out, attn_residual, ffn_norm, "
-    "ffn_gate, ffn_up, ffn_silu_gate, ffn_swiglu_inner, ffn_out, output"
-)
+SLOTS = ", ".join(site.SLOTS)
 
 BAD_GATES = [
     (GATE.replace("rel_l2_max", "l2"), "metric", METRICS, "l2"),

@@ -109,7 +109,7 @@ def test_a_revision_that_git_does_not_know(repository: Path, revision: str) -> N
         "error[APR-U001]: git knows no such revision\n"
         f"  where     --against git:{revision}\n"
         f"  expected  a commit of the repository that holds {folder}\n"
-        f"  found     {revision or 'nothing after git:'}\n"
+        f"  found     {revision or 'no revision'}\n"
         "  try       `git log --oneline` lists commits; a shallow clone has few of them"
     )
 
@@ -164,5 +164,7 @@ def test_without_git_a_file_is_asked_for(
 
     message = refused(UsageError, "git:HEAD", file)
 
-    assert message.startswith("error[APR-U001]: git cannot be asked for the old version\n")
-    assert message.endswith("  try       give the old version as a file: --against OLD.yaml")
+    assert message.startswith("error[APR-U001]: git cannot be asked what was before\n")
+    assert message.endswith(
+        "  try       put git on the PATH, or do without --diff and --against git:REV"
+    )

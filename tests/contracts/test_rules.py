@@ -37,10 +37,11 @@ def test_the_catalogue_is_the_whole_of_the_published_list_and_ours() -> None:
     validate = numbered("SCHEMA", 24) | numbered("PROVABILITY", 1) | numbered("BEAT", 7)
     validate |= numbered("PARITY", 1) | numbered("CRUX", 2) | numbered("KAIZEN", 6)
     validate |= numbered("PM-SHAPE", 5) | {"PM-SHAPE-000"}
-    audit = numbered("AUDIT", 3) | numbered("BIND", 3) | numbered("TRACE", 11)
+    audit = numbered("AUDIT", 3) | numbered("BIND", 5) | numbered("TRACE", 11)
     lint = numbered("PV-VAL", 6) | numbered("PV-AUD", 5) | numbered("PV-SCR", 4)
     lint |= numbered("PV-PRV", 4) | numbered("PV-VER", 2) | numbered("PV-ENF", 2)
     lint |= numbered("PV-LCK", 2) | numbered("PV-DUP", 1) | numbered("PV-SUP", 1)
+    lint |= numbered("PV-RCV", 2) | numbered("COMPOSITION", 2) | numbered("PV-TRD", 2)
 
     ids = [rule.id for rule in all_rules()]
 

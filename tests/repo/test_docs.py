@@ -7,8 +7,9 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -19,7 +20,7 @@ from cotejar.cli.apr.group import APR_VERBS, apr
 from cotejar.cli.pv.group import PV_VERBS, pv
 from cotejar.engines.run_trace import TraceRequest, run_trace
 from cotejar.formats.open_model import open_model
-from cotejar.formats.tensor_names import to_hugging_face
+from cotejar.formats.tensor_names import stated_architecture, to_hugging_face
 from cotejar.parity.compare import compare_traces
 from cotejar.parity.gates import LOGITS_METRICS, METRICS
 from cotejar.parity.preconditions import ALWAYS_JUDGED, CHECKS, WAIVABLE
@@ -28,9 +29,6 @@ from cotejar.trace.forward_trace import Capture
 from cotejar.trace.site import CAPTURE_POINTS
 from cotejar.trace.trace_file import read_trace, write_trace
 from cotejar.verdict import Verdict
-
-if TYPE_CHECKING:
-    import click
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -86,6 +84,24 @@ def test_the_trace_file_gives_every_key_of_the_configuration(tiny: Any) -> None:
     assert sorted(keys) == sorted(tiny().config.comparable())
 
 
+def test_the_trace_file_gives_every_key_that_few_models_have(tiny: Any) -> None:
+    rows = table_of("docs/trace-file.md", "key of `config`, left out")
+    every = TinyDecoder(
+        architecture="gemma3",
+        num_layers=3,
+        sliding_window=5,
+        sliding_window_pattern=2,
+        query_scalar=20,
+        final_softcap=3.0,
+    )
+
+    keys = [code(key) for row in rows for key in row[0].split()]
+    config = tiny(every, "safetensors").config
+    assert sorted(keys) == sorted(
+        config.comparable().keys() - tiny().config.comparable().keys()
+    )
+
+
 def test_the_trace_file_gives_every_key_of_the_header(tiny: Any, tmp_path: Path) -> None:
     request = TraceRequest(source=str(tiny().file.path), token_ids=(5,), capture=Capture())
     write_trace(tmp_path / "run.trace", run_trace(request).trace)
@@ -98,18 +114,25 @@ def test_the_trace_file_gives_every_key_of_the_header(tiny: Any, tmp_path: Path)
     assert sorted(keys) == sorted(manifest)
 
 
-def fingerprint_as_documented(path: Path, *, adjacent: bool, head_dim: int) -> str:
+def fingerprint_as_documented(
+    path: Path, *, adjacent: bool, head_dim: int, less_one: bool = False
+) -> str:
     """Section 4 of the trace file, step by step, from the bytes of a file."""
     digests: dict[str, bytes] = {}
     with open_model(path) as file:
         for stored, tensor in file.tensors.items():
-            name = str(to_hugging_face(stored) if file.format == "gguf" else stored)
+            name = stored
+            if file.format == "gguf":
+                name = str(to_hugging_face(stored, stated_architecture(file)))
             rows, columns = (1, *tensor.shape)[-2:]
             raw = np.array(file.read_bytes(stored))
             if adjacent and re.search(r"[qk]_proj", name):
                 heads = raw.reshape(tensor.shape[0] // head_dim, head_dim, -1)
                 raw = np.concatenate([heads[:, 0::2], heads[:, 1::2]], axis=1)
-            line = f"{tensor.block_type.label} {rows} {columns}\n".encode()
+            label = tensor.block_type.label
+            if less_one and file.format == "safetensors" and name.endswith("norm.weight"):
+                label, raw = "F32", (np.float32(1) + raw.view(np.float32)).view(np.uint8)
+            line = f"{label} {rows} {columns}\n".encode()
             digests[name] = hashlib.sha256(line + raw.tobytes()).digest()
     digests.setdefault("lm_head.weight", digests["model.embed_tokens.weight"])
     whole = b"".join(f"{name}\n".encode() + digests[name] for name in sorted(digests))
@@ -123,6 +146,7 @@ def fingerprint_as_documented(path: Path, *, adjacent: bool, head_dim: int) -> s
         TinyDecoder(attention_bias=True),
         TinyDecoder(architecture="qwen2", tied_embeddings=True),
         TinyDecoder(architecture="qwen3"),
+        TinyDecoder(architecture="gemma3", tied_embeddings=True),
     ],
     ids=lambda decoder: decoder.architecture,
 )
@@ -136,6 +160,7 @@ def test_a_fingerprint_is_made_as_the_trace_file_says(
         model.file.path,
         adjacent=decoder.architecture == "llama" and kind == "gguf",
         head_dim=model.config.head_dim,
+        less_one=decoder.architecture == "gemma3",
     )
 
     assert found == model.fingerprint == gguf.fingerprint
@@ -211,16 +236,26 @@ def test_the_readme_lists_every_verb(group: click.Group, verbs: dict[str, object
     assert sorted(re.findall(rf"`{group.name} (\w+)", cells)) == sorted(verbs)
 
 
-def test_every_verb_but_the_one_that_the_readme_names_prints_json() -> None:
+def prints_json(group: click.Group, verb: str) -> bool:
+    """A group of verbs does if each of them does."""
+    command = group.get_command(click.Context(group), verb)
+    if isinstance(command, click.Group):
+        return all(prints_json(command, name) for name in command.commands)
+    return "--json" in CliRunner().invoke(group, [verb, "--help"]).stdout
+
+
+def test_every_verb_but_those_that_the_readme_names_prints_json() -> None:
     without = [
         f"{group.name} {verb}"
         for group, verbs in ((apr, APR_VERBS), (pv, PV_VERBS))
         for verb in verbs
-        if "--json" not in CliRunner().invoke(group, [verb, "--help"]).stdout
+        if not prints_json(group, verb)
     ]
 
-    assert without == ["pv scaffold"]
-    assert "every verb but `pv scaffold`" in " ".join(read("README.md").split())
+    assert without == ["apr chat", "apr serve", "pv scaffold"]
+    assert "every verb but `apr chat`, `apr serve` and `pv scaffold`" in " ".join(
+        read("README.md").split()
+    )
 
 
 def test_the_readme_leads_to_documents_that_are_there() -> None:

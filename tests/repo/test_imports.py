@@ -70,14 +70,15 @@ def test_every_room_is_in_the_rule() -> None:
 
 
 @pytest.mark.parametrize("library", HEAVY)
-def test_a_library_of_an_extra_is_imported_in_one_module_at_most(library: str) -> None:
-    importing = [
-        path.relative_to(SOURCE).as_posix()
+def test_a_library_of_an_extra_is_imported_by_one_engine_at_most(library: str) -> None:
+    importing = {
+        path.parent.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
         if re.search(rf"^\s*(import|from) {library}\b", path.read_text(), re.MULTILINE)
-    ]
+    }
 
     assert len(importing) <= 1
+    assert all(folder.startswith("engines/") for folder in importing)
 
 
 @pytest.mark.parametrize("command", ["apr", "pv", "cotejar"])

@@ -9,7 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 MAX_LINES = 500
-FOLDERS = ("src", "tests", "docs", "contracts", "benchmarks", "demo", ".ci")
+FOLDERS = ("src", "tests", "docs", "contracts", "benchmarks", "demo", "examples", ".ci")
 
 # Spelled in halves, or this file would be the first to hold them.
 FORBIDDEN = {

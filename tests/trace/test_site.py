@@ -14,8 +14,11 @@ from cotejar.trace.forward_trace import (
 from cotejar.trace.site import (
     CAPTURE_POINTS,
     CONTRACT_SLOTS,
+    FORMER_CAPTURE_POINTS,
+    OPTIONAL_SLOTS,
     SLOTS,
     Site,
+    current_capture_point,
     parse_site,
     parse_slot,
 )
@@ -63,7 +66,8 @@ def test_the_message_names_what_there_is() -> None:
         "  expected  embed, layer.N.SLOT, final_norm or logits\n"
         "  found     blk.3.ffn_gate\n"
         "  try       slots: attn_norm q k v qkv q_rope k_rope attn_context attn_out "
-        "attn_residual ffn_norm ffn_gate ffn_up ffn_silu_gate ffn_swiglu_inner ffn_out output"
+        "attn_post_norm attn_residual ffn_norm ffn_gate ffn_up ffn_silu_gate ffn_swiglu_inner "
+        "ffn_out ffn_post_norm output"
     )
 
 
@@ -76,6 +80,18 @@ def test_sites_sort_as_data_flows() -> None:
 def test_the_contracts_slots_are_in_the_order_of_the_flow() -> None:
     assert [slot for slot in SLOTS if slot in CONTRACT_SLOTS] == list(CONTRACT_SLOTS)
     assert len(CONTRACT_SLOTS) == 10
+    assert not OPTIONAL_SLOTS & {*CONTRACT_SLOTS}
+
+
+@pytest.mark.parametrize("text", FORMER_CAPTURE_POINTS)
+def test_a_former_text_is_read_as_todays_of_its_slot(text: str) -> None:
+    assert text not in CAPTURE_POINTS.values()
+    assert current_capture_point(text) == CAPTURE_POINTS[FORMER_CAPTURE_POINTS[text]]
+
+
+@pytest.mark.parametrize("text", ["", "elsewhere", *CAPTURE_POINTS.values()])
+def test_any_other_text_stays(text: str) -> None:
+    assert current_capture_point(text) == text
 
 
 @pytest.mark.parametrize(
@@ -118,8 +134,8 @@ def test_a_capture_of_nothing_is_refused(text: str) -> None:
         "error[APR-U001]: no array is named\n"
         "  where     --capture\n"
         "  expected  all, or of: embed attn_norm q k v qkv q_rope k_rope attn_context attn_out "
-        "attn_residual ffn_norm ffn_gate ffn_up ffn_silu_gate ffn_swiglu_inner ffn_out output "
-        "final_norm logits\n"
+        "attn_post_norm attn_residual ffn_norm ffn_gate ffn_up ffn_silu_gate ffn_swiglu_inner "
+        "ffn_out ffn_post_norm output final_norm logits\n"
         f"  found     {text!r}\n"
         "  try       leave --capture out to keep statistics only"
     )

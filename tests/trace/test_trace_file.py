@@ -38,8 +38,9 @@ from cotejar.trace.forward_trace import (
     TraceRecorder,
     in_forward_order,
 )
-from cotejar.trace.site import SLOTS
-from cotejar.trace.trace_file import MANIFEST_KEY, read_trace, write_trace
+from cotejar.trace.manifest import MANIFEST_KEY
+from cotejar.trace.site import CAPTURE_POINTS, SLOTS
+from cotejar.trace.trace_file import read_trace, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
     from cotejar.trace.forward_trace import SiteRecord
 
+ROWS = 2 * (2 + 2 * len(SLOTS))
+"""Of `make_trace`: two scopes of two sites outside the layers, and of every slot of two."""
 HINT = "record it again with `apr trace MODEL --payload -o run.trace`"
 
 
@@ -131,7 +134,7 @@ def test_arrays_are_read_bit_for_bit_when_they_are_asked_for(path: Path) -> None
         back.arrays["stats"]
 
 
-@pytest.mark.parametrize("scope", list(Scope))
+@pytest.mark.parametrize("scope", BOTH_SCOPES)
 def test_one_scope_alone_is_read(path: Path, scope: Scope) -> None:
     write_trace(path, make_trace(scopes=(scope,)))
 
@@ -318,13 +321,19 @@ def drop(key: str) -> Callable[[Manifest, Tensors], object]:
 
 
 HOSTILE: dict[str, tuple[Callable[[Manifest, Tensors], object], str, str, str]] = {
-    "no engine": (drop("engine"), "engine", "dict", "None"),
     "no sites": (drop("sites"), "sites", "list", "None"),
     "no rows": (drop("stats_rows"), "stats_rows", "list", "None"),
     "engine a list": (put("engine", value=[]), "engine", "dict", "[]"),
     "build a number": (put("engine", "build", value=1), "engine.build", "str", "1"),
     "prompt a number": (put("prompt", value=7), "prompt", "a string or null", "7"),
-    "ddof true": (put("ddof", value=True), "ddof", "int", "True"),
+    "ddof true": (put("ddof", value=True), "ddof", "a whole number, or null", "True"),
+    "ddof below 0": (put("ddof", value=-1), "ddof", "a whole number, or null", "-1"),
+    "a scope beside unknown": (
+        put("sites", 0, "scopes", value=["unknown", "all"]),
+        "embed.scopes",
+        "all, last",
+        "['unknown', 'all']",
+    ),
     "ids a string": (put("token_ids", value="123"), "token_ids", "list", "'123'"),
     "an id below 0": (
         put("token_ids", value=[1, 2, 3, 4, -1]),
@@ -381,8 +390,7 @@ HOSTILE: dict[str, tuple[Callable[[Manifest, Tensors], object], str, str, str]] 
     "an unknown site": (
         put("sites", 0, "site", value="layer.0.ffn_gat"),
         "sites",
-        "attn_norm q k v qkv q_rope k_rope attn_context attn_out attn_residual ffn_norm "
-        "ffn_gate ffn_up ffn_silu_gate ffn_swiglu_inner ffn_out output",
+        " ".join(SLOTS),
         "layer.0.ffn_gat",
     ),
     "a site twice": (
@@ -445,7 +453,7 @@ HOSTILE: dict[str, tuple[Callable[[Manifest, Tensors], object], str, str, str]] 
     "a row too many": (
         lambda m, t: (
             m["stats_rows"].append("embed all"),
-            t.update(stats=t["stats"][[*range(72), 0]]),
+            t.update(stats=t["stats"][[*range(ROWS), 0]]),
         ),
         "stats_rows",
         "each site and scope of `sites` once",
@@ -478,10 +486,10 @@ HOSTILE: dict[str, tuple[Callable[[Manifest, Tensors], object], str, str, str]] 
     "statistics of another shape": (
         lambda _m, t: t.update(stats=t["stats"].T.copy()),
         "stats",
-        "float64 (72, 9)",
-        "(9, 72)",
+        f"float64 ({ROWS}, 9)",
+        f"(9, {ROWS})",
     ),
-    "no statistics": (lambda _m, t: t.pop("stats"), "stats", "float64 (72, 9)", "none"),
+    "no statistics": (lambda _m, t: t.pop("stats"), "stats", f"float64 ({ROWS}, 9)", "none"),
     "an array of another shape": (
         lambda _m, t: t.update(logits=np.zeros((5, 12), np.float32)),
         "array logits",
@@ -537,6 +545,17 @@ def test_statistics_that_no_values_have_are_refused(
         TraceError, match="the trace does not hold together: stats of embed last"
     ):
         read_trace(path)
+
+
+def test_a_former_text_of_a_capture_point_is_read_as_todays(path: Path) -> None:
+    former = "rows of the embedding table, one a token"
+    assert former != CAPTURE_POINTS["embed"]
+
+    rewrite(path, put("sites", 0, "capture_point", value=former))
+    assert read_trace(path).sites["embed"].capture_point == CAPTURE_POINTS["embed"]
+
+    rewrite(path, put("sites", 0, "capture_point", value="elsewhere"))
+    assert read_trace(path).sites["embed"].capture_point == "elsewhere"
 
 
 def test_statistics_too_large_to_square_are_read(path: Path) -> None:
@@ -643,3 +662,138 @@ def _good() -> tuple[Manifest, Tensors]:
 
 
 GOOD_MANIFEST, GOOD_TENSORS = _good()
+
+
+# --- what a foreign trace leaves out ---------------------------------------------------------
+
+
+def foreign(path: Path, *left_out: str, site: dict[str, Any] | None = None) -> ForwardTrace:
+    """A trace of two sites as another program writes it, without some of its keys."""
+    arrays = {
+        "embed": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "logits": np.arange(15, dtype=np.float64).reshape(3, 5),
+    }
+    manifest: dict[str, Any] = {
+        "schema_version": "1",
+        "engine": dict.fromkeys(("name", "build", "numerics", "device"), "theirs"),
+        "model": dict.fromkeys(("name", "format", "architecture", "fingerprint"), "theirs"),
+        "config": {"num_layers": 0},
+        "token_ids": [7, 8, 9],
+        "positions": [0, 1, 2],
+        "ddof": 1,
+        "host": {"machine": "theirs"},
+        "sites": [
+            {"site": name, "scopes": ["all"], "capture_point": "there"} | (site or {})
+            for name in arrays
+        ],
+    }
+    for key in left_out:
+        holder, _, last = key.rpartition(".")
+        for one in manifest["sites"] if holder == "sites" else [manifest.get(holder, manifest)]:
+            del one[last]
+    save_file(arrays, path, metadata={MANIFEST_KEY: json.dumps(manifest)})
+    return read_trace(path)
+
+
+def test_statistics_that_are_left_out_are_taken_of_the_arrays(path: Path) -> None:
+    trace = foreign(path)
+
+    (scope,) = trace.sites["embed"].stats
+    stats = trace.sites["embed"].stats[scope]
+    assert (scope, stats.count, stats.zero_count) == (Scope.ALL, 12, 1)
+    assert (stats.mean, stats.std) == (5.5, pytest.approx(np.arange(12).std(ddof=1), rel=1e-15))
+    assert (trace.sites["embed"].shape, trace.sites["embed"].dtype) == ((3, 4), "float32")
+    assert trace.ddof == 1
+    assert trace.arrays["embed"][2, 3] == 11.0
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "unknown"),
+    [
+        ("token_ids", lambda t: t.token_ids, ()),
+        ("positions", lambda t: t.positions, ()),
+        ("config", lambda t: t.config, {}),
+        ("host", lambda t: t.host, {}),
+        ("engine", lambda t: t.engine.build, "unknown"),
+        ("engine.numerics", lambda t: t.engine.numerics, "unknown"),
+        ("model", lambda t: t.model.fingerprint, ""),
+        ("model.fingerprint", lambda t: t.model.fingerprint, ""),
+        ("sites.capture_point", lambda t: t.sites["embed"].capture_point, "unknown"),
+        ("sites.scopes", lambda t: list(t.sites["embed"].stats), [Scope.UNKNOWN]),
+    ],
+)
+def test_what_is_left_out_is_unknown(
+    path: Path, key: str, field: Callable[[ForwardTrace], object], unknown: object
+) -> None:
+    assert field(foreign(path, key, *(["positions"] if key == "token_ids" else []))) == unknown
+
+
+def test_a_trace_that_leaves_things_out_is_written_and_read_again(
+    path: Path, tmp_path: Path
+) -> None:
+    trace = foreign(path, "token_ids", "positions", "engine", "sites.scopes", "config")
+
+    write_trace(tmp_path / "again.trace", trace)
+    again = read_trace(tmp_path / "again.trace")
+
+    for name, record in trace.sites.items():
+        assert facts(again.sites[name]) == facts(record)
+        assert list(again.sites[name].stats) == [Scope.UNKNOWN]
+    assert (again.engine, again.token_ids, again.config) == (trace.engine, (), {})
+
+
+def test_a_ddof_that_is_null_with_statistics_is_unknown(path: Path) -> None:
+    def change(manifest: Manifest, _tensors: Tensors) -> None:
+        manifest["ddof"] = None
+
+    rewrite(path, change)
+
+    trace = read_trace(path)
+    assert trace.ddof is None
+    # The array cannot be held against a std of unknown ddof, and is against all the rest.
+    assert trace.arrays["embed"].shape == (5, 8)
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_an_array_is_held_against_the_std_of_the_ddof_that_is_stated(
+    path: Path, ddof: int
+) -> None:
+    def change(manifest: Manifest, tensors: Tensors) -> None:
+        manifest["ddof"] = ddof
+        embed = tensors["embed"].astype(np.float64)
+        for name, values in (("embed all", embed), ("embed last", embed[-1:])):
+            row = manifest["stats_rows"].index(name)
+            tensors["stats"][row, 7] = values.std(ddof=0)
+
+    rewrite(path, change)
+
+    if ddof == 0:
+        assert read_trace(path).arrays["embed"].shape == (5, 8)
+        return
+    with pytest.raises(TraceError, match="not what its statistics say"):
+        read_trace(path).arrays["embed"]
+
+
+def test_neither_statistics_nor_an_array_is_refused(path: Path) -> None:
+    foreign(path)
+    with safe_open(path, framework="numpy") as file:
+        manifest = file.metadata()
+    save_file({"embed": np.ones((3, 4))}, path, metadata=manifest)
+
+    with pytest.raises(TraceError) as caught:
+        read_trace(path)
+
+    assert caught.value.parts["expected"] == "[tokens, width] for scope all"
+
+
+def test_unknown_scope_with_neither_shape_nor_array_needs_statistics(path: Path) -> None:
+    foreign(path, site={"scopes": ["unknown"]})
+    with safe_open(path, framework="numpy") as file:
+        manifest = file.metadata()
+    save_file({"embed": np.ones((3, 4))}, path, metadata=manifest)
+
+    with pytest.raises(TraceError) as caught:
+        read_trace(path)
+
+    assert caught.value.problem == "the trace does not hold together: logits"
+    assert caught.value.parts["expected"] == "statistics, or the array to take them of"

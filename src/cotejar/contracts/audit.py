@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cotejar.contracts.corpus import is_folder
 from cotejar.contracts.findings import Finding, Severity, count
 from cotejar.contracts.rules.audit import AUDIT_RULES
 from cotejar.contracts.rules.audit_rule import AuditSubject
@@ -106,12 +106,12 @@ def audit_corpus(
         ContractError: an old version is no contract.
     """
     # One contract alone says nothing of the others that a section names.
-    is_folder = Path(corpus.target).is_dir()
+    of_folder = is_folder(corpus.target)
     return AuditReport(
         contracts=tuple(
             _audit_contract(c, bindings, harnesses, against) for c in corpus.contracts
         ),
-        spec_findings=tuple(SPEC_RULE.check(corpus.contracts)) if is_folder else (),
+        spec_findings=tuple(SPEC_RULE.check(corpus.contracts)) if of_folder else (),
     )
 
 

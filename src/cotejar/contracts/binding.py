@@ -39,6 +39,12 @@ class Binding:
     status: BindingStatus
     notes: str | None
 
+    @property
+    def dotted(self) -> str | None:
+        """Where the function is: `package.module.function`; None if no function is named."""
+        parts = [part for part in (self.module_path, self.function) if part]
+        return ".".join(parts) if self.function else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BindingRegistry:
@@ -48,6 +54,8 @@ class BindingRegistry:
     target_crate: str
     bindings: tuple[Binding, ...]
     critical_path: tuple[str, ...]
+    file: str
+    """As the user named it."""
     _by_stem: dict[str, dict[str, list[Binding]]] = field(default_factory=dict, repr=False)
     """The same entries by contract, then by equation."""
 
@@ -55,6 +63,11 @@ class BindingRegistry:
         for entry in self.bindings:
             by_equation = self._by_stem.setdefault(PurePath(entry.contract).stem, {})
             by_equation.setdefault(entry.equation, []).append(entry)
+
+    @property
+    def stems(self) -> frozenset[str]:
+        """The contracts that have an entry."""
+        return frozenset(self._by_stem)
 
     def entries_of(self, stem: str) -> list[Binding]:
         """The entries of one contract."""
@@ -87,6 +100,7 @@ def build_bindings(source: Source) -> BindingRegistry:
         target_crate=fields.text("target_crate"),
         bindings=fields.structs("bindings", _binding),
         critical_path=fields.texts("critical_path"),
+        file=source.file,
     )
 
 

@@ -38,6 +38,8 @@ from cotejar.contracts.schema import (
     Obligation,
     ObligationType,
     QaGate,
+    Shape,
+    ShapeContract,
     Story,
     TypeInvariant,
     VerificationSummary,
@@ -160,7 +162,29 @@ def _equation(name: str, node: Node, source: Source, path: Path) -> Equation:
         postconditions=fields.texts("postconditions"),
         lean_theorem=fields.optional_text("lean_theorem"),
         float_tolerance=fields.number("float_tolerance"),
+        assumes=fields.struct("assumes", _shape_contract),
+        guarantees=fields.struct("guarantees", _shape_contract),
     )
+
+
+def _shape_contract(node: Node, source: Source, path: Path) -> ShapeContract:
+    known = tuple(ShapeContract.__dataclass_fields__)
+    fields = Fields(node, source, path, known, by_value=True)
+    return ShapeContract(
+        shapes={
+            name: _shape(item, source, place) for name, item, place in fields.entries("shapes")
+        },
+        constraints=fields.texts("constraints"),
+        from_contract=fields.optional_text("from_contract"),
+        from_equation=fields.optional_text("from_equation"),
+    )
+
+
+def _shape(node: Node, source: Source, path: Path) -> Shape:
+    fields = Fields(node, source, path, tuple(Shape.__dataclass_fields__), by_value=True)
+    if fields.node("dims") is None:
+        fail(node, source, path, "a key `dims`", "none", "missing field `dims`")
+    return Shape(dims=fields.texts("dims"), dtype=fields.optional_text("dtype"))
 
 
 def _obligation(node: Node, source: Source, path: Path) -> Obligation:

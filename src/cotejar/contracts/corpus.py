@@ -50,7 +50,7 @@ def read_corpus(path: str | os.PathLike[str]) -> Corpus:
         NoContractsError: no contract could be read.
     """
     target = os.fspath(path)
-    if not Path(target).is_dir():
+    if not is_folder(target):
         return Corpus(target=target, contracts=(read_contract(target),), skipped=())
     contracts: list[Contract] = []
     skipped: list[SkippedFile] = []
@@ -84,6 +84,16 @@ def find_contract_files(folder: str) -> list[str]:
     if not found:
         raise no_contracts(folder, "only files that are no contracts")
     return found
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Is there a folder? Of a path that the system refuses, False: it has no folder."""
+    return os.path.isdir(path)  # noqa: PTH112 - unlike Path.is_dir, it never raises
+
+
+def is_contract_name(path: Path) -> bool:
+    """Is it the name of a YAML file that may be a contract?"""
+    return path.suffix in {".yaml", ".yml"} and path.name not in NO_CONTRACTS
 
 
 def find_yaml_files(folder: str | os.PathLike[str]) -> list[str]:

@@ -148,6 +148,27 @@ class Metadata:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """The shape of an array, by names."""
+
+    dims: tuple[str, ...]
+    """From the outermost: `batch`, `seq`, `config.num_heads * config.head_dim`."""
+    dtype: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapeContract:
+    """What an equation takes for granted of another's arrays, or grants of its own."""
+
+    shapes: Mapping[str, Shape]
+    constraints: tuple[str, ...]
+    from_contract: str | None
+    """The stem of the contract that must guarantee it."""
+    from_equation: str | None
+    """Which of its equations; None: any."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Equation:
     """What is claimed, as a formula."""
 
@@ -160,6 +181,8 @@ class Equation:
     postconditions: tuple[str, ...]
     lean_theorem: str | None
     float_tolerance: float | None
+    assumes: ShapeContract | None
+    guarantees: ShapeContract | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -65,9 +65,7 @@ class Score:
     @property
     def grade(self) -> str:
         """A from 0.90, B from 0.75, C from 0.60, D from 0.40, else F."""
-        # 0.2 x 0.75 and the like are not exact: a sum that ought to be 0.90 may fall below.
-        rounded = round(self.composite, 9)
-        return next(letter for least, letter in GRADES if rounded >= least)
+        return grade_of(self.composite)
 
     @property
     def gaps(self) -> list[tuple[str, float]]:
@@ -84,6 +82,13 @@ class Score:
             "parts": dict(self.parts),
             "gaps": [{"part": name, "cost": cost} for name, cost in self.gaps if cost > 0],
         }
+
+
+def grade_of(composite: float) -> str:
+    """The grade of a number in [0, 1]."""
+    # 0.2 x 0.75 and the like are not exact: a sum that ought to be 0.90 may fall below.
+    rounded = round(composite, 9)
+    return next(letter for least, letter in GRADES if rounded >= least)
 
 
 def score_contract(
@@ -201,12 +206,11 @@ def score_json(scores: Sequence[Score], *, min_score: float | None) -> dict[str,
 
 
 def score_text(scores: Sequence[Score], *, top_gaps: int = 5) -> str:
-    """A line a contract, the mean, and the dearest gaps of all."""
-    width = max(len(score.stem) for score in scores)
+    """A line a contract and one of its parts, the mean, and the dearest gaps of all."""
     lines = []
     for score in scores:
-        parts = "  ".join(f"{name} {value:.2f}" for name, value in score.parts.items())
-        lines.append(f"{score.grade}  {score.composite:.3f}  {score.stem:<{width}}  {parts}")
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in score.parts.items())
+        lines += [f"{score.grade}  {score.composite:.3f}  {score.stem}", f"   {parts}"]
     mean = sum(score.composite for score in scores) / len(scores)
     lines += ["", f"{len(scores)} contract(s), mean {mean:.3f}"]
     gaps = [(cost, s.stem, name) for s in scores for name, cost in s.gaps if cost > 0]

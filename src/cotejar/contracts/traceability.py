@@ -16,14 +16,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from cotejar.contracts.binding import BindingRegistry
     from cotejar.contracts.prove.harness import Registry
     from cotejar.contracts.schema import Contract, Obligation
 
-_SPEC_REFERENCE = re.compile(r"([\w./-]+\.md)\s*§\s*([0-9]+(?:\.[0-9]+)*)")
+# Not from the middle of a word: a long one would be read again from each of its letters.
+_SPEC_REFERENCE = re.compile(r"(?<![\w./-])([\w./-]+\.md)\s*§\s*([0-9]+(?:\.[0-9]+)*)")
 _HEADING = re.compile(r"#{1,6}\s+([0-9]+(?:\.[0-9]+)*)\.?\s")
 _CONTRACT_LINE = re.compile(r"Contracts?:(.*)")
 _TICKED = re.compile(r"`([^`]+)`")
@@ -174,6 +175,21 @@ def defines(file: Path, function: str) -> bool:
     return function in _functions(*_stamp(file))
 
 
+def find_module(start: Path, module: str) -> Path | None:
+    """The file of a dotted Python module, looked for upward, there and under `src`."""
+    path = module.replace(".", "/")
+    for relative in (f"src/{path}.py", f"{path}.py", f"src/{path}/__init__.py"):
+        found = find_upward(start, relative)
+        if found is not None:
+            return found
+    return find_upward(start, f"{path}/__init__.py")
+
+
+def declares(file: Path, qualified: str) -> bool:
+    """Does the Python file define `function`, or `Class.method`, by that whole name?"""
+    return qualified in _qualified_functions(*_stamp(file))
+
+
 def read_bounded(path: str | Path) -> str:
     """The first `MAX_SOURCE_BYTES` of a text file; "" if it cannot be read."""
     try:
@@ -213,14 +229,31 @@ def _sections(path: str, _time: int, _size: int) -> dict[str, SpecSection]:
 
 @lru_cache(maxsize=256)
 def _functions(path: str, _time: int, _size: int) -> frozenset[str]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(n.name for n in ast.walk(_parse(path)) if isinstance(n, kinds))
+
+
+@lru_cache(maxsize=256)
+def _qualified_functions(path: str, _time: int, _size: int) -> frozenset[str]:
+    return frozenset(_names(_parse(path).body))
+
+
+def _names(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}.{name}" for name in _names(node.body))
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name
+
+
+def _parse(path: str) -> ast.Module:
+    """The syntax tree of a file; an empty one where it cannot be parsed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a test file's own invalid escapes
-            tree = ast.parse(read_bounded(path))
+            return ast.parse(read_bounded(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return frozenset()
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, kinds))
+        return ast.Module(body=[], type_ignores=[])
 
 
 def _by_text(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotejar.contracts.binding import build_bindings
 from cotejar.contracts.build import build_contract
-from cotejar.contracts.corpus import find_yaml_files
+from cotejar.contracts.corpus import find_yaml_files, is_folder
 from cotejar.contracts.findings import Finding, Severity, count
 from cotejar.contracts.read import read_source
 from cotejar.contracts.rules.catalogue import CONTRACT_RULES
@@ -202,7 +202,7 @@ def validate_path(path: str | os.PathLike[str], *, jobs: int = 1) -> ValidationR
         NoContractsError: the folder holds no YAML file.
     """
     target = os.fspath(path)
-    if not Path(target).is_dir():
+    if not is_folder(target):
         return ValidationReport(target=target, is_folder=False, files=(validate_file(target),))
     files = find_yaml_files(target)
     return ValidationReport(target=target, is_folder=True, files=_validate_all(files, jobs))

@@ -49,6 +49,9 @@ class Session(Protocol):
     def append(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "V"]:
         """Add tokens to the context; return the logits after the last of them."""
 
+    def append_all(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "T V"]:
+        """Add tokens to the context; return the logits after each of them."""
+
 
 def check_token_ids(
     token_ids: Sequence[int], *, vocab_size: int, context_length: int, num_before: int = 0

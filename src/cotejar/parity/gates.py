@@ -161,14 +161,26 @@ def default_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gat
     None where nobody has measured what to expect: for other numerics, or for other weights
     than the reference's. Such a pair needs a contract.
     """
-    if reference.model.fingerprint != candidate.model.fingerprint:
+    weights = reference.model.fingerprint
+    if not weights or weights != candidate.model.fingerprint:
         return ()
-    if reference.engine == candidate.engine and reference.host == candidate.host:
+    if reference.arithmetic is not None and reference.arithmetic == candidate.arithmetic:
         return SAME_ARITHMETIC
     numerics = reference.engine.numerics, candidate.engine.numerics
     if not all(n in _KNOWN_NUMERICS for n in numerics):
         return ()
     return _noise_gates(max(_KNOWN_NUMERICS[n] for n in numerics))
+
+
+def logits_noise(numerics: str) -> float | None:
+    """Measured noise of the logits: relative L2 of the worst token against exact.
+
+    None where nobody has measured it; 0 for `f64`, which is exact.
+    """
+    if numerics == "f64":
+        return 0.0
+    column = _KNOWN_NUMERICS.get(numerics)
+    return None if column is None else _NOISE["logits"][2 * column]
 
 
 def _noise_gates(column: int) -> tuple[Gate, ...]:

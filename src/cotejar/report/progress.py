@@ -25,3 +25,18 @@ def progress() -> Iterator[Callable[[str], None]]:
     with console.status("starting") as status:
         # A tensor's name is a stranger's, and may look like markup or be an escape sequence.
         yield lambda text: status.update(escape(visible(text)))
+
+
+@contextlib.contextmanager
+def progress_bar(noun: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that takes (done, total) and moves a bar; it is gone when the block ends."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (noun, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(noun, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

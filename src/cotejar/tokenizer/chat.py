@@ -7,6 +7,7 @@ The template is Jinja, as Hugging Face define chat templates
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from cotejar.errors import ChatTemplateError
 from cotejar.tokenizer.chat_sandbox import ChatSandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from cotejar.tokenizer.spec import TokenizerSpec
     from cotejar.tokenizer.tokenizer import Tokenizer
@@ -72,21 +73,55 @@ def render_chat(
 
 
 def apply_chat(tokenizer: Tokenizer, prompt: str, *, now: datetime | None = None) -> list[int]:
-    """Turn one user message into the ids that make the model answer it.
+    """Turn one user message into the ids that make the model answer it: see `encode_chat`."""
+    return encode_chat(tokenizer, [{"role": "user", "content": prompt}], now=now)
 
-    Special tokens are parsed, those in the prompt as well. BOS comes first once, whether
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, object]],
+    *,
+    now: datetime | None = None,
+) -> list[int]:
+    """Turn messages into the ids that make the model answer the last of them.
+
+    Special tokens are parsed, those in the messages as well. BOS comes first once, whether
     the template writes it or the tokenizer adds it.
 
     Raises:
-        ChatTemplateError: as `render_chat`.
+        ChatTemplateError: as `render_chat`, or a message is none.
         TokenizerError: as `Tokenizer.encode`.
     """
     spec = tokenizer.spec
-    text = render_chat(spec, [{"role": "user", "content": prompt}], now=now)
+    for index, message in enumerate(messages or [{}]):
+        _require_message(message, index)
+    text = render_chat(spec, messages, now=now)
     ids = tokenizer.encode(text, add_special=False, parse_special=True)
     if spec.add_bos and spec.bos_id is not None and ids[:1] != [spec.bos_id]:
         ids.insert(0, spec.bos_id)
     return ids
+
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Who may speak in a chat; which of them a model knows is its template's to say."""
+
+
+def _require_message(message: object, index: int) -> None:
+    if not isinstance(message, Mapping):
+        found = type(message).__name__
+    elif message.get("role") not in ROLES:
+        found = f"role {str(message.get('role'))[:80]!r}"
+    elif not isinstance(message.get("content"), str):
+        found = f"content: {type(message.get('content')).__name__}"
+    else:
+        return
+    raise ChatTemplateError(
+        "a message cannot be understood",
+        where=f"message {index}",
+        expected=f"a role of {', '.join(ROLES)}, and content that is text",
+        found=found,
+        hint='{"role": "user", "content": "..."}',
+    )
 
 
 def _join_bounded(chunks: Iterable[str]) -> str:

@@ -139,6 +139,10 @@ class Tokenizer:
         """Whether the token is no part of a text: BOS, the end of a turn, ..."""
         return token_id in self._special.control_ids
 
+    def is_special(self, token_id: int) -> bool:
+        """Whether the token is found by its name, before a text is cut into words."""
+        return self.is_control(token_id) or token_id in self._special.user_defined_ids
+
     def _encode_text(self, text: str, *, parse_special: bool) -> list[int]:
         if self._huggingface is not None:
             return self._huggingface.encode(text, parse_special=parse_special)

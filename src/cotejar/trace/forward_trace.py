@@ -25,11 +25,17 @@ if TYPE_CHECKING:
     from cotejar.kernels.moments import MomentsPair
 
 
+UNKNOWN = "unknown"
+"""What a recorded trace does not say. It equals nothing, not even itself."""
+
+
 class Scope(enum.Enum):
     """Which token positions a statistic covers."""
 
     ALL = "all"
     LAST = "last"
+    UNKNOWN = "unknown"
+    """A recorded trace does not say. Nothing is compared in it."""
 
     # A member is itself alone; Enum's own hash is Python, and counts in a trace of small layers.
     __hash__ = object.__hash__
@@ -164,7 +170,8 @@ class SiteRecord:
     dtype: str
     """Of the values as the engine computed them."""
     shape: tuple[int, int]
-    """(tokens, width) of what was recorded: with scope `last` alone, one token."""
+    """(tokens, width) of what was recorded: with scope `last` alone, one token. (0, 0) where
+    a recorded trace does not say."""
     stats: Mapping[Scope, ActivationStats]
 
 
@@ -177,6 +184,7 @@ class ForwardTrace:
     config: Mapping[str, object]
     """`DecoderConfig.comparable()` of the model."""
     token_ids: tuple[int, ...]
+    """Empty, as the positions, where a recorded trace does not say."""
     positions: tuple[int, ...]
     prompt: str | None
     """The text that the ids came from, where there was one."""
@@ -186,8 +194,16 @@ class ForwardTrace:
     """The arrays that were asked for, by site name."""
     not_observed: frozenset[str] = frozenset()
     """Slots that this engine says it cannot observe: absent, and not for want of asking."""
-    ddof: int = DDOF
+    ddof: int | None = DDOF
+    """Of every `std`; None where a recorded trace does not say."""
     host: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def arithmetic(self) -> tuple[EngineInfo, Mapping[str, str]] | None:
+        """What decides the bits; None where a recorded trace does not say all of it."""
+        engine = self.engine
+        parts = (engine.name, engine.build, engine.numerics, engine.device)
+        return None if UNKNOWN in parts or not self.host else (engine, self.host)
 
     @property
     def num_layers(self) -> int:

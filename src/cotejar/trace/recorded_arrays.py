@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,9 +24,12 @@ RERECORD_HINT = "record it again with `apr trace MODEL --payload -o run.trace`"
 class RecordedArrays(Mapping[str, np.ndarray]):
     """The arrays of a trace file by site name; the file stays open as long as this does."""
 
-    def __init__(self, path: Path, records: Mapping[str, SiteRecord]) -> None:
+    def __init__(
+        self, path: Path, records: Mapping[str, SiteRecord], *, ddof: int | None
+    ) -> None:
         self._path = path
         self._records = records
+        self._ddof = ddof
         self._file = safe_open(path, framework="numpy")
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -40,8 +44,8 @@ class RecordedArrays(Mapping[str, np.ndarray]):
         except SafetensorError as error:
             self._fail(name, "an array that can be read", str(error))
         for scope, recorded in record.stats.items():
-            measured = measure_stats(array if scope is Scope.ALL else array[-1:])
-            if not _same_stats(recorded, measured, array.dtype):
+            measured = measure_stats(array[-1:] if scope is Scope.LAST else array)
+            if not _same_stats(recorded, measured, array.dtype, self._ddof):
                 self._fail(
                     name,
                     f"an array with the recorded statistics: {_brief(recorded)}",
@@ -65,8 +69,10 @@ class RecordedArrays(Mapping[str, np.ndarray]):
         )
 
 
-def _same_stats(recorded: ActivationStats, measured: ActivationStats, dtype: np.dtype) -> bool:
-    """Do two sets of statistics speak of one array?
+def _same_stats(
+    recorded: ActivationStats, measured: ActivationStats, dtype: np.dtype, ddof: int | None
+) -> bool:
+    """Do two sets of statistics speak of one array? Of an unknown ddof, any std may.
 
     A program may measure in a wider type than it stores, so values may differ by the stored
     type's rounding of the largest value, and by the roundings of a float64 sum in another
@@ -80,10 +86,16 @@ def _same_stats(recorded: ActivationStats, measured: ActivationStats, dtype: np.
     largest = max(abs(recorded.min), abs(recorded.max))
     roundings = float(np.finfo(dtype).eps) + recorded.count * float(np.finfo(np.float64).eps)
     tolerance = roundings * largest + float(np.finfo(dtype).tiny)
-    pairs = [
-        (getattr(recorded, f), getattr(measured, f)) for f in ("min", "max", "mean", "std")
-    ]
+    pairs = [(getattr(recorded, f), getattr(measured, f)) for f in ("min", "max", "mean")]
+    if ddof is not None:
+        pairs.append((recorded.std, _std(measured, ddof)))
     return all(a == b or abs(a - b) <= tolerance for a, b in pairs)  # a std may be infinite
+
+
+def _std(stats: ActivationStats, ddof: int) -> float:
+    if stats.finite_count <= ddof:
+        return 0.0
+    return math.sqrt(stats.sum_squared_deviations / (stats.finite_count - ddof))
 
 
 def _brief(stats: ActivationStats) -> str:

@@ -101,6 +101,22 @@ def test_a_refused_write_is_recognised_in_the_output(tmp_path: Path, line: str) 
     assert find_refused_write(line.format(path=path), tmp_path, inside) is None
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{flood}",
+        "{flood} Permission denied",
+        "[Errno 13] {flood}: '{flood}",
+        "{flood}: Permission denied",
+        "'{flood}': Permission denied",
+        "[Errno 13] Permission denied: '\0'",
+        ": Permission denied",
+    ],
+)
+def test_a_flood_in_one_line_names_no_path(tmp_path: Path, line: str) -> None:
+    assert find_refused_write(line.format(flood="x" * 4_000_000), tmp_path, ()) is None
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing denies root")
 def test_what_the_system_denies_anyway_is_no_refused_write(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -20,7 +20,8 @@ from cotejar.cli.pv.prove import prove
 from cotejar.contracts.harnesses.sample_gate import (
     two_counts_agree_where_equal_and_above_0 as leaf,
 )
-from cotejar.contracts.prove import crosshair
+from cotejar.contracts.prove import crosshair, crosshair_grid
+from cotejar.contracts.prove.counterexample import drawn_as_json, drawn_from_json
 from cotejar.contracts.prove.crosshair import load_crosshair, prove_by_crosshair
 from cotejar.contracts.prove.harness import HARNESSES
 from cotejar.contracts.prove.outcome import ProofVerdict
@@ -38,8 +39,22 @@ if TYPE_CHECKING:
 FLOATS = "a float was drawn or computed, and CrossHair's floats do not round as ours"
 
 
-def decide(body: Callable[[Inputs], None], seconds: float = 30) -> Outcome:
+def decide(body: Callable[[Inputs], None], seconds: float = 300) -> Outcome:
     return prove_by_crosshair(body, 3, time.monotonic() + seconds)
+
+
+@pytest.fixture
+def few_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that would go on for ever ends by number, not by a clock."""
+    monkeypatch.setattr(crosshair, "MAX_PATHS", 100)
+
+
+@pytest.fixture
+def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less to compare with CPython; the tests that prove something compare it all."""
+    monkeypatch.setattr(crosshair_grid, "NUMBERS", (-7, 0, 1))
+    monkeypatch.setattr(crosshair_grid, "TEXTS", ("", "a"))
+    monkeypatch.setattr(crosshair_grid, "CHARACTERS", ("", "a"))
 
 
 def test_a_leaf_of_production_is_proved_for_integers_of_any_size() -> None:
@@ -50,7 +65,7 @@ def test_a_leaf_of_production_is_proved_for_integers_of_any_size() -> None:
     assert outcome.facts["covers"] == ["equal and empty", "they agree"]
     assert outcome.facts["made_floats"] is False
     assert outcome.facts["paths"] > 1
-    pairs, operations = len(crosshair._NUMBERS) ** 2, len(crosshair._OPERATIONS)
+    pairs, operations = len(crosshair_grid.NUMBERS) ** 2, len(crosshair_grid.NUMBER_OPERATIONS)
     assert outcome.facts["compared"] == pairs * operations
 
 
@@ -104,13 +119,14 @@ def test_a_claim_on_computed_floats_is_not_proved() -> None:
     assert (outcome.verdict, outcome.why) == (ProofVerdict.UNKNOWN, FLOATS)
 
 
+@pytest.mark.usefixtures("few_paths")
 def test_a_failure_of_real_numbers_alone_refutes_nothing() -> None:
     def claim(inputs: Inputs) -> None:
         n = inputs.integer("n", 1, 3)
         inputs.cover("two", n == 2)
         assert n / 1 + 1e-20 == n
 
-    outcome = decide(claim, seconds=3)
+    outcome = decide(claim)
 
     assert (outcome.verdict, outcome.why) == (
         ProofVerdict.UNKNOWN,
@@ -155,6 +171,7 @@ def test_a_claim_about_nothing_is_unknown(labels: tuple[str, ...], why: str) -> 
     assert (outcome.verdict, outcome.why) == (ProofVerdict.UNKNOWN, why)
 
 
+@pytest.mark.usefixtures("few_paths")
 def test_paths_without_end_are_unknown() -> None:
     def claim(inputs: Inputs) -> None:
         n = inputs.integer("n")
@@ -163,7 +180,7 @@ def test_paths_without_end_are_unknown() -> None:
             n -= 1
         assert n <= 0
 
-    outcome = decide(claim, seconds=3)
+    outcome = decide(claim)
 
     assert outcome.verdict is ProofVerdict.UNKNOWN
     assert outcome.why == f"not every path was confirmed; {outcome.facts['paths']:,} were run"
@@ -183,7 +200,8 @@ def test_every_length_is_tried() -> None:
 
 def test_arithmetic_that_is_not_pythons_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     count = itertools.count()
-    monkeypatch.setattr(crosshair, "_OPERATIONS", {"add": lambda a, b: next(count)})
+    wrong = {"add": lambda a, b: next(count)}
+    monkeypatch.setattr(crosshair_grid, "NUMBER_OPERATIONS", wrong)
 
     outcome = decide(leaf)
 
@@ -204,6 +222,85 @@ def test_what_a_harness_may_not_do_is_unknown() -> None:
         ProofVerdict.UNKNOWN,
         "not modelled: 'n' is drawn twice",
     )
+
+
+# --- texts --------------------------------------------------------------------------
+
+
+def parted(inputs: Inputs) -> None:
+    """`partition` takes a text apart, and nothing is lost."""
+    text = inputs.text("text", inputs.bound)
+    head, colon, tail = text.partition(":")
+    inputs.cover("parted", colon == ":")
+    inputs.cover("whole", colon == "")
+    assert head + colon + tail == text
+    assert ":" not in head
+
+
+def test_a_claim_on_texts_is_proved_for_every_text_up_to_its_length() -> None:
+    outcome = decide(parted)
+
+    assert (outcome.verdict, outcome.why) == (ProofVerdict.PROVED, "")
+    assert outcome.facts["covers"] == ["parted", "whole"]
+    texts = len(crosshair_grid.TEXTS) ** 2 * len(crosshair_grid.TEXT_OPERATIONS)
+    characters = len(crosshair_grid.CHARACTERS) * len(crosshair_grid.CHARACTER_OPERATIONS)
+    numbers = len(crosshair_grid.NUMBERS) ** 2 * len(crosshair_grid.NUMBER_OPERATIONS)
+    assert outcome.facts["compared"] == numbers + texts + characters
+
+
+@pytest.mark.usefixtures("small_grid")
+@pytest.mark.parametrize(
+    ("holds", "worst"),
+    [
+        (lambda text: ":" not in text.partition(":")[2], "::"),
+        (lambda text: text != "\ud800", "\ud800"),
+        (lambda text: not text.isdigit() or text.isdecimal(), None),  # as of a superscript
+    ],
+)
+def test_a_text_that_refutes_a_claim_is_found_and_fails_in_cpython(
+    holds: Callable[[str], bool], worst: str | None
+) -> None:
+    def claim(inputs: Inputs) -> None:
+        text = inputs.text("text", inputs.bound)
+        inputs.cover("not empty", text != "")
+        assert holds(text)
+
+    outcome = decide(claim)
+
+    assert outcome.verdict is ProofVerdict.REFUTED
+    found = outcome.counterexample["text"]
+    assert type(found) is str
+    assert not holds(found)
+    assert worst in (None, found)
+    shown = json.loads(json.dumps(drawn_as_json(outcome.counterexample)))
+    assert drawn_from_json(shown) == outcome.counterexample
+
+
+@pytest.mark.usefixtures("small_grid")
+def test_texts_that_are_not_pythons_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = itertools.count()
+    wrong = {"find": lambda a, b: next(count)}
+    monkeypatch.setattr(crosshair_grid, "TEXT_OPERATIONS", wrong)
+
+    outcome = decide(parted)
+
+    assert (outcome.verdict, outcome.why) == (
+        ProofVerdict.UNKNOWN,
+        "CrossHair is not Python here: find of '' and '' is 1, not 0",
+    )
+
+
+@pytest.mark.usefixtures("few_paths", "small_grid")
+def test_a_number_read_from_a_text_comes_to_no_end() -> None:
+    def claim(inputs: Inputs) -> None:
+        text = inputs.text("text", inputs.bound)
+        inputs.cover("a number", text.isdecimal())
+        assert not text.isdecimal() or int(text) >= 0
+
+    outcome = decide(claim)
+
+    assert outcome.verdict is ProofVerdict.UNKNOWN
+    assert outcome.why == f"not every path was confirmed; {outcome.facts['paths']:,} were run"
 
 
 CONTRACT = """

@@ -8,8 +8,19 @@ from cotejar.cli.lazy_group import LazyGroup, VerbTable
 
 APR_VERBS: VerbTable = {
     "run": ("cotejar.cli.apr.run:run", "Answer one prompt."),
+    "chat": ("cotejar.cli.apr.chat:chat", "Talk with a model."),
+    "serve": ("cotejar.cli.apr.serve:serve", "Answer over HTTP, as OpenAI's API does."),
     "trace": ("cotejar.cli.apr.trace:trace", "Record what every layer computes."),
     "parity": ("cotejar.cli.apr.parity:parity", "Compare two models or engines, and judge."),
+    "diagnose": (
+        "cotejar.cli.apr.diagnose:diagnose",
+        "Name the operation, the side and the cause.",
+    ),
+    "probe": ("cotejar.cli.apr.probe:probe", "Which faults can a prompt show on a model?"),
+    "faults": ("cotejar.cli.apr.faults:faults", "List the faults that can be injected."),
+    "check": ("cotejar.cli.apr.check:check", "Does an engine agree with itself?"),
+    "tokens": ("cotejar.cli.apr.tokens:tokens", "Compare two tokenizers over a corpus."),
+    "eval": ("cotejar.cli.apr.eval:eval_", "Perplexity of a text; KL from another model."),
     "bench": ("cotejar.cli.apr.bench:bench", "Measure prefill, decode, tracing, memory."),
     "inspect": ("cotejar.cli.apr.inspect:inspect", "Show what a model or trace file is."),
     "tensors": ("cotejar.cli.apr.tensors:tensors", "List a model's tensors."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,10 @@ from cotejar.cli.apr.sampling import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cotejar.generation.sampling_options import SamplingOptions
+
+PATH = click.Path(path_type=Path)
+
 
 @click.command("run", short_help="Answer one prompt.")
 @click.argument("model")
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 @click.option("-n", "--max-tokens", default=32, show_default=True, help="Stop after so many.")
 @sampling_flags
 @grammar_flags
+@click.option("--batch", type=PATH, help="Answer the prompts of a .jsonl file, side by side.")
+@click.option("-o", "--output", type=PATH, help="Where the answers to --batch go.")
+@click.option("--slots", default=8, show_default=True, help="Answers of --batch at once.")
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, without chat template.")
 @click.option("--skip-contract", is_flag=True, help="Do not look at the weights first.")
 @click.option(
@@ -36,6 +44,9 @@ def run(
     prompt_argument: str | None,
     prompt: str | None,
     max_tokens: int,
+    batch: Path | None,
+    output: Path | None,
+    slots: int,
     *,
     raw: bool,
     skip_contract: bool,
@@ -51,9 +62,25 @@ def run(
     \b
     apr run demo:smollm2 "What is the capital of France?"
     apr run native+f32:model.apr --prompt "def fib(n):" --raw
+    apr run model.gguf --batch prompts.jsonl -o answers.jsonl
+
+    A line of a batch is {"prompt": "..."} or {"messages": [...]}, and if wanted id,
+    max_tokens, temperature and seed. Interrupted, the same command goes on.
 
     Exits 0 when done, 2 on bad input.
     """  # noqa: D301 - click wants the control character
+    if batch is not None:
+        if prompt is not None or prompt_argument is not None:
+            raise click.UsageError("give a prompt or --batch, not both")
+        if output is None:
+            raise click.UsageError("--batch needs -o OUTPUT")
+        if read_grammar_flags(options) is not None:
+            raise click.UsageError("a batch takes no grammar")
+        sampling = read_sampling(options)
+        run_batch_file(
+            model, batch, output, max_tokens, sampling, slots=slots, raw=raw, as_json=as_json
+        )
+        return
     from cotejar.generation.run import RunRequest, run_prompt
     from cotejar.report.json_output import print_json
     from cotejar.report.tables import encodable, visible, visible_lines
@@ -99,6 +126,45 @@ def run(
         "numerics": result.engine.numerics,
     }
     print_json(facts)
+
+
+def run_batch_file(
+    model: str,
+    prompts: Path,
+    output: Path,
+    max_tokens: int,
+    sampling: SamplingOptions,
+    *,
+    slots: int,
+    raw: bool,
+    as_json: bool,
+) -> None:
+    """Answer a file of prompts; a bar on stderr shows how far it is."""
+    from cotejar.generation.batch import BatchRequest, run_batch
+    from cotejar.generation.open_native import open_native
+    from cotejar.report.batch import batch_json, batch_lines
+    from cotejar.report.json_output import print_json
+    from cotejar.report.progress import progress_bar
+    from cotejar.report.tables import print_lines
+
+    request = BatchRequest(
+        prompts=prompts,
+        output=output,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        raw=raw,
+        slots=slots,
+    )
+    start = time.perf_counter()
+    with progress_bar("prompts") as show:
+        result = run_batch(open_native(model), request, show)
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json(batch_json(result, output, seconds))
+    else:
+        print_lines(batch_lines(result, output, seconds))
+    if result.failures:
+        raise SystemExit(2)
 
 
 class _Printer:

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from cotejar.cli.pv.print_text import print_text
+
 
 @click.command("diff")
 @click.argument("old", type=click.Path())
@@ -30,9 +32,9 @@ def diff(old: str, new: str, *, check: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_json(), ensure_ascii=False))
     else:
-        click.echo(diff_text(found))
+        print_text(diff_text(found))
     problems = check_problems(found) if check else []
     for problem in problems:
-        click.echo(f"error: {problem}", err=True)
+        print_text(f"error: {problem}", err=True)
     if problems:
         raise SystemExit(1)

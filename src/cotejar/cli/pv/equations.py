@@ -6,6 +6,8 @@ import json
 
 import click
 
+from cotejar.cli.pv.print_text import print_text
+
 
 @click.command("equations")
 @click.argument("file", type=click.Path())
@@ -33,4 +35,4 @@ def equations(file: str, output_format: str, *, as_json: bool) -> None:
     elif output_format == "latex":
         click.echo(equations_latex(contract))
     else:
-        click.echo(equations_text(contract))
+        print_text(equations_text(contract))

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from cotejar.cli.pv.print_text import print_text
+
 
 @click.command("explain")
 @click.argument("rule", required=False)
@@ -26,10 +28,13 @@ def explain(rule: str | None, *, as_json: bool) -> None:
     if rule is None:
         rules = list_rules()
         facts = {"rules": [rule_json(one) for one in rules]}
-        click.echo(json.dumps(facts, ensure_ascii=False) if as_json else rule_lines(rules))
+        if as_json:
+            click.echo(json.dumps(facts, ensure_ascii=False))
+        else:
+            print_text(rule_lines(rules))
         return
     found = explain_rule(rule)
     if as_json:
         click.echo(json.dumps(rule_json(found), ensure_ascii=False))
     else:
-        click.echo(rule_text(found))
+        print_text(rule_text(found))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cotejar.cli.pv.print_text import print_text
 from cotejar.cli.pv.report_corpus import report_corpus
 
 
@@ -52,7 +53,7 @@ def falsify(
     from cotejar.contracts.falsify.run import Options, TestResult, falsify_corpus
 
     def show(result: TestResult) -> None:
-        click.echo(result_text(result), err=as_json)
+        print_text(result_text(result), err=as_json)
 
     corpus = read_corpus(path)
     options = Options(shell=shell, record=not no_record, evidence=evidence, timeout_s=timeout_s)

@@ -35,5 +35,6 @@ def graph(path: str, output_format: str, *, as_json: bool) -> None:
     draw = {"text": graph_text, "dot": graph_dot, "mermaid": graph_mermaid}
     text = draw.get(output_format, graph_text)(drawn)
     as_json = as_json or output_format == "json"
-    report_corpus(corpus, text, drawn.as_json(), as_json=as_json)
+    folds = output_format == "text"
+    report_corpus(corpus, text, drawn.as_json(), as_json=as_json, folds=folds)
     raise SystemExit(1 if drawn.cycles else 0)

@@ -40,7 +40,9 @@ def score(
 ) -> None:
     """Score how complete each contract is, with a grade from A to F and the dearest gaps.
 
-    It measures what a contract holds, not what was run. Exits 0; 1 when a contract is below
+    With --binding the code base is scored too: what of it is bound, how deeply that is
+    backed, and which contracts changed after the registry. It measures what contracts hold,
+    not what was run. Exits 0; 1 when a contract is below
     --min-score; 2 when the path cannot be read; 3 when a folder holds no contract.
     """
     from cotejar.contracts.corpus import read_corpus, read_optional_bindings
@@ -50,11 +52,18 @@ def score(
         score_json,
         score_text,
     )
+    from cotejar.contracts.score_codebase import measure_drift, score_codebase
 
     normal = parse_weights(weights)
     corpus = read_corpus(path)
     bindings = read_optional_bindings(binding)
     scores = [score_contract(contract, bindings, normal) for contract in corpus.contracts]
     facts = score_json(scores, min_score=min_score)
-    report_corpus(corpus, score_text(scores, top_gaps=top_gaps), facts, as_json=as_json)
+    text = score_text(scores, top_gaps=top_gaps)
+    if bindings is not None:
+        drift = measure_drift(corpus.contracts, bindings)
+        codebase = score_codebase(corpus.contracts, bindings, drift)
+        facts["codebase"] = codebase.as_json()
+        text += f"\n\n{codebase.as_text()}"
+    report_corpus(corpus, text, facts, as_json=as_json)
     raise SystemExit(facts["exit_code"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cotejar.cli.pv.print_text import print_text
 from cotejar.cli.pv.report_corpus import report_corpus
 
 
@@ -45,10 +46,11 @@ def scoreboard(
     board = score_corpus(corpus, evidence)
     for contract in board.contracts:
         if contract.truncated:
-            click.echo(f"warning: {contract.truncated}", err=True)
+            print_text(f"warning: {contract.truncated}", err=True)
     findings = check_claims(board) if check else []
     code = check_verdict(findings, len(corpus.skipped)).exit_code if check else 0
     write = scoreboard_markdown if markdown else scoreboard_text
     facts = scoreboard_json(board, findings, code)
-    report_corpus(corpus, write(board, findings), facts, as_json=as_json)
+    text = write(board, findings)
+    report_corpus(corpus, text, facts, as_json=as_json, folds=not markdown)
     raise SystemExit(code)

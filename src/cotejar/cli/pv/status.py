@@ -6,6 +6,8 @@ import json
 
 import click
 
+from cotejar.cli.pv.print_text import print_text
+
 
 @click.command("status")
 @click.argument("file", type=click.Path())
@@ -23,4 +25,4 @@ def status(file: str, *, why: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_json(), ensure_ascii=False))
     else:
-        click.echo(status_text(found, why=why))
+        print_text(status_text(found, why=why))

@@ -7,6 +7,8 @@ import os
 
 import click
 
+from cotejar.cli.pv.print_text import print_text
+
 FORMATS = ("text", "json", "sarif", "github", "junit")
 
 
@@ -54,9 +56,9 @@ def validate(path: str, output_format: str, jobs: int, *, as_json: bool) -> None
 
         output, errors = validation_text(report)
         if output:
-            click.echo(output)
+            print_text(output)
         if errors:
-            click.echo(errors, err=True)
+            print_text(errors, err=True)
     elif output_format == "json":
         click.echo(json.dumps(report.as_json(), ensure_ascii=False))
     elif output_format == "sarif":

@@ -62,15 +62,27 @@ def append_record(folder: Path, record: EvidenceRecord) -> Path:
     """
     path = ledger_path(folder, record.stamp.contract)
     text = json.dumps(record.as_json(), ensure_ascii=False, allow_nan=False)
+    append_line(path, text, hint="name another folder with --evidence, or run with --no-record")
+    return path
+
+
+def append_line(path: Path, text: str, *, hint: str) -> None:
+    """Append one line, under a lock; `hint` is what to try where the system refuses.
+
+    Raises:
+        WriteError: the system refuses, or the disk is full; the file is as it was.
+        NotAFileError: something else has the file's name.
+        EvidenceError: the line would be too long, or the file too large.
+    """
     line = (text + "\n").encode("utf-8", errors="backslashreplace")
     if len(line) > MAX_LINE_BYTES:
         raise _bad_line(str(path), f"at most {MAX_LINE_BYTES} bytes", f"{len(line)} bytes")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise _write_error(path, error) from None
+        raise _write_error(path, error, hint) from None
     try:
         _require_regular(path, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -79,10 +91,9 @@ def append_record(folder: Path, record: EvidenceRecord) -> Path:
             raise _bad_line(str(path), f"room below {MAX_LEDGER_BYTES} bytes", f"{size} bytes")
         _append(descriptor, line)
     except OSError as error:
-        raise _write_error(path, error) from None
+        raise _write_error(path, error, hint) from None
     finally:
         os.close(descriptor)
-    return path
 
 
 def read_ledger(folder: Path, stem: str) -> Ledger:
@@ -209,11 +220,11 @@ def _unreadable(path: Path, error: OSError | ValueError) -> UnreadableFileError:
     )
 
 
-def _write_error(path: Path, error: OSError) -> WriteError:
+def _write_error(path: Path, error: OSError, hint: str) -> WriteError:
     return WriteError(
         "the evidence could not be recorded; the file is as it was",
         where=str(path),
         expected="a folder that this user may write to, with room in it",
         found=error.strerror or str(error),
-        hint="name another folder with --evidence, or run with --no-record",
+        hint=hint,
     )

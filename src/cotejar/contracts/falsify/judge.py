@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from cotejar.contracts.falsify.pytest_report import PytestReport
 
-_REFUSED = (
-    re.compile(r"\[Errno 13\][^:\n]*: '([^'\n]+)'"),  # Python
-    re.compile(r"([^\s:'\"]+): Permission denied"),  # a shell, coreutils
-    re.compile(r"'([^'\n]+)': Permission denied"),
-)
+_DENIED = ": Permission denied"
+_ERRNO_13 = "[Errno 13]"
+_MAX_PATH = 4096
+"""No longer path can be named to the system."""
+_BEFORE_A_NAME = re.compile(r"[\s:'\"]")
 _TOO_LARGE = os.strerror(errno.EFBIG)
 _PYTEST_EXITS = {
     2: "the run was interrupted, or a test file does not import",
@@ -97,16 +97,37 @@ def find_refused_write(output: str, cwd: Path, writable: Sequence[Path]) -> str 
     The system says "permission denied" for other reasons too; a path counts if it lies
     outside `writable` and this process, which is not confined, could write there.
     """
-    for pattern in _REFUSED:
-        for match in pattern.finditer(output):
-            name = match[1]
-            path = (cwd / name).resolve()
-            if any(path.is_relative_to(folder) for folder in writable):
-                continue
-            there = path if path.exists() else path.parent
-            if os.access(there, os.W_OK):
-                return name
+    for line in output.splitlines():
+        name = _denied_name(line)
+        if name and _could_write(cwd / name, writable):
+            return name
     return None
+
+
+def _denied_name(line: str) -> str:
+    """The path that a line says was denied; "" if it says nothing of the kind.
+
+    By hand, since a flood may be one line of megabytes, on which a pattern takes for ever.
+    """
+    _, python, rest = line.partition(_ERRNO_13)
+    if python:  # [Errno 13] Permission denied: 'path'
+        return rest.partition(": '")[2][: _MAX_PATH + 1].partition("'")[0]
+    at = line.rfind(_DENIED)
+    before = line[max(0, at - _MAX_PATH) : at] if at > 0 else ""
+    if before.endswith("'"):  # touch: cannot touch 'path': Permission denied
+        return before[:-1].rpartition("'")[2]
+    return _BEFORE_A_NAME.split(before)[-1]  # sh: 1: cannot create path: Permission denied
+
+
+def _could_write(path: Path, writable: Sequence[Path]) -> bool:
+    """Does it lie outside `writable`, and may this process, which is not confined, write?"""
+    try:
+        path = path.resolve()
+        there = path if path.exists() else path.parent
+    except (OSError, ValueError):  # no path at all
+        return False
+    inside = any(path.is_relative_to(folder) for folder in writable)
+    return not inside and os.access(there, os.W_OK)
 
 
 def _why_stopped(reply: Mapping[str, Any], changed: Sequence[str]) -> str:

@@ -144,6 +144,10 @@ class _HypothesisInputs(ConcreteInputs):
     def _draw_float(self, name: str) -> float:
         return float(self.data.draw(self.strategies.floats(), label=name))
 
+    def _draw_text(self, name: str) -> str:
+        any_character = self.strategies.characters(exclude_categories=())
+        return str(self.data.draw(self.strategies.text(any_character), label=name))
+
     def _draw_index(self, name: str, count: int) -> int:
         return int(self.data.draw(self.strategies.integers(0, count - 1), label=name))
 
@@ -153,6 +157,7 @@ _FLOATS = (
     *(1.0, 1.0, 2.0, 2.0, 0.5, 0.0, -0.0, -1.0, 3.0, math.inf, -math.inf, math.nan),
     *(5e-324, sys.float_info.min, sys.float_info.max, 1.0 + 2.0**-52),
 )
+_CHARACTERS = "aaabB01:,.-_/ \t\n\0\u00b2\u0130\u00df\u2028\ud800\U0001f600"
 
 
 class _SpecialInputs(ConcreteInputs):
@@ -177,6 +182,11 @@ class _SpecialInputs(ConcreteInputs):
         if self.random.random() < self.plain:
             return 1.0
         return self.random.choice(self.floats_now)
+
+    def _draw_text(self, name: str) -> str:
+        del name
+        length = self.random.randrange(self.bound + 1)
+        return "".join(self.random.choices(_CHARACTERS, k=length))
 
     def _draw_index(self, name: str, count: int) -> int:
         del name

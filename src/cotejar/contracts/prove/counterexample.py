@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 
 def drawn_as_json(drawn: Mapping[str, object]) -> dict[str, object]:
-    """Floats as text, `float.hex` or `nan`, so that every bit and every NaN survives."""
-    return {k: v.hex() if isinstance(v, float) else v for k, v in drawn.items()}
+    """Plain JSON in which every value survives.
+
+    A float is a text, `float.hex` or `nan`, so that every bit and every NaN is kept; a text is
+    `{"text": ...}` in ASCII with Python's escapes, as half a surrogate pair has no UTF-8.
+    """
+    return {name: _as_json(value) for name, value in drawn.items()}
 
 
 def drawn_from_json(shown: Mapping[str, object]) -> dict[str, object]:
-    """The inverse: text is a float."""
-    return {k: float.fromhex(v) if isinstance(v, str) else v for k, v in shown.items()}
+    """The inverse."""
+    return {name: _from_json(value) for name, value in shown.items()}
 
 
 def counterexample_test(
@@ -86,9 +90,23 @@ def _import_of(body: Body) -> tuple[str, str]:
     return f"from {module} import {body.__name__}", body.__name__
 
 
+def _as_json(value: object) -> object:
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, str):
+        return {"text": value.encode("unicode_escape").decode("ascii")}
+    return value
+
+
+def _from_json(shown: object) -> object:
+    if isinstance(shown, dict):
+        return shown["text"].encode("ascii").decode("unicode_escape")
+    return float.fromhex(shown) if isinstance(shown, str) else shown
+
+
 def _literal(value: object) -> str:
     if not isinstance(value, float):
-        return repr(value)
+        return ascii(value)
     if math.isnan(value):
         return "math.nan"
     if math.isinf(value):

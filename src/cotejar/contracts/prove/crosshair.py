@@ -8,7 +8,8 @@ So a claim is PROVED only if
 -   every path ran to its end, none was given up or ignored;
 -   no path made a float, drawn or computed (`n / 2` makes one), whatever CrossHair concludes:
     its own cap on such conclusions does not hold on every path;
--   its integers and truth values were compared with CPython's just before;
+-   its integers and truth values were compared with CPython's just before, and, where a text
+    was drawn, its texts just after;
 -   every cover was reached by CPython on the values found;
 -   CPython, on special values, finds no failure.
 
@@ -17,8 +18,6 @@ What fails on a path counts only if it fails in CPython on the values found, as 
 
 from __future__ import annotations
 
-import itertools
-import operator
 import time
 from contextlib import ExitStack, contextmanager
 from importlib import import_module, metadata
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from cotejar.contracts.prove.concrete import find_failure
+from cotejar.contracts.prove.crosshair_grid import compare_numbers, compare_texts
 from cotejar.contracts.prove.inputs import ConcreteInputs, Drawn, RecordedInputs, Rejected
 from cotejar.contracts.prove.outcome import Outcome, ProofVerdict
 from cotejar.contracts.prove.replay import run_harness, shrink
@@ -39,26 +39,6 @@ if TYPE_CHECKING:
 
 NUM_QUICK_RUNS = 1_000
 MAX_PATHS = 100_000
-_NUMBERS = (-(2**64), -7, -1, 0, 1, 3)
-"""Every pair of them is compared."""
-_OPERATIONS: dict[str, Callable[[int, int], object]] = {
-    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "eq", "ne")},
-    **{name: getattr(operator, name) for name in ("lt", "le", "gt", "ge")},
-    **{name: getattr(operator, name) for name in ("and_", "or_", "xor")},
-    "<<": lambda a, b: a << b if 0 <= b < len(_NUMBERS) else None,
-    ">>": lambda a, b: a >> b if 0 <= b < len(_NUMBERS) else None,
-    "** and ~": lambda a, b: ~(a**3) + b**2,
-    "divmod": lambda a, b: divmod(a, b) if b else None,
-    "//": lambda a, b: a // b if b else None,
-    "%": lambda a, b: a % b if b else None,
-    "min": min,
-    "max": max,
-    "abs and -": lambda a, b: abs(a) - -b,
-    "and": lambda a, b: a > 0 and b > 0,
-    "or, not": lambda a, b: a > 0 or not b,
-    "truth": lambda a, b: bool(a) is bool(b),
-    "chain": lambda a, b: _NUMBERS[1] < a <= b,
-}
 
 
 def load_crosshair() -> Any:
@@ -89,44 +69,6 @@ def prove_by_crosshair(body: Body, bound: int, deadline: float) -> Outcome:
     return _Proof(body, bound, deadline).prove()
 
 
-def compare_with_python(engine: Engine) -> tuple[int, str]:
-    """Compute with stand-ins that can have one value only, and with that value in CPython.
-
-    Returns:
-        How many results were compared, and the first that differs, in words.
-    """
-    compared = 0
-    for a, b in itertools.product(_NUMBERS, repeat=2):
-        right = {name: repr(operation(a, b)) for name, operation in _OPERATIONS.items()}
-        found = _computed_with(engine, a, b)
-        if found.keys() != right.keys():
-            return compared, f"{a} and {b} were not reached"
-        for name, shown in right.items():
-            compared += 1
-            if found[name] != shown:
-                return compared, f"{name} of {a} and {b} is {found[name]}, not {shown}"
-    return compared, ""
-
-
-def _computed_with(engine: Engine, a: int, b: int) -> dict[str, str]:
-    made: dict[str, object] = {}
-    found: dict[str, str] = {}
-
-    def compute() -> None:
-        made.clear()
-        x, y = engine.stand_in(int, "a"), engine.stand_in(int, "b")
-        if x == a and y == b:
-            made.update({name: operation(x, y) for name, operation in _OPERATIONS.items()})
-
-    def read(failure: Exception | None) -> bool:
-        if failure is None and made:
-            found.update({k: repr(v) for k, v in engine.values_of(made).items()})
-        return bool(made)
-
-    engine.explore(compute, read)
-    return found
-
-
 class _Proof:
     """One harness at one bound."""
 
@@ -143,21 +85,29 @@ class _Proof:
 
     def prove(self) -> Outcome:
         """Decide the claim."""
-        self.num_compared, difference = compare_with_python(self.engine)
-        if difference:
-            return self._outcome(
-                ProofVerdict.UNKNOWN, f"CrossHair is not Python here: {difference}"
-            )
+        different = self._compare(compare_numbers)
+        if different:
+            return self._outcome(ProofVerdict.UNKNOWN, different)
         confirmed = self.engine.explore(self._run, self._judge)
         if self.failing is not None:
             return self._refuted(self.failing)
         against = self._against(confirmed=confirmed)
+        if not against and self.engine.drew_texts:
+            against = self._compare(compare_texts)
         if against:
             return self._outcome(ProofVerdict.UNKNOWN, against)
         missed = find_failure(self.body, self.bound, NUM_QUICK_RUNS)
         if missed is not None:
             return self._refuted(missed.drawn)
         return self._outcome(ProofVerdict.PROVED)
+
+    def _compare(self, compare: Callable[[Engine], tuple[int, str]]) -> str:
+        """Compare stand-ins with CPython; what differs, or nothing."""
+        num_paths = self.engine.num_paths
+        num_compared, difference = compare(self.engine)
+        self.engine.num_paths = num_paths  # those of the claim are what is reported
+        self.num_compared += num_compared
+        return f"CrossHair is not Python here: {difference}" if difference else ""
 
     def _run(self) -> None:
         self.inputs = _CrossHairInputs(self.bound, self.engine)
@@ -237,6 +187,8 @@ class Engine:
         """Of the last search."""
         self.made_floats = False
         """A stand-in for a float was made, in any search."""
+        self.drew_texts = False
+        """A harness drew a text."""
 
     def explore(
         self, run: Callable[[], None], judge: Callable[[Exception | None], bool]
@@ -326,6 +278,10 @@ class _CrossHairInputs(ConcreteInputs):
     def _draw_float(self, name: str) -> float:
         self.engine.made_floats = True  # an infinity and a NaN come as themselves
         return self.engine.stand_in(float, name)  # type: ignore[no-any-return]  # CrossHair is untyped
+
+    def _draw_text(self, name: str) -> str:
+        self.engine.drew_texts = True
+        return self.engine.stand_in(str, name)  # type: ignore[no-any-return]  # CrossHair is untyped
 
     def _draw_index(self, name: str, count: int) -> int:
         value = self.engine.stand_in(int, name)

@@ -1,7 +1,7 @@
 """What a harness draws from: recorded values, every value of a small domain, or random ones.
 
 A harness is written once, against `Inputs`. The engine runs it over symbols
-(`symbolic_inputs.py`); this module holds the contexts in which CPython itself runs it.
+(`symbolic.py`); this module holds the contexts in which CPython itself runs it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Drawn = dict[str, object]
 
 DEFAULT_INT = 1
 DEFAULT_FLOAT = 1.0
+DEFAULT_TEXT = ""
 
 
 class Rejected(Exception):  # noqa: N818 - no failure: the drawn values are outside the claim
@@ -43,6 +44,9 @@ class Inputs(Protocol):
 
     def doubles(self, name: str, count: int) -> list[float]:
         """`count` unrelated floats."""
+
+    def text(self, name: str, max_length: int) -> str:
+        """Any text of at most so many characters, of which half a surrogate pair is one."""
 
     def choose(self, name: str, options: Sequence[T]) -> T:
         """Each of the options in turn; the way to vary a length."""
@@ -81,6 +85,13 @@ class ConcreteInputs:
         """Draw `count` floats."""
         return [self.double(f"{name}[{i}]") for i in range(count)]
 
+    def text(self, name: str, max_length: int) -> str:
+        """Draw a text."""
+        value = self._keep(name, self._draw_text(name))
+        if len(value) > max_length:
+            raise Rejected
+        return value
+
     def choose(self, name: str, options: Sequence[T]) -> T:
         """Draw one of the options; its index is what is recorded."""
         return options[self._keep(name, self._draw_index(name, len(options)))]
@@ -107,6 +118,9 @@ class ConcreteInputs:
     def _draw_float(self, name: str) -> float:
         raise NotImplementedError
 
+    def _draw_text(self, name: str) -> str:
+        raise NotImplementedError
+
     def _draw_index(self, name: str, count: int) -> int:
         raise NotImplementedError
 
@@ -128,6 +142,10 @@ class RecordedInputs(ConcreteInputs):
     def _draw_float(self, name: str) -> float:
         value = self.recorded.get(name, DEFAULT_FLOAT)
         return value if isinstance(value, float) else DEFAULT_FLOAT
+
+    def _draw_text(self, name: str) -> str:
+        value = self.recorded.get(name, DEFAULT_TEXT)
+        return value if isinstance(value, str) else DEFAULT_TEXT
 
     def _draw_index(self, name: str, count: int) -> int:
         value = self.recorded.get(name, 0)
@@ -155,6 +173,9 @@ class EnumeratedInputs(ConcreteInputs):
 
     def _draw_float(self, name: str) -> float:
         raise Unsupported(f"{name!r} is any float, too many to enumerate")
+
+    def _draw_text(self, name: str) -> str:
+        raise Unsupported(f"{name!r} is any text, too many to enumerate")
 
     def _draw_index(self, name: str, count: int) -> int:
         del name

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cotejar.contracts.prove.inputs import (
     DEFAULT_FLOAT,
     DEFAULT_INT,
+    DEFAULT_TEXT,
     ConcreteInputs,
     RecordedInputs,
     Rejected,
@@ -103,6 +104,8 @@ def _plainer(value: object) -> list[object]:
     """Values to try instead, the plainest first."""
     if isinstance(value, float):
         options: list[object] = [DEFAULT_FLOAT, 0.0, 2.0, 3.0, math.inf, math.nan]
+    elif isinstance(value, str):
+        options = [DEFAULT_TEXT, "a", value[: len(value) // 2], value[len(value) // 2 :]]
     else:
         options = [DEFAULT_INT, 0, 2, 3, -1]
     shown = repr(value)

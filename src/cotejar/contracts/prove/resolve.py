@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 from importlib.machinery import SourceFileLoader
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from cotejar.contracts import harnesses
+from cotejar.contracts.corpus import is_folder
 from cotejar.contracts.prove.harness import HARNESSES, Registry
 from cotejar.errors import MissingFileError, UsageError
 
@@ -28,13 +30,15 @@ def find_harness_files(path: str) -> list[str]:
         MissingFileError: there is nothing.
     """
     at = Path(path)
-    found = [at] if at.is_file() else sorted(at.glob("*.py"))
+    in_folder = is_folder(path)
+    # Unlike its like in pathlib, isfile raises for no path.
+    found = [at] if os.path.isfile(path) else sorted(at.glob("*.py")) if in_folder else []  # noqa: PTH113
     if not found:
         raise MissingFileError(
             "there are no harnesses to load",
             where=path,
             expected="a Python file that uses @harness, or a folder of them",
-            found="nothing at this path" if not at.exists() else "a folder without .py files",
+            found="a folder without .py files" if in_folder else "no file at this path",
             hint="check the path; relative ones start at the working folder",
         )
     return [str(file.resolve()) for file in found]

@@ -55,6 +55,11 @@ class SymbolicInputs:
         """`count` symbolic integers."""
         return [self.integer(f"{name}[{i}]") for i in range(count)]
 
+    def text(self, name: str, max_length: int) -> Term:
+        """Not modelled."""
+        del max_length
+        raise Unsupported(f"{name!r} is a text; the strategy crosshair draws texts")
+
     def doubles(self, name: str, count: int) -> list[Term]:
         """`count` symbolic floats."""
         return [self.double(f"{name}[{i}]") for i in range(count)]

@@ -22,17 +22,29 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
-def sarif_log(findings: Iterable[Finding], rules: Iterable[RuleHelp]) -> dict[str, Any]:
-    """One run, with the rules that may fire and the findings that did."""
+def sarif_log(
+    findings: Iterable[Finding],
+    rules: Iterable[RuleHelp],
+    *,
+    known: Iterable[Finding] | None = None,
+) -> dict[str, Any]:
+    """One run, with the rules that may fire and the findings that did.
+
+    `known` are the findings that a baseline has too; None: there is no baseline.
+    """
     driver = {
         "name": "pv",
         "version": __version__,
         "rules": [_rule(rule) for rule in rules],
     }
+    results = [_result(finding) for finding in findings]
+    if known is not None:
+        results = [{**result, "baselineState": "new"} for result in results]
+        results += [{**_result(f), "baselineState": "unchanged"} for f in known]
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding) for finding in findings],
+        "results": results,
     }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
@@ -49,7 +61,10 @@ def _rule(rule: RuleHelp) -> dict[str, Any]:
 def _result(finding: Finding) -> dict[str, Any]:
     region = {"startLine": finding.line, "startColumn": finding.column}
     location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": {"uri": _uri(finding.file)}, "region": region}
+        "physicalLocation": {
+            "artifactLocation": {"uri": artifact_uri(finding.file)},
+            "region": region,
+        }
     }
     if finding.path:
         location["logicalLocations"] = [{"fullyQualifiedName": finding.path}]
@@ -61,6 +76,7 @@ def _result(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _uri(file: str) -> str:
+def artifact_uri(file: str) -> str:
+    """A file's name as SARIF has it: relative where it was named so."""
     path = Path(file)
     return path.as_uri() if path.is_absolute() else quote(path.as_posix())

@@ -1,18 +1,18 @@
 """Rules of `pv audit`: does every part of a contract lead to another? AUDIT-, BIND-, TRACE-.
 
-AUDIT-001 to 003 and BIND-001 to 003 are upstream's. TRACE- rules are ours: they follow the
-names further, to tests in the code and to sections of a specification and back.
+AUDIT-001 to 003 are upstream's. TRACE- rules are ours: they follow the names further, to
+tests in the code and to sections of a specification and back.
 
-The rules on changelogs are in `audit_changelog.py`, those on registered harnesses in
-`audit_harnesses.py`.
+The rules on the binding registry are in `audit_bindings.py`, those on changelogs in
+`audit_changelog.py`, those on registered harnesses in `audit_harnesses.py`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from cotejar.contracts.binding import BindingStatus
 from cotejar.contracts.findings import Severity
+from cotejar.contracts.rules.audit_bindings import BINDING_RULES
 from cotejar.contracts.rules.audit_changelog import (
     NoChangelogEntry,
     NoFiveWhys,
@@ -99,76 +99,6 @@ class NoObligations(AuditRule):
         if subject.contract.equations and not subject.contract.obligations:
             message = "there are equations but no obligations derived from them"
             yield self.at(subject.contract.source, message, "proof_obligations")
-
-
-class _BindingRule(AuditRule):
-    """A rule on each equation's entry in the binding registry, where one is given."""
-
-    status: ClassVar[tuple[BindingStatus | None, ...]]
-    problem: ClassVar[str]
-
-    def check(self, subject: AuditSubject) -> Iterator[Finding]:
-        """Look up every equation."""
-        if subject.bindings is None:
-            return
-        contract = subject.contract
-        for equation in contract.equations:
-            entry = subject.bindings.find(contract.stem, equation.name)
-            if (None if entry is None else entry.status) in self.status:
-                message = f"the equation {equation.name} {self.problem}"
-                yield self.at(contract.source, message, "equations", equation.name)
-
-
-class NotBound(_BindingRule):
-    """BIND-001: an equation has no entry in the binding registry.
-
-    Why:
-        No function claims to compute it.
-    Bad:
-        bindings: []
-    Good:
-        bindings:
-          - {contract: example-v1.yaml, equation: identity, status: implemented}
-    """
-
-    status = (None,)
-    problem = "has no entry in the binding registry"
-
-
-class PartlyImplemented(_BindingRule):
-    """BIND-002: an equation is implemented in part.
-
-    Why:
-        What holds of the equation may not hold of the function.
-    Bad:
-        bindings:
-          - {contract: example-v1.yaml, equation: identity, status: partial}
-    Good:
-        bindings:
-          - {contract: example-v1.yaml, equation: identity, status: implemented}
-    """
-
-    severity: ClassVar[Severity] = Severity.WARNING
-    status = (BindingStatus.PARTIAL,)
-    problem = "is implemented in part only"
-
-
-class NotImplementedYet(_BindingRule):
-    """BIND-003: an equation is not implemented.
-
-    Why:
-        Its tests, if they pass, pass on something else.
-    Bad:
-        bindings:
-          - {contract: example-v1.yaml, equation: identity, status: not_implemented}
-    Good:
-        bindings:
-          - {contract: example-v1.yaml, equation: identity, status: implemented}
-    """
-
-    severity: ClassVar[Severity] = Severity.WARNING
-    status = (BindingStatus.NOT_IMPLEMENTED, BindingStatus.PENDING)
-    problem = "is not implemented"
 
 
 class DanglingHarness(AuditRule):
@@ -325,9 +255,7 @@ AUDIT_RULES: tuple[AuditRule, ...] = (
     NotFalsifiable(),
     HarnessOfNothing(),
     NoObligations(),
-    NotBound(),
-    PartlyImplemented(),
-    NotImplementedYet(),
+    *BINDING_RULES,
     DanglingHarness(),
     UntracedObligation(),
     MissingTest(),

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from cotejar.contracts.rules import (
     lint_audit,
     lint_code,
+    lint_reverse,
     lint_run,
     lint_score,
+    lint_shapes,
+    lint_trend,
     lint_validate,
 )
 from cotejar.contracts.rules.audit import AUDIT_RULES
@@ -51,7 +54,20 @@ LINT_RULES: tuple[LintRule, ...] = (
 )
 """The rules of `pv lint` on one contract, in the order of its gates."""
 
-RUN_RULES: tuple[AnyRule[Any], ...] = (lint_run.RepeatedStem(), lint_run.StaleSuppression())
+RUN_RULES: tuple[
+    lint_reverse.ReverseRule
+    | lint_shapes.CompositionRule
+    | lint_trend.TrendRule
+    | lint_run.RepeatedStem
+    | lint_run.StaleSuppression,
+    ...,
+] = (
+    *lint_reverse.REVERSE_RULES,
+    lint_run.RepeatedStem(),
+    *lint_shapes.COMPOSITION_RULES,
+    *lint_trend.TREND_RULES,
+    lint_run.StaleSuppression(),
+)
 """The rules of `pv lint` on a run as a whole."""
 
 
@@ -61,6 +77,12 @@ def all_rules() -> tuple[AnyRule[Any], ...]:
     audit: tuple[AnyRule[Any], ...] = (*AUDIT_RULES, SPEC_RULE)
     lint: tuple[AnyRule[Any], ...] = (*LINT_RULES, *RUN_RULES)
     return (*validate, *audit, *lint)
+
+
+def gate_of(rule_id: str) -> str | None:
+    """The gate of `pv lint` that a rule belongs to; None for a rule of another verb."""
+    gates = {rule.id: rule.gate for rule in (*LINT_RULES, *RUN_RULES)}
+    return gates.get(rule_id)
 
 
 def find_rule(rule_id: str) -> AnyRule[Any]:

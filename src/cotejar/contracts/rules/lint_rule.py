@@ -2,7 +2,7 @@
 
 Each rule belongs to one gate. Ids and default severities are upstream's catalogue; where
 upstream's own mapping never fires a rule of it, the rule fires here as the catalogue says.
-PV-LCK-002 is ours.
+PV-LCK-002 and COMPOSITION-002 are ours.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from cotejar.contracts.rules.rule import AnyRule
 if TYPE_CHECKING:
     from cotejar.contracts.binding import BindingRegistry
     from cotejar.contracts.findings import Finding
+    from cotejar.contracts.reverse_coverage import ReverseCoverage
     from cotejar.contracts.schema import Contract, EnforcementLevel
 
 
@@ -23,6 +24,8 @@ class LintSettings:
     """What the caller asks for."""
 
     bindings: BindingRegistry | None = None
+    reverse: ReverseCoverage | None = None
+    """Public functions that the bindings are held against, if that is asked."""
     min_score: float | None = None
     min_level: EnforcementLevel | None = None
     strict_test_binding: bool = False

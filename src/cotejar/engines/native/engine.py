@@ -77,6 +77,10 @@ class NativeEngine:
             recorder, engine=self.info, model=self.model, token_ids=token_ids, prompt=prompt
         )
 
+    def with_model(self, model: LanguageModel) -> NativeEngine:
+        """The same engine, whatever was put into it, on another model."""
+        return NativeEngine(model, numerics=self.info.numerics, forward=self._forward)
+
     def start(self) -> NativeSession:
         """Begin an empty context."""
         return NativeSession(self._new_pass(None), self._decoder)
@@ -110,6 +114,14 @@ class NativeEngine:
         for session, token_ids in parts:
             session.token_ids += token_ids
         return logits_NV
+
+    def check(self, token_ids: Sequence[int], num_before: int = 0) -> None:
+        """Refuse ids that could not follow `num_before` others.
+
+        Raises:
+            EmptyPromptError, TokenIdError, ContextLengthError: what is wrong with them.
+        """
+        _check(self.model, token_ids, num_before)
 
     @cached_property
     def _packed(self) -> PackedPass:

@@ -1,0 +1,1 @@
+"""Hugging Face transformers on torch: an independent second opinion, on the same sites."""

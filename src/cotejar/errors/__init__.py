@@ -1,0 +1,187 @@
+"""Every failure a user can cause, as one tree.
+
+    CotejarError
+    |-- UsageError             APR-U...  what was asked for cannot be done
+    |-- FileError              APR-F0..  the file itself: missing, a folder, a full disk
+    |   `-- FormatError        APR-F...  the bytes break the format's rules
+    |-- ModelError             APR-M...  a whole file, but not a model we can run
+    |-- TokenizerError         APR-T...  text cannot become ids, or ids text
+    |-- TraceError             APR-R...  a trace file that does not say what it must
+    |-- EngineError            APR-E...  another program that runs a model failed at it
+    `-- ContractError          PV-E...   a contract that cannot be read at all
+
+An error has a code that never changes its meaning and is never reused, what is wrong,
+where, what was expected, what was found, and a next step. The parts stay fields, so that
+`--json` and reports need not parse text. `docs/errors.md` lists every code.
+
+Parts come out of strangers' files and names. In the message, which goes to terminals, each
+is one line, and whatever does not print is shown as an escape; the fields hold it as it is.
+"""
+
+from __future__ import annotations
+
+from cotejar.errors.contracts import (
+    ContractDocumentsError,
+    ContractError,
+    ContractLimitError,
+    ContractSchemaError,
+    ContractSyntaxError,
+    EvidenceError,
+    NoContractsError,
+    SettingsError,
+    UnknownRuleError,
+    UnknownTestError,
+)
+from cotejar.errors.error import (
+    CotejarError,
+    visible,
+)
+from cotejar.errors.files import (
+    AlignmentError,
+    BigEndianError,
+    ColumnMajorError,
+    EncodingError,
+    FileError,
+    FooterChecksumError,
+    FormatError,
+    FormatVersionError,
+    HeaderChecksumError,
+    IndexOrderError,
+    LegacyLayoutError,
+    LimitError,
+    MetadataError,
+    MissingFileError,
+    NotAFileError,
+    NoUpstreamCodeError,
+    OutputExistsError,
+    PaddingError,
+    ReadBackError,
+    SplitFileError,
+    TensorNameError,
+    TensorOverlapError,
+    TensorRangeError,
+    TensorShapeError,
+    TrailingDataError,
+    TruncatedError,
+    UnknownDtypeError,
+    UnreadableFileError,
+    UnsupportedFeatureError,
+    WriteError,
+    WrongMagicError,
+)
+from cotejar.errors.models import (
+    ArchitectureError,
+    ChatTemplateError,
+    ConfigValueError,
+    LeftoverTensorError,
+    MissingConfigError,
+    MissingTensorError,
+    ModelError,
+    NoTokenizerError,
+    TokenizerDataError,
+    TokenizerError,
+    UnsupportedTokenizerError,
+    WeightShapeError,
+    WeightValueError,
+)
+from cotejar.errors.runs import (
+    EngineBuildError,
+    EngineCrashError,
+    EngineDataError,
+    EngineError,
+    EngineProtocolError,
+    EngineTimeoutError,
+    TraceError,
+    TraceSchemaError,
+)
+from cotejar.errors.usage import (
+    ContextLengthError,
+    EmptyPromptError,
+    GrammarError,
+    MissingExtraError,
+    NothingMeasuredError,
+    PluginError,
+    TokenIdError,
+    UnknownDemoModelError,
+    UnknownEngineError,
+    UnknownSiteError,
+    UsageError,
+)
+
+__all__ = [
+    "AlignmentError",
+    "ArchitectureError",
+    "BigEndianError",
+    "ChatTemplateError",
+    "ColumnMajorError",
+    "ConfigValueError",
+    "ContextLengthError",
+    "ContractDocumentsError",
+    "ContractError",
+    "ContractLimitError",
+    "ContractSchemaError",
+    "ContractSyntaxError",
+    "CotejarError",
+    "EmptyPromptError",
+    "EncodingError",
+    "EngineBuildError",
+    "EngineCrashError",
+    "EngineDataError",
+    "EngineError",
+    "EngineProtocolError",
+    "EngineTimeoutError",
+    "EvidenceError",
+    "FileError",
+    "FooterChecksumError",
+    "FormatError",
+    "FormatVersionError",
+    "GrammarError",
+    "HeaderChecksumError",
+    "IndexOrderError",
+    "LeftoverTensorError",
+    "LegacyLayoutError",
+    "LimitError",
+    "MetadataError",
+    "MissingConfigError",
+    "MissingExtraError",
+    "MissingFileError",
+    "MissingTensorError",
+    "ModelError",
+    "NoContractsError",
+    "NoTokenizerError",
+    "NoUpstreamCodeError",
+    "NotAFileError",
+    "NothingMeasuredError",
+    "OutputExistsError",
+    "PaddingError",
+    "PluginError",
+    "ReadBackError",
+    "SettingsError",
+    "SplitFileError",
+    "TensorNameError",
+    "TensorOverlapError",
+    "TensorRangeError",
+    "TensorShapeError",
+    "TokenIdError",
+    "TokenizerDataError",
+    "TokenizerError",
+    "TraceError",
+    "TraceSchemaError",
+    "TrailingDataError",
+    "TruncatedError",
+    "UnknownDemoModelError",
+    "UnknownDtypeError",
+    "UnknownEngineError",
+    "UnknownRuleError",
+    "UnknownSiteError",
+    "UnknownTestError",
+    "UnreadableFileError",
+    "UnsupportedFeatureError",
+    "UnsupportedTokenizerError",
+    "UsageError",
+    "WeightShapeError",
+    "WeightValueError",
+    "WriteError",
+    "WrongMagicError",
+    "visible",
+]
