@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from cotejar.engines import oracle
 from cotejar.engines.native.engine import NativeEngine
 from cotejar.engines.oracle import OracleEngine
 from cotejar.model.language_model import open_language_model
@@ -256,6 +257,23 @@ TINY = {
     "qwen2": TinyDecoder(architecture="qwen2"),
     "qwen3": TinyDecoder(architecture="qwen3"),
 }
+GEMMA3 = TinyDecoder(
+    architecture="gemma3",
+    num_layers=3,
+    sliding_window=5,
+    sliding_window_pattern=2,
+    rope_theta=1e6,
+    tied_embeddings=True,
+)
+GEMMAS = {
+    "plain": GEMMA3,
+    "linear": replace(GEMMA3, rope_scaling={"rope_type": "linear", "factor": 8.0}),
+    "local theta": replace(GEMMA3, rope_local_theta=500.0),
+    "a cap": replace(GEMMA3, final_softcap=3.0),
+    "every sixth": replace(GEMMA3, num_layers=7, sliding_window_pattern=6),
+    "no window": replace(GEMMA3, sliding_window=None),
+    "untied": replace(GEMMA3, tied_embeddings=False),
+}
 TINY_IDS = [5, 77, 300, 12, 9, 9, 250, 31, 4, 199, 2, 64]
 MAX_TINY_NMSE = 1e-10
 """float32 sums of at most 160 terms in 2 layers: an error of 1e-5, squared. Measured: 2e-13."""
@@ -272,6 +290,72 @@ def test_a_tiny_model_in_float32_is_read_as_llamacpp_reads_it(
     ours = logits_of(OracleEngine(open_language_model(path)), TINY_IDS)
 
     assert nmse(theirs, ours) < MAX_TINY_NMSE
+
+
+MAX_FLIPPED_NMSE = 5e-9
+"""As before, but what passes ggml's table of float16 may round the other way: values that
+differ by 3e-7 of themselves straddle a boundary, 7e-4 apart on average, 4 times in 10,000, and
+part by those 7e-4. In and out, 2 x 4e-4 x (7e-4)^2 = 4e-10 a layer; 7 layers are the most.
+Measured: 2.7e-9 there, 9e-10 with 3 layers."""
+
+
+def from_ggmls_table(gate_TF: np.ndarray, _: object) -> np.ndarray:
+    """GELU as ggml looks it up: of a float16, as a float16; 0 and x beyond 10."""
+    rounded = gate_TF.astype(np.float16).astype(np.float64)
+    inner = np.sqrt(2 / np.pi) * (rounded + 0.044715 * rounded**3)
+    looked_up = (0.5 * rounded * (1 + np.tanh(inner))).astype(np.float16)
+    return np.where(np.abs(gate_TF) < 10, looked_up, np.maximum(gate_TF, 0))
+
+
+def gemma_distance(theirs: Path, ours: Path, folder: Path) -> float:
+    """Between llama.cpp on one file, and the oracle, with ggml's table, on another."""
+    logits = run_llamacpp(theirs, TINY_IDS, folder, exact_cache=True)["logits"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle, "activate", from_ggmls_table)
+        return nmse(logits, logits_of(OracleEngine(open_language_model(ours)), TINY_IDS))
+
+
+@pytest.mark.parametrize("name", GEMMAS)
+def test_a_tiny_gemma3_is_read_as_llamacpp_reads_it(name: str, tmp_path: Path) -> None:
+    """Norms behind, both RoPEs, the pattern of windows, the scale, the cap: all but GELU."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", GEMMAS[name])
+
+    assert gemma_distance(path, path, tmp_path) < MAX_FLIPPED_NMSE
+
+
+MAX_TABLE_NMSE = 1e-6
+"""float16 has 11 bits: each value that passes ggml's table, in and out, is off by up to 2^-11
+of itself, 2.4e-7 squared, and there are 3 layers. Measured: 1e-8. A window of 6 for 5: 1e-2."""
+
+
+def test_without_ggmls_table_gemma3_is_off_by_that_table_alone(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", GEMMA3)
+    theirs = run_llamacpp(path, TINY_IDS, tmp_path, exact_cache=True)["logits"]
+    model = open_language_model(path)
+
+    for engine in (OracleEngine(model), NativeEngine(model, numerics="f32")):
+        assert MAX_TINY_NMSE < nmse(theirs, logits_of(engine, TINY_IDS)) < MAX_TABLE_NMSE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_theta": 1.1e6},
+        {"rope_local_theta": 10_200.0},
+        {"sliding_window": 6},
+        {"sliding_window_pattern": 3},
+        {"rms_eps": 2.0**-8},
+        {"final_softcap": 1000.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_tiny_gemma3_that_differs_a_little_is_seen(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    other = write_tiny_gguf(tmp_path / "other.gguf", replace(GEMMA3, **changes))
+    plain = write_tiny_gguf(tmp_path / "plain.gguf", GEMMA3)
+
+    assert gemma_distance(other, plain, tmp_path) > MAX_FLIPPED_NMSE
 
 
 @pytest.mark.parametrize(

@@ -274,9 +274,35 @@ def test_qwens_tokens_spell_what_llama_cpp_says(
     assert llama.eos_ids() - ours.eos_ids == {ours.spec.tokens.index("</s>")}
 
 
-@pytest.fixture(scope="module")
-def sentencepiece_model() -> Any:
-    """A small SentencePiece BPE with Llama 2's settings, trained on the corpus."""
+GEMMA_USER_DEFINED = (
+    "\n",
+    "\n\n",
+    "\n\n\n",
+    "\u2581\u2581",
+    "\u2581\u2581\u2581\u2581",
+    "<table>",
+)
+SPM_STYLES: dict[str, dict[str, Any]] = {
+    "llama2": {},
+    # Ids as Gemma has them, no space before a text, and pieces that are cut out first.
+    "gemma3": {
+        "pad_id": 0,
+        "eos_id": 1,
+        "bos_id": 2,
+        "unk_id": 3,
+        "pad_piece": "<pad>",
+        "eos_piece": "<eos>",
+        "bos_piece": "<bos>",
+        "add_dummy_prefix": False,
+        "control_symbols": ["<start_of_turn>", "<end_of_turn>"],
+        "user_defined_symbols": list(GEMMA_USER_DEFINED),
+    },
+}
+
+
+@pytest.fixture(scope="module", params=SPM_STYLES)
+def sentencepiece_model(request: pytest.FixtureRequest) -> Any:
+    """A small SentencePiece BPE with Llama 2's or Gemma's settings, trained on the corpus."""
     sentencepiece = pytest.importorskip("sentencepiece")
     model = io.BytesIO()
     chooser = random.Random(0)
@@ -294,12 +320,23 @@ def sentencepiece_model() -> Any:
         remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
         minloglevel=2,
+        **SPM_STYLES[request.param],
     )
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
-def spm_metadata(model: Any, *, add_space_prefix: bool = True) -> dict[str, Any]:
+def spm_metadata(model: Any, *, add_space_prefix: bool | None = None) -> dict[str, Any]:
+    """As llama.cpp's converter writes it: user-defined pieces have real spaces."""
+    is_gemma = model.bos_id() == SPM_STYLES["gemma3"]["bos_id"]
+
+    def piece(token_id: int) -> str:
+        text = model.id_to_piece(token_id)
+        is_user_defined = is_gemma and text in GEMMA_USER_DEFINED
+        return text.replace("\u2581", " ") if is_user_defined else text
+
     def type_of(token_id: int) -> int:
+        if is_gemma and model.id_to_piece(token_id) in GEMMA_USER_DEFINED:
+            return int(TokenType.USER_DEFINED)
         kinds: tuple[tuple[Callable[[int], bool], TokenType], ...] = (
             (model.is_unknown, TokenType.UNKNOWN),
             (model.is_control, TokenType.CONTROL),
@@ -311,10 +348,15 @@ def spm_metadata(model: Any, *, add_space_prefix: bool = True) -> dict[str, Any]
     ids = range(model.vocab_size())
     return {
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": [model.id_to_piece(i) for i in ids],
+        "tokenizer.ggml.tokens": [piece(i) for i in ids],
         "tokenizer.ggml.scores": [model.get_score(i) for i in ids],
         "tokenizer.ggml.token_type": [type_of(i) for i in ids],
-        "tokenizer.ggml.add_space_prefix": add_space_prefix,
+        "tokenizer.ggml.add_space_prefix": not is_gemma
+        if add_space_prefix is None
+        else add_space_prefix,
+        "tokenizer.ggml.bos_token_id": model.bos_id(),
+        "tokenizer.ggml.eos_token_id": model.eos_id(),
+        "tokenizer.ggml.unknown_token_id": model.unk_id(),
     }
 
 
@@ -327,6 +369,12 @@ def test_an_spm_gives_sentencepieces_ids(sentencepiece_model: Any, text: str) ->
 
     assert ids == sentencepiece_model.encode(text)
     assert ours.decode(ids) == text
+
+
+SPM_SPECIALS = (
+    *("<s> a</s>b <unk>", "<s><s>", "<bos><start_of_turn>user\nhi<end_of_turn>\n<table>"),
+    *("a\n\n\n\n\nb  c     d", "<start_of_turn>  <end_of_turn><eos>", "<pad>\n"),
+)
 
 
 @pytest.fixture(scope="module", params=[True, False])
@@ -344,7 +392,7 @@ def spm_pair(
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.one_of(TEXTS, st.sampled_from((*CORPUS, "<s> a</s>b <unk>", "<s><s>"))))
+@given(text=st.one_of(TEXTS, st.sampled_from((*CORPUS, *SPM_SPECIALS))))
 def test_an_spm_gives_llama_cpps_ids(spm_pair: tuple[Tokenizer, LlamaCpp], text: str) -> None:
     ours, llama = spm_pair
 

@@ -25,7 +25,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 @pytest.fixture(scope="module")
 def windowed(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     path = tmp_path_factory.mktemp("m") / "windowed.gguf"
-    return open_language_model(write_tiny_gguf(path, TinyDecoder(sliding_window=WINDOW, context_length=512)))
+    return open_language_model(
+        write_tiny_gguf(path, TinyDecoder(sliding_window=WINDOW, context_length=512))
+    )
 
 
 def rows(model: LanguageModel, tokens: int, seed: int = 0) -> np.ndarray:

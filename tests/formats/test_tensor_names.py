@@ -49,6 +49,34 @@ def test_there_and_back(name) -> None:
     assert to_hugging_face(there) == name
 
 
+GEMMA_PARTS = (
+    *(part for part in LAYER_PARTS if not part.endswith(".bias")),
+    "pre_feedforward_layernorm.weight",
+    "post_feedforward_layernorm.weight",
+)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "gemma3_text"])
+@pytest.mark.parametrize("part", GEMMA_PARTS)
+def test_gemma3_has_names_of_its_own(architecture: str, part: str) -> None:
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, 127)
+    name = f"model.layers.7.{part}"
+
+    theirs = to_gguf(name, architecture)
+
+    assert theirs == table.get_name(name, try_suffixes=(".weight",))
+    assert to_hugging_face(theirs, architecture) == name
+
+
+def test_one_name_is_two_norms() -> None:
+    """Hugging Face's `post_attention_layernorm` is another norm in gemma3."""
+    name = "model.layers.0.post_attention_layernorm.weight"
+
+    assert to_gguf(name, "llama") == to_gguf(name) == "blk.0.ffn_norm.weight"
+    assert to_gguf(name, "gemma3") == "blk.0.post_attention_norm.weight"
+    assert to_hugging_face("blk.0.post_attention_norm.weight", "llama") is None
+
+
 def test_rope_freqs_keeps_its_name() -> None:
     assert to_gguf("rope_freqs.weight") == to_hugging_face("rope_freqs.weight")
     assert to_gguf("rope_freqs.weight") == "rope_freqs.weight"

@@ -31,6 +31,22 @@ DECODERS = {
     "mistral": TinyDecoder(architecture="mistral", sliding_window=5, head_dim=32),
     "qwen2": TinyDecoder(architecture="qwen2", tied_embeddings=True),
     "qwen3": TinyDecoder(architecture="qwen3", context_length=77, rope_theta=1e6),
+    "gemma3": TinyDecoder(
+        architecture="gemma3",
+        num_layers=3,
+        sliding_window=5,
+        sliding_window_pattern=2,
+        rope_theta=1e6,
+        rope_scaling={"rope_type": "linear", "factor": 8.0},
+    ),
+    "gemma3, other values": TinyDecoder(
+        architecture="gemma3",
+        sliding_window=5,
+        rope_local_theta=500.0,
+        final_softcap=3.0,
+        tied_embeddings=True,
+    ),
+    "gemma3, no window": TinyDecoder(architecture="gemma3", head_dim=16),
 }
 
 
@@ -279,18 +295,43 @@ def test_a_window_is_read_as_its_architecture_has_it(name: str) -> None:
     "layers",
     [{"max_window_layers": 1}, {"layer_types": ["full_attention", "sliding_attention"]}],
 )
-def test_layers_with_different_windows_are_refused(layers: dict[str, object]) -> None:
-    with pytest.raises(ArchitectureError) as caught:
-        read_hugging_face(
-            model_type="qwen2", sliding_window=5, use_sliding_window=True, **layers
-        )
+def test_layers_may_differ_in_their_window(layers: dict[str, object]) -> None:
+    config = read_hugging_face(
+        model_type="qwen2", sliding_window=5, use_sliding_window=True, **layers
+    )
 
+    assert (config.window_of(0), config.window_of(1)) == (None, 5)
+    assert config.global_layers == (0,)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        (["full_attention"], "['full_attention']"),
+        (["full_attention", "chunked"], "['full_attention', 'chunked']"),
+        ("full", "'full'"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["safetensors", "apr"])
+def test_a_list_of_layers_that_cannot_be_is_refused(
+    kind: str, kinds: object, found: str
+) -> None:
+    windowed: dict[str, object] = {"sliding_window": 5, "layer_types": kinds}
+    metadata = APR | windowed
+    if kind == "safetensors":
+        qwen2 = {"model_type": "qwen2", "use_sliding_window": True}
+        metadata = {"config": HUGGING_FACE | qwen2 | windowed}
+
+    with pytest.raises(ConfigValueError) as caught:
+        read(kind, metadata)
+
+    where = "model.file" + (", config.json" if kind == "safetensors" else "")
     assert str(caught.value) == (
-        "error[APR-M002]: no engine here runs a model whose layers differ in their window\n"
-        "  where     model.file, config.json\n"
-        "  expected  a sliding window in all 2 layers or in none\n"
-        "  found     in 1 of them\n"
-        "  try       one window for all would give fluent nonsense, so it is refused"
+        "error[APR-M004]: layer_types cannot be used\n"
+        f"  where     {where}\n"
+        "  expected  sliding_attention or full_attention for each of 2 layers\n"
+        f"  found     {found}\n"
+        "  try       compare with the model's original config.json"
     )
 
 
@@ -355,9 +396,9 @@ def test_another_layer_is_refused(
 @pytest.mark.parametrize(
     ("kind", "metadata"),
     [
-        ("gguf", GGUF | {"general.architecture": "gemma3"}),
-        ("apr", APR | {"architecture": "gemma3"}),
-        ("safetensors", {"config": HUGGING_FACE | {"model_type": "gemma3"}}),
+        ("gguf", GGUF | {"general.architecture": "gemma2"}),
+        ("apr", APR | {"architecture": "gemma2"}),
+        ("safetensors", {"config": HUGGING_FACE | {"model_type": "gemma2"}}),
     ],
 )
 def test_another_architecture_is_refused(kind: str, metadata: dict[str, object]) -> None:
@@ -366,10 +407,10 @@ def test_another_architecture_is_refused(kind: str, metadata: dict[str, object])
 
     where = "model.file" + (", config.json" if kind == "safetensors" else "")
     assert str(caught.value) == (
-        "error[APR-M002]: no engine here runs the architecture 'gemma3'\n"
+        "error[APR-M002]: no engine here runs the architecture 'gemma2'\n"
         f"  where     {where}\n"
-        "  expected  llama, qwen2, qwen3, mistral\n"
-        "  found     gemma3\n"
+        "  expected  llama, qwen2, qwen3, gemma3, mistral, gemma3_text\n"
+        "  found     gemma2\n"
         "  try       `apr inspect` and `apr tensors` read any architecture"
     )
 

@@ -98,7 +98,7 @@ def test_the_whole_text() -> None:
         "  2. token_id=0, logit=3.0000",
         "",
         "TRACE SUMMARY",
-        "  m.gguf, native+q8: 20 sites, scope all and last, 2 tokens, std with ddof 1",
+        "  m.gguf, native+q8: 22 sites, scope all and last, 2 tokens, std with ddof 1",
         "  every value is finite",
     ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from cotejar.errors import NoTokenizerError, OutputExistsError, TensorShapeError
 from cotejar.quant.block_type import BlockType
@@ -48,8 +49,10 @@ def test_one_field_changes_no_other_weight() -> None:
     assert {name.rpartition(".")[2] for name in biased.keys() - plain.keys()} == {"bias"}
 
 
-def test_no_weight_is_one_that_hides_a_fault() -> None:
-    for tensor in make_tensors(TinyDecoder(attention_bias=True), pairing="halves"):
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_no_weight_is_one_that_hides_a_fault(architecture: Any) -> None:
+    decoder = TinyDecoder(architecture=architecture, attention_bias=True)
+    for tensor in make_tensors(decoder, pairing="halves"):
         assert np.abs(tensor.values - 1).max() > 0.1
         assert np.count_nonzero(tensor.values) == tensor.values.size
         assert tensor.values.std() > 0.05
@@ -77,6 +80,18 @@ def test_a_folder_holds_what_the_blocks_decode_to(tiny: Any, block_type: BlockTy
     for name, matrix in blocks.weights.items():
         decoded = floats.weights[name].decode_rows(0, matrix.rows)
         np.testing.assert_array_equal(matrix.decode_rows(0, matrix.rows), decoded)
+
+
+def test_a_folder_of_a_gemma3_holds_its_norms_less_1_and_exactly(tmp_path: Path) -> None:
+    decoder = TinyDecoder(architecture="gemma3")
+
+    folder = write_tiny_hugging_face(tmp_path / "tiny", decoder)
+
+    stored = load_file(folder / "model.safetensors")
+    for tensor in make_tensors(decoder, pairing="halves"):
+        less = 1.0 if tensor.name.endswith("norm.weight") else 0.0
+        found = stored[tensor.name].astype(np.float64) + less
+        np.testing.assert_array_equal(found, tensor.values.astype(np.float64))
 
 
 @pytest.mark.parametrize("kind", KINDS)

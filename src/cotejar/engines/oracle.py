@@ -9,12 +9,16 @@ One layer of a decoder with RMSNorm, rotary positions, grouped-query attention a
     h = h + O softmax(q k / sqrt(E)) v         with q, k, v from RMSNorm(h), q and k turned
     h = h + D (silu(G x) * U x)                with x = RMSNorm(h)
 
+gemma3 has GELU for SiLU, a second RMSNorm behind O and behind D, a window and a RoPE of its
+own in most layers, and multiplies what it embeds.
+
 Shape letters: T tokens, D width, H heads, K key/value heads, E head size, F feed-forward
 width, V vocabulary, P pairs (half of a head's turning values).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +84,7 @@ def forward(
     config, weights = model.config, model.weights
 
     hidden_TD = np.concatenate([decode(weights[EMBEDDING], id_, id_ + 1) for id_ in token_ids])
+    hidden_TD = hidden_TD * config.embedding_scale
     recorder.record("embed", hidden_TD, None)
 
     for layer in range(config.num_layers):
@@ -88,6 +93,8 @@ def forward(
     hidden_TD = rms_norm(hidden_TD, decode_vector(weights[FINAL_NORM]), config.rms_eps)
     recorder.record("final_norm", hidden_TD, None)
     logits_TV = project(weights.lm_head, hidden_TD)
+    if config.final_softcap is not None:
+        logits_TV = config.final_softcap * np.tanh(logits_TV / config.final_softcap)
     recorder.record("logits", logits_TV, None)
     return logits_TV
 
@@ -99,19 +106,23 @@ def run_layer(
     recorder: TraceRecorder,
 ) -> Float64[np.ndarray, "T D"]:
     """Attention, then feed-forward, each added to the residual stream."""
-    config, weights = model.config, model.weights
+    hidden_TD = hidden_TD + run_attention(model, layer, hidden_TD, recorder)
+    recorder.record("attn_residual", hidden_TD, layer)
+    hidden_TD = hidden_TD + run_feed_forward(model, layer, hidden_TD, recorder)
+    recorder.record("output", hidden_TD, layer)
+    return hidden_TD
 
-    def linear(part: str, inputs: Float64[np.ndarray, "T C"]) -> Float64[np.ndarray, "T R"]:
-        outputs = project(weights[layer_tensor(layer, f"{part}.weight")], inputs)
-        bias = layer_tensor(layer, f"{part}.bias")
-        return outputs + decode_vector(weights[bias]) if bias in weights else outputs
 
-    def norm(part: str, inputs: Float64[np.ndarray, "T C"]) -> Float64[np.ndarray, "T C"]:
-        weight = decode_vector(weights[layer_tensor(layer, f"{part}.weight")])
-        return rms_norm(inputs, weight, config.rms_eps)
-
-    def see(slot: str, values: Float64[np.ndarray, "T W"]) -> None:
-        recorder.record(slot, values, layer)
+def run_attention(
+    model: LanguageModel,
+    layer: int,
+    hidden_TD: Float64[np.ndarray, "T D"],
+    recorder: TraceRecorder,
+) -> Float64[np.ndarray, "T D"]:
+    """What attention adds to the residual stream."""
+    config = model.config
+    see = partial(recorder.record, layer=layer)
+    norm, linear = partial(apply_norm, model, layer), partial(apply_linear, model, layer)
 
     x_TD = norm("input_layernorm", hidden_TD)
     see("attn_norm", x_TD)
@@ -129,32 +140,68 @@ def run_layer(
     if config.qk_norm:
         q_THE = norm("self_attn.q_norm", q_THE)
         k_TKE = norm("self_attn.k_norm", k_TKE)
-    q_THE, k_TKE = rotate(q_THE, config.rope), rotate(k_TKE, config.rope)
+    rope = config.rope_of(layer)
+    q_THE, k_TKE = rotate(q_THE, rope), rotate(k_TKE, rope)
     see("q_rope", join_heads(q_THE))
     see("k_rope", join_heads(k_TKE))
 
-    context_TD = join_heads(attend(q_THE, k_TKE, v_TKE, config))
+    context_TD = join_heads(attend(q_THE, k_TKE, v_TKE, config, config.window_of(layer)))
     see("attn_context", context_TD)
-    attention_TD = linear("self_attn.o_proj", context_TD)
-    see("attn_out", attention_TD)
-    hidden_TD = hidden_TD + attention_TD
-    see("attn_residual", hidden_TD)
+    out_TD = linear("self_attn.o_proj", context_TD)
+    see("attn_out", out_TD)
+    if config.post_norms:
+        out_TD = norm("post_attention_layernorm", out_TD)
+        see("attn_post_norm", out_TD)
+    return out_TD
 
-    x_TD = norm("post_attention_layernorm", hidden_TD)
+
+def run_feed_forward(
+    model: LanguageModel,
+    layer: int,
+    hidden_TD: Float64[np.ndarray, "T D"],
+    recorder: TraceRecorder,
+) -> Float64[np.ndarray, "T D"]:
+    """What the feed-forward adds to the residual stream."""
+    config = model.config
+    see = partial(recorder.record, layer=layer)
+    norm, linear = partial(apply_norm, model, layer), partial(apply_linear, model, layer)
+
+    # Where attention has a norm behind it, that one has the other name.
+    before = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
+    x_TD = norm(before, hidden_TD)
     see("ffn_norm", x_TD)
     gate_TF = linear("mlp.gate_proj", x_TD)
     see("ffn_gate", gate_TF)
     up_TF = linear("mlp.up_proj", x_TD)
     see("ffn_up", up_TF)
-    activated_TF = gate_TF / (1 + np.exp(-gate_TF))
+    activated_TF = activate(gate_TF, config)
     see("ffn_silu_gate", activated_TF)
     inner_TF = activated_TF * up_TF
     see("ffn_swiglu_inner", inner_TF)
-    ffn_TD = linear("mlp.down_proj", inner_TF)
-    see("ffn_out", ffn_TD)
-    hidden_TD = hidden_TD + ffn_TD
-    see("output", hidden_TD)
-    return hidden_TD
+    out_TD = linear("mlp.down_proj", inner_TF)
+    see("ffn_out", out_TD)
+    if config.post_norms:
+        out_TD = norm("post_feedforward_layernorm", out_TD)
+        see("ffn_post_norm", out_TD)
+    return out_TD
+
+
+def apply_linear(
+    model: LanguageModel, layer: int, part: str, inputs_TC: Float64[np.ndarray, "T C"]
+) -> Float64[np.ndarray, "T R"]:
+    """The product with a layer's weight, and its bias if there is one."""
+    weights = model.weights
+    outputs_TR = project(weights[layer_tensor(layer, f"{part}.weight")], inputs_TC)
+    bias = layer_tensor(layer, f"{part}.bias")
+    return outputs_TR + decode_vector(weights[bias]) if bias in weights else outputs_TR
+
+
+def apply_norm(
+    model: LanguageModel, layer: int, part: str, inputs: Float64[np.ndarray, "... W"]
+) -> Float64[np.ndarray, "... W"]:
+    """A layer's RMSNorm."""
+    weight_W = decode_vector(model.weights[layer_tensor(layer, f"{part}.weight")])
+    return rms_norm(inputs, weight_W, model.config.rms_eps)
 
 
 def decode(matrix: BlockMatrix, start: int, stop: int) -> Float64[np.ndarray, "R C"]:
@@ -186,6 +233,17 @@ def rms_norm(
     mean_square = np.mean(values**2, axis=-1, keepdims=True)
     normed: np.ndarray = values / np.sqrt(mean_square + eps) * weight_W
     return normed
+
+
+def activate(
+    gate_TF: Float64[np.ndarray, "T F"], config: DecoderConfig
+) -> Float64[np.ndarray, "T F"]:
+    """SiLU, or GELU with tanh: see `DecoderConfig.activation`."""
+    activated_TF: np.ndarray = gate_TF / (1 + np.exp(-gate_TF))
+    if config.activation == "gelu_tanh":
+        inner_TF = np.sqrt(2 / np.pi) * (gate_TF + 0.044715 * gate_TF**3)
+        activated_TF = 0.5 * gate_TF * (1 + np.tanh(inner_TF))
+    return activated_TF
 
 
 def split_heads(values_TW: Float64[np.ndarray, "T W"], e: int) -> Float64[np.ndarray, "T H E"]:
@@ -230,17 +288,19 @@ def attend(
     k_TKE: Float64[np.ndarray, "T K E"],
     v_TKE: Float64[np.ndarray, "T K E"],
     config: DecoderConfig,
+    window: int | None,
 ) -> Float64[np.ndarray, "T H E"]:
     """Causal attention; query head h reads key/value head h // (H / K)."""
+    scalar = config.head_dim if config.query_scalar is None else config.query_scalar
     tokens = len(q_THE)
     query, key = np.arange(tokens)[:, None], np.arange(tokens)[None, :]
     visible_TT = key <= query
-    if config.sliding_window is not None:
-        visible_TT &= query - key < config.sliding_window
+    if window is not None:
+        visible_TT &= query - key < window
     context_THE = np.empty_like(q_THE)
     for head in range(config.num_heads):
         kv_head = head // config.queries_per_kv_head
-        scores_TT = q_THE[:, head] @ k_TKE[:, kv_head].T / np.sqrt(config.head_dim)
+        scores_TT = q_THE[:, head] @ k_TKE[:, kv_head].T / np.sqrt(scalar)
         scores_TT = np.where(visible_TT, scores_TT, -np.inf)
         weights_TT = np.exp(scores_TT - scores_TT.max(axis=1, keepdims=True))
         weights_TT /= weights_TT.sum(axis=1, keepdims=True)

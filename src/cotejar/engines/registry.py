@@ -5,6 +5,8 @@
     model.gguf                  native, in the numerics it generates with
     native+f32:model.apr        our engine in float32
     oracle:demo:smollm2         the float64 oracle on the demo model
+    llamacpp:model.gguf         llama.cpp, in a process of its own
+    transformers+f64:FOLDER     Hugging Face transformers, likewise
     recorded:run.trace          a trace file
 
 An engine's target is text, so that nothing of it loads until it is used.
@@ -14,14 +16,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cotejar.errors import UnknownEngineError
+from cotejar.errors import MissingExtraError, UnknownEngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cotejar.engines.protocol import Engine
     from cotejar.model.language_model import LanguageModel
 
@@ -38,6 +43,14 @@ class EngineSpec:
     devices: tuple[str, ...] = ("cpu",)
     generates: bool = False
     """Can it continue a text, or only trace one?"""
+    isolated: bool = False
+    """Does it run in a process of its own, so that a crash of it takes nothing along?"""
+    extra: str | None = None
+    """What installs it: `pip install 'cotejar[EXTRA]'`."""
+    packages: tuple[str, ...] = ()
+    """Modules of other distributions that it cannot do without."""
+    not_observed: frozenset[str] = frozenset()
+    """Slots that it cannot read: listed in its traces, and never guessed."""
 
 
 ENGINES = {
@@ -53,6 +66,25 @@ ENGINES = {
             name="oracle",
             target="cotejar.engines.oracle:OracleEngine",
             numerics=("f64",),
+        ),
+        EngineSpec(
+            name="llamacpp",
+            target="cotejar.engines.llamacpp.engine:LlamaCppEngine",
+            numerics=("q8-kvf16", "q8-kvf16-flash", "q8"),
+            generates=True,
+            isolated=True,
+            extra="llamacpp",
+            packages=("llama_cpp",),
+            not_observed=frozenset({"ffn_silu_gate"}),  # one node with the product that follows
+        ),
+        EngineSpec(
+            name="transformers",
+            target="cotejar.engines.transformers.engine:TransformersEngine",
+            numerics=("f32", "f64", "bf16"),
+            generates=True,
+            isolated=True,
+            extra="transformers",
+            packages=("torch", "transformers"),
         ),
     )
 }
@@ -104,7 +136,7 @@ def parse_engine_name(text: str) -> EngineName:
                 hint="`apr trace recorded:PATH` shows what it was recorded with",
             )
         return EngineName(engine=RECORDED, numerics="", device="", path=path)
-    spec = ENGINES.get(name)
+    spec = find_engine(name)
     if spec is not None:
         numerics = spec.numerics[0] if numerics is None else numerics
         device = spec.devices[0] if device is None else device
@@ -113,10 +145,29 @@ def parse_engine_name(text: str) -> EngineName:
     if os.path.exists(text):  # noqa: PTH110 - unlike Path.exists, it never raises
         return _default_engine(text)
     if spec is None:
-        raise _unknown("engine", text, (*ENGINES, RECORDED), name)
+        raise _unknown("engine", text, (*ENGINES, RECORDED, *_plugin_names()), name)
     if numerics not in spec.numerics:
         raise _unknown(f"numerics of {name}", text, spec.numerics, numerics)
     raise _unknown(f"device of {name}", text, spec.devices, device)
+
+
+def find_engine(name: str) -> EngineSpec | None:
+    """The spec of an engine of ours, or of a plugin; None where nobody offers it.
+
+    Raises:
+        PluginError: a plugin of that name is broken.
+    """
+    if name in ENGINES:
+        return ENGINES[name]
+    from cotejar.engines.plugins import find_plugin  # which imports this module
+
+    return find_plugin(name)
+
+
+def _plugin_names() -> tuple[str, ...]:
+    from cotejar.engines.plugins import find_plugins
+
+    return tuple(dict.fromkeys(plugin.name for plugin in find_plugins()))
 
 
 def _default_engine(path: str) -> EngineName:
@@ -126,12 +177,48 @@ def _default_engine(path: str) -> EngineName:
     )
 
 
-def create_engine(name: EngineName, model: LanguageModel) -> Engine:
-    """Load the engine and hand it the model."""
-    module, _, attribute = ENGINES[name.engine].target.partition(":")
+def create_engine(
+    name: EngineName, model: LanguageModel, *, options: Mapping[str, Any] | None = None
+) -> Engine:
+    """Load the engine and hand it the model, in a process of its own if its spec says so.
+
+    Args:
+        name: which engine.
+        model: what it is to run.
+        options: an engine's own settings, such as `ubatch_tokens` of `llamacpp`.
+
+    Raises:
+        MissingExtraError: it needs a package that is not installed.
+        CotejarError: it cannot run the model.
+    """
+    spec = find_engine(name.engine)
+    assert spec is not None, "the name was read here"
+    require_packages(spec)
+    if spec.isolated:
+        from cotejar.engines.isolated_session import open_isolated
+
+        return open_isolated(spec, model, numerics=name.numerics, options=options)
+    module, _, attribute = spec.target.partition(":")
     factory = getattr(importlib.import_module(module), attribute)
-    engine: Engine = factory(model, numerics=name.numerics)
+    engine: Engine = factory(model, numerics=name.numerics, **(options or {}))
     return engine
+
+
+def require_packages(spec: EngineSpec) -> None:
+    """Refuse an engine whose packages are not installed.
+
+    Raises:
+        MissingExtraError: it says which, and how to install them.
+    """
+    missing = [name for name in spec.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"the engine {spec.name} is not installed",
+            where=f"engine {spec.name}",
+            expected=f"the package{'s'[: len(missing) - 1]} {', '.join(missing)}",
+            found="no such package in this Python",
+            hint=f"pip install 'cotejar[{spec.extra}]'" if spec.extra else "install it",
+        )
 
 
 def _unknown(kind: str, text: str, known: tuple[str, ...], found: str) -> UnknownEngineError:

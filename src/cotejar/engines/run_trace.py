@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cotejar.engines.registry import create_engine, parse_engine_name
 from cotejar.errors import EmptyPromptError, UsageError
 from cotejar.model.language_model import LanguageModel, open_language_model
-from cotejar.trace.trace_file import read_trace
+from cotejar.trace.recorded_trace import read_recorded_trace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +105,7 @@ def _read_recorded(request: TraceRequest, path: Path) -> TraceResult:
             found="one of them",
             hint="name the model to trace something else",
         )
-    trace = read_trace(path)
+    trace = read_recorded_trace(path)
     logits_TV = trace.arrays.get(LOGITS)
     return TraceResult(
         trace=trace, model=None, last_logits=None if logits_TV is None else logits_TV[-1]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cotejar.trace.forward_trace import (
     EngineInfo,
     ForwardTrace,
     ModelInfo,
+    Scope,
     TraceRecorder,
     describe_host,
     in_forward_order,
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cotejar.model.language_model import LanguageModel
+    from cotejar.trace.forward_trace import Capture, SiteRecord
 
 
 def finish_trace(
@@ -26,8 +31,18 @@ def finish_trace(
     model: LanguageModel,
     token_ids: Sequence[int],
     prompt: str | None,
+    not_observed: frozenset[str] = frozenset(),
 ) -> ForwardTrace:
-    """Join a recorder's sites with who ran what; positions count from 0."""
+    """Join a recorder's sites with who ran what; positions count from 0.
+
+    Args:
+        recorder: what was recorded.
+        engine: who ran it.
+        model: the model, by its declared identity.
+        token_ids: the ids that were run.
+        prompt: the text that they came from, where there was one.
+        not_observed: slots that the engine cannot observe.
+    """
     declared = model.declared.config
     return ForwardTrace(
         engine=engine,
@@ -43,5 +58,33 @@ def finish_trace(
         prompt=prompt,
         sites=in_forward_order(recorder.sites),
         arrays=recorder.arrays,
+        not_observed=not_observed,
         host=describe_host(),
+    )
+
+
+def join_recorders(parts: Sequence[TraceRecorder], capture: Capture) -> TraceRecorder:
+    """One recorder of several passes over consecutive tokens, each with the same sites."""
+    joined = TraceRecorder(capture)
+    joined.sites, joined.arrays = dict(parts[0].sites), dict(parts[0].arrays)
+    keeps_rows = Scope.ALL in capture.scopes
+    for part in parts[1:]:
+        for name, record in part.sites.items():
+            joined.sites[name] = _joined(joined.sites[name], record, keeps_rows=keeps_rows)
+    if keeps_rows and len(parts) > 1:
+        joined.arrays = {n: np.concatenate([p.arrays[n] for p in parts]) for n in joined.arrays}
+    elif len(parts) > 1:
+        joined.arrays = parts[-1].arrays
+    return joined
+
+
+def _joined(before: SiteRecord, after: SiteRecord, *, keeps_rows: bool) -> SiteRecord:
+    """Statistics of all tokens are merged; those of the last token are the later part's."""
+    if not keeps_rows:
+        return after
+    merged = before.stats[Scope.ALL].merged(after.stats[Scope.ALL])
+    return replace(
+        after,
+        shape=(before.shape[0] + after.shape[0], after.shape[1]),
+        stats={**after.stats, Scope.ALL: merged},
     )

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from cotejar.errors import CotejarError, ReadBackError
 from cotejar.files.diff_layouts import find_layout
 from cotejar.files.reencoding_check import BOUNDS, find_excess
-from cotejar.files.tensor_values import have_same_bytes, open_values
+from cotejar.files.tensor_values import have_same_bytes, open_canonical_values
 from cotejar.formats.apr.reader import AprFile
 from cotejar.formats.convert.report import count_types
+from cotejar.formats.norm_offset import is_less_one
 from cotejar.formats.open_model import open_model
 from cotejar.formats.tensor_names import EMBEDDING, LM_HEAD
 from cotejar.model.architecture_summary import summarize_architecture
@@ -39,6 +40,8 @@ class ConversionCheck:
     """Of these."""
     num_reordered: int = 0
     """Rows of q and k in the order that the target declares, and otherwise equal."""
+    num_shifted: int = 0
+    """Norms of a gemma3 folder, with the 1 that Hugging Face leaves out added."""
     num_reencoded: int = 0
     """Of another type now: each block lies within what encoding may do to it."""
 
@@ -51,6 +54,8 @@ class ConversionCheck:
         ]
         if self.num_reordered:
             parts.append(f"{self.num_reordered:,} equal row for row, in the other RoPE order")
+        if self.num_shifted:
+            parts.append(f"{self.num_shifted:,} norms equal them with 1 added")
         if self.num_reencoded:
             parts.append(f"{self.num_reencoded:,} were re-encoded")
         return f"read back: {'; '.join(parts)}"
@@ -61,6 +66,7 @@ class ConversionCheck:
             "equal_count": self.num_equal,
             "equal_bytes": self.num_bytes,
             "reordered_count": self.num_reordered,
+            "shifted_count": self.num_shifted,
             "reencoded_count": self.num_reencoded,
         }
 
@@ -140,7 +146,13 @@ def _check_tensor(
     entry, found = entries
     if found is None or found.shape != entry.shape:
         raise _mismatch(report, name, entry, found)
-    a, b = open_values(files[0], entry), open_values(files[1], found)
+    a = open_canonical_values(files[0], entry, name)
+    b = open_canonical_values(files[1], found, name)
+    if is_less_one(files[0], name):
+        if b.block_type is not a.block_type or not have_same_bytes(a.raw, b.raw):
+            raise _mismatch(report, name, entry, found)
+        check.num_shifted += 1
+        return
     if found.block_type is not entry.block_type:
         _check_reencoded(report, name, a, b)
         check.num_reencoded += 1

@@ -19,7 +19,13 @@ from cotejar.files.elementwise import (
     require_threshold,
 )
 from cotejar.files.name_filter import NameFilter
-from cotejar.files.tensor_values import TensorValues, have_same_bytes, open_values
+from cotejar.files.tensor_values import (
+    TensorValues,
+    have_same_bytes,
+    open_canonical_values,
+    open_values,
+)
+from cotejar.formats.norm_offset import is_less_one
 from cotejar.formats.open_model import open_model
 from cotejar.formats.tensor_names import EMBEDDING, LM_HEAD
 from cotejar.model.architecture_summary import ArchitectureSummary, summarize_architecture
@@ -303,9 +309,11 @@ class _Comparison:
             if name == LM_HEAD and self._is_tied_copy():
                 status = TensorStatus.TIED_COPY
             return TensorDiff(name=name, a=a, b=b, status=status)
-        values_a, values_b = open_values(self._files[0], a), open_values(self._files[1], b)
+        values_a = open_canonical_values(self._files[0], a, name)
+        values_b = open_canonical_values(self._files[1], b, name)
         if a.shape == b.shape:
-            return self._compare_values(name, (a, b), values_a, values_b)
+            shifted = is_less_one(self._files[0], name) != is_less_one(self._files[1], name)
+            return self._compare_values(name, (a, b), values_a, values_b, shifted=shifted)
         found = TensorDiff(name=name, a=a, b=b, status=TensorStatus.SHAPE_DIFFERS)
         return self._with_layout(found, values_a, values_b)
 
@@ -334,9 +342,11 @@ class _Comparison:
         entries: tuple[TensorEntry, TensorEntry],
         a: TensorValues,
         b: TensorValues,
+        *,
+        shifted: bool,
     ) -> TensorDiff:
         found = TensorDiff(name=name, a=entries[0], b=entries[1], status=TensorStatus.EQUAL)
-        if a.block_type is b.block_type and have_same_bytes(a.raw, b.raw):
+        if not shifted and a.block_type is b.block_type and have_same_bytes(a.raw, b.raw):
             return found
         distance = measure_elements(a.chunks(), b.chunks(), num_worst=self._options.num_worst)
         if distance.is_zero:

@@ -49,7 +49,7 @@ def _has_manifest(mapped: MappedFile, head: bytes) -> bool:
         return False
     if _LENGTH_BYTES + length > mapped.size_bytes:
         return False  # opening it says how it is cut short
-    from cotejar.trace.trace_file import MANIFEST_KEY  # imports the safetensors library
+    from cotejar.trace.manifest import MANIFEST_KEY  # imports the safetensors library
 
     data = mapped.bytes(_LENGTH_BYTES, length, "the header")
     if MANIFEST_KEY.encode() not in data:

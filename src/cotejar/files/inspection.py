@@ -160,7 +160,7 @@ class TraceInspection:
 
     def as_json(self) -> dict[str, object]:
         """Upstream's keys for a model, as far as a trace has them, then ours."""
-        from cotejar.trace.trace_file import SCHEMA_VERSION, make_manifest
+        from cotejar.trace.manifest import SCHEMA_VERSION, make_manifest
 
         trace, config = self.trace, self.trace.config
         return {

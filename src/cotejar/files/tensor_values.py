@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.formats.norm_offset import SUM_TYPE, add_one, is_less_one
 from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import decode, decode_rows
 from cotejar.trace.stats import ActivationStats, measure_stats
@@ -68,6 +69,19 @@ def open_values(file: ModelFile, entry: TensorEntry) -> TensorValues:
     """A file's tensor, not yet decoded; errors as `ModelFile.read_bytes`."""
     raw = np.asarray(file.read_bytes(entry.name))
     return TensorValues(block_type=entry.block_type, shape=entry.shape, raw=raw)
+
+
+def open_canonical_values(file: ModelFile, entry: TensorEntry, name: str) -> TensorValues:
+    """What a model computes with: of a norm that is stored less 1, the sum.
+
+    Args:
+        file: the opened file.
+        entry: a line of its tensor table.
+        name: the tensor's canonical name.
+    """
+    if not is_less_one(file, name):
+        return open_values(file, entry)
+    return TensorValues(block_type=SUM_TYPE, shape=entry.shape, raw=add_one(file, entry))
 
 
 def have_same_bytes(a: UInt8[np.ndarray, "n"], b: UInt8[np.ndarray, "m"]) -> bool:

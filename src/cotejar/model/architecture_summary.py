@@ -44,6 +44,8 @@ class ArchitectureSummary:
 
 
 _REALS = ("rms_eps", "rope_theta")
+# One architecture, which Hugging Face calls otherwise than a GGUF.
+_SPELLINGS = {"gemma3_text": "gemma3"}
 # `.apr` says the pairing as ggml's rope type.
 _PAIRING_OF_TYPE: dict[object, RopePairing] = {0: "adjacent", 2: "halves"}
 # Architectures whose q and k rows llama.cpp's converter permutes, and some that it does not.
@@ -51,6 +53,7 @@ _PAIRING_OF_GGUF: dict[str, RopePairing] = {
     "llama": "adjacent",
     "qwen2": "halves",
     "qwen3": "halves",
+    "gemma3": "halves",
 }
 
 
@@ -70,6 +73,7 @@ def summarize_architecture(file: ModelFile) -> ArchitectureSummary:
         config = values.get("config")
         values = config if isinstance(config, Mapping) else {}
         name = _text(values.get("model_type"))
+        name = _SPELLINGS.get(name or "", name)
         pairing = "halves" if values else None
     found = {
         field: _first(values, [prefix + key for key in names], real=field in _REALS)

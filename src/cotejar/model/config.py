@@ -13,6 +13,7 @@ from typing import Literal
 from cotejar.errors import ConfigValueError
 
 RopePairing = Literal["halves", "adjacent"]
+Activation = Literal["silu", "gelu_tanh"]
 
 MAX_LAYERS = 4096
 """More layers than any model has; a larger count is a broken file."""
@@ -42,7 +43,7 @@ class DecoderConfig:
     """What the forward pass needs to know beside the weights."""
 
     architecture: str
-    """`llama`, `qwen2` or `qwen3`; Mistral is `llama`."""
+    """`llama`, `qwen2`, `qwen3` or `gemma3`; Mistral is `llama`."""
     num_layers: int
     hidden_size: int
     num_heads: int
@@ -58,11 +59,35 @@ class DecoderConfig:
     """A bias on the attention's output projection."""
     mlp_bias: bool = False
     qk_norm: bool = False
-    """RMSNorm over each head of q and k before RoPE (qwen3)."""
+    """RMSNorm over each head of q and k before RoPE (qwen3, gemma3)."""
     tied_embeddings: bool = False
     """The LM head is the embedding table."""
     sliding_window: int | None = None
     """A token sees itself and the `sliding_window - 1` before it; None for all."""
+    global_layers: tuple[int, ...] = ()
+    """With a window: the layers that have none, ascending."""
+    local_rope: RopeConfig | None = None
+    """RoPE of the layers with a window; None where it is `rope` (gemma3 has two)."""
+    post_norms: bool = False
+    """RMSNorms of what attention and the feed-forward give, before the residual (gemma3)."""
+    activation: Activation = "silu"
+    """Of the gate. `gelu_tanh` is GELU with tanh in it (Hendrycks and Gimpel, 2016,
+    arXiv:1606.08415, section 2): 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    embedding_scale: float = 1.0
+    """What rows of the embedding table are multiplied by: sqrt(D) for gemma3."""
+    query_scalar: float | None = None
+    """Scores are divided by its square root; None for `head_dim`."""
+    final_softcap: float | None = None
+    """Logits become cap * tanh(logits / cap); None where they stay."""
+
+    def window_of(self, layer: int) -> int | None:
+        """The sliding window of one layer."""
+        return None if layer in self.global_layers else self.sliding_window
+
+    def rope_of(self, layer: int) -> RopeConfig:
+        """RoPE of one layer."""
+        is_local = self.local_rope is not None and self.window_of(layer) is not None
+        return self.local_rope if is_local and self.local_rope is not None else self.rope
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -72,14 +97,33 @@ class DecoderConfig:
     def comparable(self) -> dict[str, object]:
         """What two files of one model must agree on.
 
-        Left out: the row order of q and k, which each engine undoes, and whether the LM
-        head is stored once or twice, which the weights' fingerprint looks through.
+        Left out: the row order of q and k, which each engine undoes; whether the LM head is
+        stored once or twice, which the weights' fingerprint looks through; and of the parts
+        that few models have, those that this one has not.
         """
         facts = asdict(self)
-        rope = facts.pop("rope")
         facts.pop("tied_embeddings")
-        rope.pop("pairing")
-        return facts | {f"rope_{key}": value for key, value in rope.items()}
+        for name, default in OPTIONAL_PARTS.items():
+            if facts[name] == default:
+                facts.pop(name)
+        for name in ("rope", "local_rope"):
+            if name in facts:
+                rope = facts.pop(name)
+                rope.pop("pairing")
+                facts |= {f"{name}_{key}": value for key, value in rope.items()}
+        return facts
+
+
+OPTIONAL_PARTS: dict[str, object] = {
+    "global_layers": (),
+    "local_rope": None,
+    "post_norms": False,
+    "activation": "silu",
+    "embedding_scale": 1.0,
+    "query_scalar": None,
+    "final_softcap": None,
+}
+"""Parts that few models have, with what stands for none."""
 
 
 def check_config(config: DecoderConfig, *, where: str) -> DecoderConfig:
@@ -90,7 +134,24 @@ def check_config(config: DecoderConfig, *, where: str) -> DecoderConfig:
             usable number.
     """
     _check_sizes(config, where)
-    rope = config.rope
+    for rope in filter(None, (config.rope, config.local_rope)):
+        _check_rope(config, rope, where)
+    positive = {"rms_eps": config.rms_eps, "embedding scale": config.embedding_scale}
+    positive["query scalar"] = 1.0 if config.query_scalar is None else config.query_scalar
+    positive["final softcap"] = 1.0 if config.final_softcap is None else config.final_softcap
+    for key, value in positive.items():
+        _require_positive(where, key, value)
+    if config.sliding_window is not None and config.sliding_window < 1:
+        _refuse(where, "sliding_window", "at least 1", str(config.sliding_window))
+    return config
+
+
+def _require_positive(where: str, key: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        _refuse(where, key, "a positive finite number", repr(value))
+
+
+def _check_rope(config: DecoderConfig, rope: RopeConfig, where: str) -> None:
     if rope.dim < 2 or rope.dim % 2 or rope.dim > config.head_dim:  # noqa: PLR2004 - a pair
         _refuse(where, "rope dim", f"an even number in 2..{config.head_dim}", str(rope.dim))
     if rope.frequency_divisors and len(rope.frequency_divisors) != rope.dim // 2:
@@ -100,14 +161,9 @@ def check_config(config: DecoderConfig, *, where: str) -> DecoderConfig:
             f"{rope.dim // 2}, one a pair",
             str(len(rope.frequency_divisors)),
         )
-    positive = {"rms_eps": config.rms_eps, "rope theta": rope.theta}
-    positive |= {f"rope divisor {i}": v for i, v in enumerate(rope.frequency_divisors)}
-    for key, value in positive.items():
-        if not (math.isfinite(value) and value > 0):
-            _refuse(where, key, "a positive finite number", repr(value))
-    if config.sliding_window is not None and config.sliding_window < 1:
-        _refuse(where, "sliding_window", "at least 1", str(config.sliding_window))
-    return config
+    _require_positive(where, "rope theta", rope.theta)
+    for index, divisor in enumerate(rope.frequency_divisors):
+        _require_positive(where, f"rope divisor {index}", divisor)
 
 
 def _check_sizes(config: DecoderConfig, where: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.errors import LeftoverTensorError, MissingTensorError, WeightShapeError
+from cotejar.formats.norm_offset import SUM_TYPE, add_one, is_less_one
 from cotejar.formats.open_model import open_model, resolve_model_path
 from cotejar.model.config import MAX_HEAD_DIM
 from cotejar.model.inventory import EMBEDDING, LM_HEAD, ROPE_DIVISORS, tensor_shapes
@@ -104,7 +105,7 @@ def open_language_model(path: str | Path) -> LanguageModel:
         _check_inventory(file, config, entries)
         weights = Weights(
             {
-                name: _open_matrix(file, entry)
+                name: _open_canonical(file, name, entry)
                 for name, entry in entries.items()
                 if name != ROPE_DIVISORS
             }
@@ -133,6 +134,14 @@ def _rope_divisors(file: ModelFile, entries: Mapping[str, TensorEntry]) -> tuple
         )
     matrix = _open_matrix(file, entry)
     return tuple(float(v) for v in matrix.decode_rows(0, matrix.rows).reshape(-1))
+
+
+def _open_canonical(file: ModelFile, name: str, entry: TensorEntry) -> BlockMatrix:
+    """The weight itself, where the file stores a norm's less 1."""
+    if not is_less_one(file, name):
+        return _open_matrix(file, entry)
+    raw = add_one(file, entry)
+    return BlockMatrix(block_type=SUM_TYPE, rows=1, columns=entry.num_elements, raw=raw)
 
 
 def _open_matrix(file: ModelFile, entry: TensorEntry) -> BlockMatrix:

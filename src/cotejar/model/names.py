@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from cotejar.errors import TensorNameError
-from cotejar.formats.tensor_names import to_hugging_face
+from cotejar.formats.tensor_names import stated_architecture, to_hugging_face
 
 if TYPE_CHECKING:
     from cotejar.formats.model_file import ModelFile, TensorEntry
@@ -24,10 +24,11 @@ def canonical_names(file: ModelFile) -> dict[str, TensorEntry]:
         TensorNameError: two tensors of the file have one canonical name.
     """
     named: dict[str, TensorEntry] = {}
+    architecture = stated_architecture(file)
     for name, entry in file.tensors.items():
         canonical = name
         if file.format in {"gguf", "apr"}:
-            canonical = to_hugging_face(name) or name
+            canonical = to_hugging_face(name, architecture) or name
         elif _DERIVED.fullmatch(name):
             continue
         if canonical in named:

@@ -2,17 +2,18 @@
 
 Sources: the GGUF specification (ggml, docs/gguf.md) for `llama.*` and `qwen2.*` keys;
 Hugging Face transformers' `LlamaConfig`, `MistralConfig`, `Qwen2Config`, `Qwen3Config`.
-A file's tensors say what no key does: whether projections have biases.
+A file's tensors say what no key does: whether projections have biases. What only gemma3 has
+is added by `read_gemma3`.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from cotejar.errors import ArchitectureError, ConfigValueError, MissingConfigError
+from cotejar.formats.layer_windows import LAYER_TYPES_KEY, listed_layers, windowed_layers
 from cotejar.model.config import (
-    MAX_HEAD_DIM,
+    MAX_LAYERS,
     DecoderConfig,
     RopeConfig,
     RopePairing,
@@ -20,6 +21,13 @@ from cotejar.model.config import (
 )
 from cotejar.model.config_keys import APR_KEYS, GGUF_KEYS
 from cotejar.model.keys import Keys
+from cotejar.model.read_gemma3 import (
+    DEFAULT_HEAD_DIM,
+    MODEL_TYPE,
+    complete_from_gguf,
+    complete_from_words,
+)
+from cotejar.model.rope_scaling import linear_divisors, scaling_divisors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +35,9 @@ if TYPE_CHECKING:
 
     from cotejar.formats.model_file import ModelFile
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-_ALIASES = {"mistral": "llama"}
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
+_WITH_HEAD_NORMS = {"qwen3", "gemma3"}
+_ALIASES = {"mistral": "llama", MODEL_TYPE: "gemma3"}
 
 ROPE_TYPE_ADJACENT = 0
 """`.apr` and ggml: NORM, neighbouring values form a pair."""
@@ -68,7 +77,14 @@ def read_config(
     return check_config(config, where=where)
 
 
-def _optional_parts(architecture: str, names: AbstractSet[str]) -> dict[str, bool]:
+class _OptionalParts(TypedDict):
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+
+
+def _optional_parts(architecture: str, names: AbstractSet[str]) -> _OptionalParts:
     """What some models have: as the architecture demands, and else as the tensors show.
 
     A qwen2 without its biases, or a qwen3 without its norms, must not pass for whole.
@@ -78,7 +94,7 @@ def _optional_parts(architecture: str, names: AbstractSet[str]) -> dict[str, boo
         "qkv_bias": architecture == "qwen2" or layer + "self_attn.q_proj.bias" in names,
         "output_bias": layer + "self_attn.o_proj.bias" in names,
         "mlp_bias": layer + "mlp.down_proj.bias" in names,
-        "qk_norm": architecture == "qwen3",
+        "qk_norm": architecture in _WITH_HEAD_NORMS,
     }
 
 
@@ -111,7 +127,7 @@ def _from_gguf(
     head_dim = keys.integer(*named["head_dim"], default=hidden_size // max(num_heads, 1))
     rope_dim = keys.integer(f"{prefix}.rope.dimension_count", default=head_dim)
     window = keys.find(f"{prefix}.attention.sliding_window")
-    return DecoderConfig(
+    config = DecoderConfig(
         architecture=architecture,
         num_layers=keys.integer(*named["num_layers"]),
         hidden_size=hidden_size,
@@ -134,6 +150,7 @@ def _from_gguf(
         else keys.integer(f"{prefix}.attention.sliding_window"),
         **_optional_parts(architecture, names),
     )
+    return complete_from_gguf(config, keys) if architecture == "gemma3" else config
 
 
 def _gguf_divisors(keys: Keys, prefix: str, rope_dim: int) -> tuple[float, ...]:
@@ -142,7 +159,7 @@ def _gguf_divisors(keys: Keys, prefix: str, rope_dim: int) -> tuple[float, ...]:
     factor = keys.real(
         f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear", default=1.0
     )
-    return _linear_divisors(kind, factor, rope_dim, keys.where)
+    return linear_divisors(kind, factor, rope_dim, keys.where)
 
 
 def _from_apr(
@@ -158,10 +175,11 @@ def _from_apr(
     head_dim = keys.integer(*APR_KEYS["head_dim"], default=hidden_size // max(num_heads, 1))
     rope_dim = keys.integer("rope_dim", default=head_dim)
     theta = keys.real(*APR_KEYS["rope_theta"])
-    window = keys.find("sliding_window")
-    return DecoderConfig(
+    num_layers = keys.integer(*APR_KEYS["num_layers"])
+    window, global_layers = _apr_window(keys, num_layers)
+    config = DecoderConfig(
         architecture=architecture,
-        num_layers=keys.integer(*APR_KEYS["num_layers"]),
+        num_layers=num_layers,
         hidden_size=hidden_size,
         num_heads=num_heads,
         num_kv_heads=keys.integer(*APR_KEYS["num_kv_heads"], default=num_heads),
@@ -174,12 +192,33 @@ def _from_apr(
             theta=theta,
             dim=rope_dim,
             pairing=_apr_pairing(keys),
-            frequency_divisors=rope_divisors or _hugging_face_divisors(keys, theta, rope_dim),
+            frequency_divisors=rope_divisors or scaling_divisors(keys, theta, rope_dim),
         ),
         tied_embeddings="lm_head.weight" not in names,
-        sliding_window=None if window is None else keys.integer("sliding_window"),
+        sliding_window=window,
+        global_layers=global_layers,
         **_optional_parts(architecture, names),
     )
+    return complete_from_words(config, keys) if architecture == "gemma3" else config
+
+
+def _apr_window(keys: Keys, num_layers: int) -> tuple[int | None, tuple[int, ...]]:
+    """The window, and the layers that have none; without a list all layers have it."""
+    if keys.find("sliding_window") is None:
+        return None, ()
+    window, kinds = keys.integer("sliding_window"), keys.find(LAYER_TYPES_KEY)
+    if kinds is None or not 0 < num_layers <= MAX_LAYERS:
+        return window, ()
+    windowed = listed_layers(kinds, num_layers, where=keys.where)
+    return _window_and_rest(window, windowed, num_layers)
+
+
+def _window_and_rest(
+    window: int, windowed: AbstractSet[int], num_layers: int
+) -> tuple[int | None, tuple[int, ...]]:
+    if not windowed:
+        return None, ()
+    return window, tuple(layer for layer in range(num_layers) if layer not in windowed)
 
 
 def _apr_pairing(keys: Keys) -> RopePairing:
@@ -206,16 +245,28 @@ def _from_hugging_face(
     keys = _config_json(metadata, where)
     model_type = keys.text("model_type")
     architecture = _known_architecture(model_type, keys.where)
+    if model_type == "gemma3":
+        raise ArchitectureError(
+            "no engine here runs the architecture 'gemma3' with its vision tower",
+            where=keys.where,
+            expected=f"{MODEL_TYPE}, the text model alone",
+            found=model_type,
+            hint="save its language model as a folder of its own",
+        )
     _require_plain_layers(keys)
     hidden_size = keys.integer("hidden_size")
     num_heads = keys.integer("num_attention_heads")
-    head_dim = keys.integer("head_dim", default=hidden_size // max(num_heads, 1))
-    parameters = keys.find("rope_parameters")
-    rope_keys = Keys(parameters, keys.where) if isinstance(parameters, dict) else keys
-    theta = rope_keys.real("rope_theta", default=keys.real("rope_theta", default=10000.0))
+    is_gemma = model_type == MODEL_TYPE
+    head_dim = keys.integer(
+        "head_dim", default=DEFAULT_HEAD_DIM if is_gemma else hidden_size // max(num_heads, 1)
+    )
+    rope_keys = _rope_keys(keys, "full_attention" if is_gemma else None)
+    theta = rope_keys.real("rope_theta", default=1e6 if is_gemma else 10000.0)
     num_layers = keys.integer("num_hidden_layers")
-    has_biases = model_type in {"llama", "qwen3"} and keys.flag("attention_bias", default=False)
-    return DecoderConfig(
+    with_biases = {"llama", "qwen3", MODEL_TYPE}
+    has_biases = model_type in with_biases and keys.flag("attention_bias", default=False)
+    window, global_layers = _hugging_face_window(keys, model_type, num_layers)
+    config = DecoderConfig(
         architecture=architecture,
         num_layers=num_layers,
         hidden_size=hidden_size,
@@ -230,15 +281,35 @@ def _from_hugging_face(
             theta=theta,
             dim=head_dim,
             pairing="halves",
-            frequency_divisors=rope_divisors or _hugging_face_divisors(keys, theta, head_dim),
+            frequency_divisors=rope_divisors or scaling_divisors(rope_keys, theta, head_dim),
         ),
         qkv_bias=has_biases or model_type == "qwen2",
         output_bias=has_biases,
         mlp_bias=model_type == "llama" and keys.flag("mlp_bias", default=False),
-        qk_norm=model_type == "qwen3",
-        tied_embeddings=keys.flag("tie_word_embeddings", default=False),
-        sliding_window=_hugging_face_window(keys, model_type, num_layers),
+        qk_norm=architecture in _WITH_HEAD_NORMS,
+        tied_embeddings=keys.flag("tie_word_embeddings", default=is_gemma),
+        sliding_window=window,
+        global_layers=global_layers,
     )
+    if not is_gemma:
+        return config
+    return complete_from_words(config, keys, local=_rope_keys(keys, "sliding_attention"))
+
+
+def _rope_keys(keys: Keys, kind: str | None) -> Keys:
+    """Where theta and scaling are: beside the rest, or in newer files in an object.
+
+    Args:
+        keys: of `config.json`.
+        kind: whose RoPE, where a model has two; each then has an object of its own.
+    """
+    parameters = keys.find("rope_parameters")
+    if isinstance(parameters, dict) and kind is not None:
+        parameters = parameters.get(kind)
+    if not isinstance(parameters, dict):
+        return keys
+    theta = parameters.get("rope_theta", keys.values.get("rope_theta"))
+    return Keys({"rope_theta": theta, "rope_parameters": parameters}, keys.where)
 
 
 def _config_json(metadata: Mapping[str, object], where: str) -> Keys:
@@ -268,92 +339,14 @@ def _require_plain_layers(keys: Keys) -> None:
             )
 
 
-def _hugging_face_window(keys: Keys, model_type: str, num_layers: int) -> int | None:
-    """`LlamaConfig` has no window; Qwen's has one that may start at a later layer."""
+def _hugging_face_window(
+    keys: Keys, model_type: str, num_layers: int
+) -> tuple[int | None, tuple[int, ...]]:
+    """The window, and the layers that have none."""
     if model_type == "llama" or keys.find("sliding_window") is None:
-        return None
+        return None, ()
     window = keys.integer("sliding_window")
-    if model_type == "mistral":
-        return window
-    if not keys.flag("use_sliding_window", default=False):
-        return None
-    kinds = keys.find("layer_types")
-    if isinstance(kinds, list):
-        windowed = kinds.count("sliding_attention")
-    else:
-        windowed = num_layers - keys.integer("max_window_layers", default=28)
-    if windowed <= 0:
-        return None
-    if windowed < num_layers:
-        raise ArchitectureError(
-            "no engine here runs a model whose layers differ in their window",
-            where=keys.where,
-            expected=f"a sliding window in all {num_layers} layers or in none",
-            found=f"in {windowed} of them",
-            hint="one window for all would give fluent nonsense, so it is refused",
-        )
-    return window
-
-
-def _hugging_face_divisors(keys: Keys, theta: float, rope_dim: int) -> tuple[float, ...]:
-    """Divisors from `rope_scaling` (or the newer `rope_parameters`)."""
-    scaling = keys.find("rope_scaling", "rope_parameters")
-    if not isinstance(scaling, dict):
-        return ()
-    inner = Keys(scaling, f"{keys.where}, rope_scaling")
-    kind = inner.text("rope_type", "type", default="default")
-    if kind == "llama3":
-        factor = inner.real("factor")
-        low, high = inner.real("low_freq_factor"), inner.real("high_freq_factor")
-        if not (factor > 0 and low < high):
-            raise ConfigValueError(
-                "the figures of llama3's RoPE scaling cannot be",
-                where=inner.where,
-                expected="a positive factor, and low_freq_factor below high_freq_factor",
-                found=f"factor {factor:g}, low {low:g}, high {high:g}",
-                hint="compare with the model's original config.json",
-            )
-        if not theta > 0 or rope_dim > MAX_HEAD_DIM:
-            return ()  # `check_config` refuses both
-        context = inner.integer("original_max_position_embeddings")
-        return _llama3_divisors(
-            theta, rope_dim, factor=factor, low=low, high=high, original_context=context
-        )
-    return _linear_divisors(kind, inner.real("factor", default=1.0), rope_dim, inner.where)
-
-
-def _linear_divisors(kind: str, factor: float, dim: int, where: str) -> tuple[float, ...]:
-    if kind in {"none", "default"}:
-        return ()
-    if kind == "linear":
-        # A size out of range is refused by `check_config`, and no table made of it before.
-        return () if factor == 1.0 or dim > MAX_HEAD_DIM else (factor,) * (dim // 2)
-    raise ArchitectureError(
-        f"no engine here knows the RoPE scaling {kind!r}",
-        where=where,
-        expected="none, linear or llama3",
-        found=kind,
-        hint="a wrong scaling would give fluent nonsense, so it is refused",
-    )
-
-
-def _llama3_divisors(
-    theta: float, dim: int, *, factor: float, low: float, high: float, original_context: int
-) -> tuple[float, ...]:
-    """Llama 3.1's scaling: long waves are slowed by `factor`, short ones are left alone.
-
-    Between the two wave lengths the frequency is blended linearly; source: Meta's
-    reference `apply_scaling`, as transformers' `_compute_llama3_parameters` has it.
-    """
-    divisors = []
-    for pair in range(dim // 2):
-        wave_length = 2 * math.pi * theta ** (2 * pair / dim)
-        turns = original_context / wave_length
-        if turns < low:
-            divisors.append(factor)
-        elif turns > high:
-            divisors.append(1.0)
-        else:
-            blend = (turns - low) / (high - low)
-            divisors.append(1 / ((1 - blend) / factor + blend))
-    return tuple(divisors)
+    if not 0 < num_layers <= MAX_LAYERS:
+        return window, ()  # `check_config` refuses it
+    windowed = windowed_layers(keys.values, model_type, num_layers, where=keys.where)
+    return _window_and_rest(window, windowed, num_layers)

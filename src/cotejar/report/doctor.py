@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import cotejar
+from cotejar.engines.plugins import plugin_facts
+from cotejar.errors import visible
 from cotejar.kernels.instruction_set import chosen_isa, num_threads, runnable_isas
 
 _FEATURES = (
@@ -57,6 +59,7 @@ def doctor_facts() -> dict[str, object]:
         "isas": list(runnable_isas()),
         "threads": num_threads(),
         "extras": {name: _version(name) for name in _OPTIONAL},
+        "plugins": plugin_facts(),
     }
 
 
@@ -74,6 +77,10 @@ def doctor_lines(facts: dict[str, object]) -> list[str]:
         lines.append(f"         COTEJAR_ISA can be {', '.join(isas)}")
     if isinstance(extras, dict):
         lines += [f"extra    {name} {version or '-'}" for name, version in extras.items()]
+    plugins = facts["plugins"]
+    for plugin in plugins if isinstance(plugins, list) else []:
+        problem = f": {plugin['problem']}" if plugin["problem"] else ""
+        lines.append(visible(f"plugin   {plugin['name']}, {plugin['distribution']}{problem}"))
     return lines
 
 

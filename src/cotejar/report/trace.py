@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.report.tables import visible
+from cotejar.trace.forward_trace import UNKNOWN
 from cotejar.trace.site import CONTRACT_SLOTS, SLOTS, Site
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def trace_lines(result: TraceResult, *, brief: bool = False) -> Iterator[str]:
     yield "Traced Inference (APR-TRACE-001)"
     yield ""
     yield visible(f"Format: {trace.model.format}   Model: {trace.model.name}")
-    yield visible(f"Weights: {trace.model.fingerprint}")
+    yield visible(f"Weights: {trace.model.fingerprint or UNKNOWN}")
     yield visible(
         f"Engine: {trace.engine.name}+{trace.engine.numerics}  ({trace.engine.build})"
     )
@@ -44,7 +45,7 @@ def trace_lines(result: TraceResult, *, brief: bool = False) -> Iterator[str]:
         yield from architecture_lines(model.declared.config)
     prompt = "(token ids)" if trace.prompt is None else visible(trace.prompt)
     yield f"Test prompt: {prompt}"
-    yield f"Encoded tokens: {list(trace.token_ids)}"
+    yield f"Encoded tokens: {list(trace.token_ids) or UNKNOWN}"
     yield ""
     yield "FORWARD PASS (with layer tracing):"
     yield from _site_lines(trace, "EMBEDDING", "embed")
@@ -136,6 +137,10 @@ def top_logits(
     return [(int(i), float(logits_V[i])) for i in finite]
 
 
+def _tokens_text(trace: ForwardTrace) -> str:
+    return f"{len(trace.token_ids) or 'an unknown number of'} tokens"
+
+
 def _summary_lines(trace: ForwardTrace) -> Iterator[str]:
     bad = [
         name
@@ -148,7 +153,8 @@ def _summary_lines(trace: ForwardTrace) -> Iterator[str]:
         f"  {visible(trace.model.name)}, {visible(trace.engine.name)}"
         f"+{visible(trace.engine.numerics)}: "
         f"{len(trace.sites)} sites, scope {' and '.join(s.value for s in scopes)}, "
-        f"{len(trace.token_ids)} tokens, std with ddof {trace.ddof}"
+        f"{_tokens_text(trace)}, std with "
+        f"{'an unknown ddof' if trace.ddof is None else f'ddof {trace.ddof}'}"
     )
     if bad:
         yield f"  NaN or infinite at {len(bad)} sites; the first is {bad[0]}"
@@ -158,7 +164,7 @@ def _summary_lines(trace: ForwardTrace) -> Iterator[str]:
 
 def trace_json(result: TraceResult) -> dict[str, object]:
     """The object of `apr trace --payload --json`, the same for every format and recorded."""
-    from cotejar.trace.trace_file import make_manifest
+    from cotejar.trace.manifest import make_manifest
 
     trace = result.trace
     declared: Mapping[str, object] = trace.config

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float32, UInt8
 
-TinyArchitecture = Literal["llama", "mistral", "qwen2", "qwen3"]
+TinyArchitecture = Literal["llama", "mistral", "qwen2", "qwen3", "gemma3"]
 
 _GAIN = 1.3
 _EMBEDDING_STD = 0.5
 _NORM_SPREAD = 0.3
 _BIAS_STD = 0.5
+_NORM_STEP = 2.0**-12
+"""Of gemma3's norm weights: one less is then exact, as Hugging Face stores it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,7 @@ class TinyDecoder:
     num_heads: int = 6
     num_kv_heads: int = 2
     head_dim: int | None = None
-    """None: `hidden_size // num_heads`, and twice that for qwen3."""
+    """None: `hidden_size // num_heads`, and twice that for qwen3 and gemma3."""
     ffn_size: int = 160
     vocab_size: int = 320
     context_length: int = 64
@@ -61,6 +63,14 @@ class TinyDecoder:
     rope_divisors: tuple[float, ...] = ()
     """One a pair: what a GGUF stores for llama3's scaling, in its `rope_freqs.weight`."""
     sliding_window: int | None = None
+    sliding_window_pattern: int = 6
+    """Of gemma3: of so many layers the last has no window."""
+    rope_local_theta: float = 10000.0
+    """Of gemma3's layers with a window; linear `rope_scaling` is for the others."""
+    query_scalar: float | None = None
+    """Of gemma3: scores are divided by its square root; None for `head_dim`."""
+    final_softcap: float | None = None
+    """Of gemma3."""
     attention_bias: bool = False
     """On q, k, v and the output projection. qwen2 has those of q, k and v in any case."""
     mlp_bias: bool = False
@@ -78,13 +88,13 @@ class TinyDecoder:
         `rope_divisors` and a linear `rope_scaling` are part of it; llama3's figures are not.
         """
         head_dim = self.head_dim or self.hidden_size // self.num_heads
-        if self.head_dim is None and self.architecture == "qwen3":
+        if self.head_dim is None and self.architecture in {"qwen3", "gemma3"}:
             head_dim *= 2
         divisors = self.rope_divisors
         scaling = self.rope_scaling or {}
         if not divisors and scaling.get("rope_type") == "linear":
             divisors = (float(str(scaling["factor"])),) * (head_dim // 2)
-        return DecoderConfig(
+        config = DecoderConfig(
             architecture="llama" if self.architecture == "mistral" else self.architecture,
             num_layers=self.num_layers,
             hidden_size=self.hidden_size,
@@ -104,9 +114,27 @@ class TinyDecoder:
             qkv_bias=self.attention_bias or self.architecture == "qwen2",
             output_bias=self.attention_bias,
             mlp_bias=self.mlp_bias,
-            qk_norm=self.architecture == "qwen3",
+            qk_norm=self.architecture in {"qwen3", "gemma3"},
             tied_embeddings=self.tied_embeddings and not self.repeat_tied_head,
             sliding_window=self.sliding_window,
+        )
+        return self._as_gemma3(config) if self.architecture == "gemma3" else config
+
+    def _as_gemma3(self, config: DecoderConfig) -> DecoderConfig:
+        pattern = self.sliding_window_pattern
+        layers = tuple(i for i in range(self.num_layers) if (i + 1) % pattern == 0)
+        has_window = self.sliding_window is not None and len(layers) < self.num_layers
+        local = replace(config.rope, theta=self.rope_local_theta, frequency_divisors=())
+        return replace(
+            config,
+            sliding_window=self.sliding_window if has_window else None,
+            global_layers=layers if has_window else (),
+            local_rope=local if has_window else None,
+            post_norms=True,
+            activation="gelu_tanh",
+            embedding_scale=math.sqrt(self.hidden_size),
+            query_scalar=None if self.query_scalar == config.head_dim else self.query_scalar,
+            final_softcap=self.final_softcap,
         )
 
 
@@ -137,6 +165,8 @@ def make_tensors(decoder: TinyDecoder, *, pairing: RopePairing) -> list[TinyTens
     tensors = []
     for name, shape in tensor_shapes(config).items():
         values = _draw(decoder.seed, name, shape)
+        if decoder.architecture == "gemma3" and name.endswith("norm.weight"):
+            values = (np.round(values / _NORM_STEP) * _NORM_STEP).astype(np.float32)
         if name == LM_HEAD and decoder.tied_embeddings:
             values = _draw(decoder.seed, EMBEDDING, shape)
         if pairing == "adjacent" and name.rpartition(".")[0].endswith(("q_proj", "k_proj")):

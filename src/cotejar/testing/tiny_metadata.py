@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cotejar.formats.gguf.value import GgufValue, ValueType
+from cotejar.formats.layer_windows import DEFAULT_PATTERN, list_layers
+from cotejar.model.read_gemma3 import DEFAULT_LOCAL_THETA
 from cotejar.testing.tiny_tokenizer import (
     CHAT_TEMPLATE,
     END_OF_TEXT,
@@ -63,6 +65,12 @@ def _gguf_config(decoder: TinyDecoder, config: DecoderConfig) -> dict[str, GgufV
         "general.architecture": _text(prefix),
         "general.name": _text(f"tiny {decoder.architecture}"),
     }
+    if decoder.sliding_window_pattern != DEFAULT_PATTERN:
+        integers["attention.sliding_window_pattern"] = decoder.sliding_window_pattern
+    if decoder.rope_local_theta != DEFAULT_LOCAL_THETA:
+        reals["rope.freq_base_swa"] = decoder.rope_local_theta
+    if config.final_softcap is not None:
+        reals["final_logit_softcapping"] = config.final_softcap
     scaling = decoder.rope_scaling or {}
     if scaling.get("rope_type") == "linear":
         values[f"{prefix}.rope.scaling.type"] = _text("linear")
@@ -126,7 +134,20 @@ def _apr_config(decoder: TinyDecoder, config: DecoderConfig) -> dict[str, object
         values["sliding_window"] = config.sliding_window
     if decoder.rope_scaling is not None:
         values["rope_scaling"] = dict(decoder.rope_scaling)
+    if decoder.architecture == "gemma3":
+        windowed = frozenset(range(config.num_layers)) - set(config.global_layers)
+        values |= _gemma3_words(decoder, config)
+        values["layer_types"] = list_layers(windowed, config.num_layers)
     return values
+
+
+def _gemma3_words(decoder: TinyDecoder, config: DecoderConfig) -> dict[str, object]:
+    scalar = config.query_scalar
+    return {
+        "rope_local_base_freq": decoder.rope_local_theta,
+        "query_pre_attn_scalar": config.head_dim if scalar is None else scalar,
+        "final_logit_softcapping": config.final_softcap,
+    }
 
 
 def _apr_tokenizer(vocabulary: TinyVocabulary) -> dict[str, object]:
@@ -148,6 +169,7 @@ _CLASSES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
 }
 
 
@@ -174,6 +196,14 @@ def hugging_face_config(decoder: TinyDecoder, config: DecoderConfig) -> dict[str
         "bos_token_id": 0,
         "eos_token_id": 2,
     }
+    if decoder.architecture == "gemma3":
+        values |= _gemma3_words(decoder, config) | {
+            "model_type": "gemma3_text",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": decoder.sliding_window,
+            "sliding_window_pattern": decoder.sliding_window_pattern,
+        }
+        values.pop("hidden_act")
     if decoder.architecture.startswith("qwen"):
         values["use_sliding_window"] = config.sliding_window is not None
         values["max_window_layers"] = 0

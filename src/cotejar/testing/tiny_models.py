@@ -4,7 +4,8 @@
     write_tiny_gguf(tmp_path / "tiny.gguf", decoder)
     write_tiny_hugging_face(tmp_path / "tiny", decoder)
 
-All three hold the same weights; a folder holds them as what the GGUF's blocks decode to.
+All three hold the same weights; a folder holds them as what the GGUF's blocks decode to, and
+of a gemma3 the norms' less 1.
 A GGUF of architecture llama has its q and k rows in neighbouring pairs, as llama.cpp's own
 converter stores them.
 """
@@ -28,6 +29,8 @@ from cotejar.testing.tiny_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END,
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jaxtyping import Float32
+
     from cotejar.model.config import RopePairing
 
 
@@ -47,7 +50,7 @@ def write_tiny_gguf(
     config = decoder.config(pairing=pairing)
     tensors = [
         GgufTensor(
-            name=to_gguf(tensor.name) or tensor.name,
+            name=to_gguf(tensor.name, config.architecture) or tensor.name,
             block_type=tensor.block_type,
             shape=tensor.shape,
             data=tensor.raw,
@@ -112,7 +115,7 @@ def write_tiny_hugging_face(
     document = hugging_face_config(decoder, config) | {"dtype": dtype}
     atomic_write_json(folder / "config.json", document, overwrite=overwrite)
     weights = {
-        tensor.name: tensor.values.astype(dtype)
+        tensor.name: _as_stored(decoder, tensor).astype(dtype)
         for tensor in make_tensors(decoder, pairing="halves")
     }
     with atomic_write(folder / "model.safetensors", overwrite=overwrite) as output:
@@ -130,6 +133,11 @@ def write_tiny_hugging_face(
         path = folder / "tokenizer_config.json"
         atomic_write_json(path, settings, overwrite=overwrite)
     return folder
+
+
+def _as_stored(decoder: TinyDecoder, tensor: TinyTensor) -> Float32[np.ndarray, "..."]:
+    is_less_one = decoder.architecture == "gemma3" and tensor.name.endswith("norm.weight")
+    return tensor.values - np.float32(1) if is_less_one else tensor.values
 
 
 def _divisors(decoder: TinyDecoder) -> list[TinyTensor]:

@@ -61,7 +61,8 @@ def test_a_folder_keeps_its_bytes_and_its_order_of_rows(tmp_path: Path, dtype) -
 def test_a_folder_becomes_the_gguf_that_llama_cpp_would_make(
     tmp_path: Path, architecture, bias
 ) -> None:
-    decoder = TinyDecoder(architecture=architecture, attention_bias=bias, sliding_window=16)
+    window = None if architecture == "llama" else 16  # `LlamaConfig` has none
+    decoder = TinyDecoder(architecture=architecture, attention_bias=bias, sliding_window=window)
     folder = write_tiny_hugging_face(tmp_path / "hf", decoder)
     wanted = write_tiny_gguf(tmp_path / "wanted.gguf", decoder)
 

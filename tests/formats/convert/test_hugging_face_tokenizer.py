@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import (
+    AddedToken,
     Regex,
     Tokenizer,
     decoders,
@@ -212,6 +213,54 @@ def sentencepiece_like() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteFallback()
     return tokenizer
+
+
+def gemma_like() -> Tokenizer:
+    """Gemma's: no space before a text; runs of spaces and of lines are added tokens."""
+    runs = ["\u2581\u2581", "\u2581\u2581\u2581\u2581"]
+    specials = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    lines = ["\n", "\n\n"]
+    pieces = ["th", "the", "\u2581the", "\u2581", *"ethno"]
+    tokens = [*specials, "<unk>", *lines, *runs, *bytes_, *pieces]
+    ids = {token: i for i, token in enumerate(tokens)}
+    merges = [
+        *(("\n", "\n"), ("\u2581", "\u2581"), (runs[0], runs[0])),
+        *(("t", "h"), ("th", "e"), ("\u2581", "the")),
+    ]
+    tokenizer = Tokenizer(
+        models.BPE(vocab=ids, merges=merges, unk_token="<unk>", byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens(specials)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*lines, *runs)])
+    return tokenizer
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*"then o\n\u00f1", " the", "  ", "    ", "\n\n", "<end_of_turn>", "<bos>"]
+        ),
+        max_size=12,
+    ).map("".join)
+)
+def test_gemmas_tokens_give_the_ids_that_the_library_gives(text) -> None:
+    library = gemma_like()
+    config = {"bos_token": "<bos>", "eos_token": "<eos>", "add_bos_token": True}
+    keys = read_tokenizer_keys(
+        {"tokenizer.json": json.loads(library.to_str()), "tokenizer_config.json": config}
+    )
+    ours = tokenizer_room.Tokenizer(read_tokenizer_spec("apr", keys))
+
+    assert ours.encode(text, add_special=False) == library.encode(text).ids
+    assert ours.decode(ours.encode(text, add_special=False)) == text
+    assert ours.encode("the") == [2, *library.encode("the").ids]
+    assert {1, 4} == ours.eos_ids
 
 
 @given(st.text(st.sampled_from("then io r\n\u00f1"), min_size=1, max_size=30))

@@ -48,7 +48,7 @@ def test_a_tensor_without_a_counterpart_is_no_import(tmp_path: Path, rewritten) 
         LeftoverTensorError,
         "error[APR-M006]: the model has tensors that have no name in an `.apr`\n"
         f"  where     {source}\n"
-        "  expected  the tensors of a llama, mistral, qwen2 or qwen3\n"
+        "  expected  the tensors of a llama, mistral, qwen2, qwen3 or gemma3\n"
         "  found     1 of 21 others: 'blk.1.ffn_up_exps.weight'\n"
         "  try       `apr tensors` lists them; an architecture with such parts is not "
         "supported",
@@ -70,7 +70,7 @@ def test_a_tensor_without_a_counterpart_is_no_export(tmp_path: Path) -> None:
         LeftoverTensorError,
         "error[APR-M006]: the model has tensors that have no name in a GGUF\n"
         f"  where     {path}\n"
-        "  expected  the tensors of a llama, mistral, qwen2 or qwen3, each once\n"
+        "  expected  the tensors of a llama, mistral, qwen2, qwen3 or gemma3, each once\n"
         "  found     1 of 1 others: 'adapter.weight'\n"
         "  try       `apr tensors` lists them; an architecture with such parts is not "
         "supported",
@@ -88,7 +88,7 @@ def test_an_architecture_whose_rope_is_not_known(
         ArchitectureError,
         "error[APR-M002]: the architecture cannot be converted\n"
         f"  where     {source}\n"
-        "  expected  llama, qwen2, qwen3\n"
+        "  expected  llama, qwen2, qwen3, gemma3\n"
         f"  found     {found}\n"
         "  try       `apr inspect` and `apr tensors` read any architecture",
         lambda: import_model(source, tmp_path / "m.apr"),
@@ -101,7 +101,7 @@ def test_an_architecture_whose_rope_is_not_known(
         (
             {"model_type": "gpt2"},
             "the architecture cannot be converted",
-            "a model_type of llama, mistral, qwen2, qwen3",
+            "a model_type of llama, mistral, qwen2, qwen3, gemma3_text",
             "'gpt2'",
             "`apr inspect` and `apr tensors` read any architecture",
         ),

@@ -235,8 +235,7 @@ class LayerCache:
 
     def _encode(self, rows_TKE: Float32[np.ndarray, "T K E"]) -> np.ndarray:
         if self._kv_type == "q8_0":
-            raw = encode(BlockType.Q8_0, np.ascontiguousarray(rows_TKE).reshape(-1))
-            return raw.reshape(len(rows_TKE), self._row)
+            return _encode_q8_0(rows_TKE.reshape(-1)).reshape(len(rows_TKE), self._row)
         return rows_TKE.reshape(len(rows_TKE), self._row)
 
     def _decode(self, name: str, stop: int) -> Float32[np.ndarray, "S K E"]:
@@ -246,3 +245,15 @@ class LayerCache:
         else:
             values = kept.astype(np.float32, copy=False)
         return values.reshape(stop, *self._shape)
+
+
+def _encode_q8_0(values: Float32[np.ndarray, "n"]) -> np.ndarray:
+    """Blocks of a broken model too: one that holds a NaN or an infinity reads as NaN."""
+    is_finite = np.isfinite(values)
+    raw = encode(BlockType.Q8_0, np.where(is_finite, values, np.float32(0)))
+    is_broken = ~is_finite.reshape(-1, BLOCK).all(axis=1)
+    if is_broken.any():
+        raw = raw.copy()
+        blocks = raw.reshape(len(is_broken), -1)
+        blocks[is_broken, :2] = np.array([np.nan], np.float16).view(np.uint8)
+    return raw

@@ -41,6 +41,7 @@ from cotejar.formats.tensor_names import (
     EMBEDDING,
     LM_HEAD,
     ROPE_FREQS,
+    stated_architecture,
     to_gguf,
     to_hugging_face,
 )
@@ -131,8 +132,11 @@ def _name_tensors(file: AprFile) -> dict[str, TensorEntry]:
     """
     named: dict[str, TensorEntry] = {}
     leftover = []
+    architecture = stated_architecture(file)
     for name, entry in file.tensors.items():
-        theirs = to_gguf(name) or (name if to_hugging_face(name) else None)
+        theirs = to_gguf(name, architecture)
+        if theirs is None and to_hugging_face(name, architecture):
+            theirs = name
         if theirs is None or theirs in named:
             leftover.append(name)
         else:
@@ -141,7 +145,7 @@ def _name_tensors(file: AprFile) -> dict[str, TensorEntry]:
         raise LeftoverTensorError(
             "the model has tensors that have no name in a GGUF",
             where=str(file.path),
-            expected="the tensors of a llama, mistral, qwen2 or qwen3, each once",
+            expected="the tensors of a llama, mistral, qwen2, qwen3 or gemma3, each once",
             found=f"{len(leftover)} of {len(file.tensors)} others: "
             + ", ".join(map(repr, leftover[:3])),
             hint="`apr tensors` lists them; an architecture with such parts is not supported",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cotejar.errors import ArchitectureError
+from cotejar.formats.convert.gemma3 import read_gemma3_keys
 from cotejar.formats.convert.typed_keys import (
     KEYS_KEY,
     TENSORS_KEY,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from cotejar.formats.gguf.reader import GgufFile
 
-ROPE_TYPES = {"llama": 0, "qwen2": 2, "qwen3": 2}
+ROPE_TYPES = {"llama": 0, "qwen2": 2, "qwen3": 2, "gemma3": 2}
 """ggml's rope type by architecture: 0 pairs neighbours, 2 pairs the halves of a head. A
 GGUF does not say it; llama.cpp's `llama_model_rope_type` does. Rows of q and k are stored
 to suit: permuted for 0."""
@@ -177,7 +178,11 @@ def _architecture(file: GgufFile, architecture: str) -> dict[str, object]:
     scaling = _rope_scaling(keys, architecture)
     if scaling is not None:
         facts["rope_scaling"] = scaling
-    return facts
+    return (
+        facts | read_gemma3_keys(keys, where=str(file.path))
+        if architecture == "gemma3"
+        else facts
+    )
 
 
 def _vocab_size(file: GgufFile, architecture: str) -> object:

@@ -1,7 +1,7 @@
 """What a Hugging Face folder says of its model, under the keys of `.apr`.
 
-The names follow transformers' `LlamaConfig`, `MistralConfig`, `Qwen2Config` and
-`Qwen3Config`. Rows of q and k are in half-split order in every safetensors file, so
+The names follow transformers' `LlamaConfig`, `MistralConfig`, `Qwen2Config`, `Qwen3Config`
+and `Gemma3TextConfig`. Rows of q and k are in half-split order in every safetensors file, so
 `rope_type` is 2 whatever the architecture.
 """
 
@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING
 
 from cotejar.errors import ArchitectureError, MissingConfigError
 from cotejar.formats.convert.from_gguf import DEFAULT_ROPE_THETA
+from cotejar.formats.convert.gemma3 import read_gemma3_config
 from cotejar.formats.convert.hugging_face_tokenizer import read_tokenizer_keys
+from cotejar.formats.layer_windows import LAYER_TYPES_KEY, list_layers, windowed_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cotejar.formats.safetensors.reader import SafetensorsFile
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+GEMMA3 = "gemma3_text"
+"""`gemma3` is the model with a vision tower around it."""
+_DEFAULT_THETAS = {GEMMA3: 1e6}
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", GEMMA3)
 ROPE_TYPE_HALVES = 2
 
-_WINDOWED_BY_DEFAULT = ("llama", "mistral")
 _PLAIN_ACTIVATIONS = ("silu", "swish")
+_MAX_LAYERS = 4096
 
 
 def read_hugging_face_metadata(file: SafetensorsFile) -> dict[str, object]:
@@ -50,7 +55,7 @@ def read_hugging_face_metadata(file: SafetensorsFile) -> dict[str, object]:
         **_identity(file, config, model_type),
         **_special_tokens(file.metadata, tokenizer),
         "chat_template": _chat_template(file.metadata),
-        **_architecture(config, model_type),
+        **_architecture(config, model_type, where),
         **tokenizer,
         "source_metadata": file.metadata.get("__metadata__"),
     }
@@ -66,6 +71,8 @@ def _require_known(config: Mapping[str, object], where: str) -> str:
             found=f"{model_type!r:.60}",
             hint="`apr inspect` and `apr tensors` read any architecture",
         )
+    if model_type == GEMMA3:
+        return model_type  # `hidden_activation` is taken over
     activation = config.get("hidden_act", _PLAIN_ACTIVATIONS[0])
     if activation not in _PLAIN_ACTIVATIONS:
         raise ArchitectureError(
@@ -145,17 +152,21 @@ def _chat_template(metadata: Mapping[str, object]) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _architecture(config: Mapping[str, object], model_type: str) -> dict[str, object]:
+def _architecture(
+    config: Mapping[str, object], model_type: str, where: str
+) -> dict[str, object]:
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     kv_heads, head_dim = config.get("num_key_value_heads"), config.get("head_dim")
     if head_dim is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         head_dim = hidden // heads
     # transformers 5 keeps theta and scaling together.
     parameters = config.get("rope_parameters")
+    if model_type == GEMMA3 and isinstance(parameters, dict):
+        parameters = parameters.get("full_attention")
     rope = parameters if isinstance(parameters, dict) else config
-    theta = rope.get("rope_theta")
+    theta = rope.get("rope_theta", config.get("rope_theta", _DEFAULT_THETAS.get(model_type)))
     facts: dict[str, object] = {
-        "architecture": model_type,
+        "architecture": "gemma3" if model_type == GEMMA3 else model_type,
         "hidden_size": hidden,
         "num_layers": config.get("num_hidden_layers"),
         "num_heads": heads,
@@ -171,13 +182,27 @@ def _architecture(config: Mapping[str, object], model_type: str) -> dict[str, ob
     partial = config.get("partial_rotary_factor")
     if isinstance(partial, float) and math.isfinite(partial) and isinstance(head_dim, int):
         facts["rope_dim"] = int(head_dim * partial)
-    window = config.get("sliding_window")
-    is_windowed = config.get("use_sliding_window", model_type in _WINDOWED_BY_DEFAULT)
-    if window is not None and is_windowed is True:
-        facts["sliding_window"] = window
+    facts |= _window(config, model_type, where)
+    if model_type == GEMMA3:
+        facts |= read_gemma3_config(config, where=where)
+        facts["head_dim"] = 256 if config.get("head_dim") is None else config["head_dim"]
     scaling = parameters if isinstance(parameters, dict) else config.get("rope_scaling")
     if isinstance(scaling, dict):
         kind = scaling.get("rope_type", scaling.get("type"))
         if kind not in (None, "default"):
             facts["rope_scaling"] = {k: v for k, v in scaling.items() if k != "rope_theta"}
+    return facts
+
+
+def _window(config: Mapping[str, object], model_type: str, where: str) -> dict[str, object]:
+    """The window, and which layers have it unless all have."""
+    window, num_layers = config.get("sliding_window"), config.get("num_hidden_layers")
+    if window is None or type(num_layers) is not int or not 0 < num_layers <= _MAX_LAYERS:
+        return {}
+    windowed = windowed_layers(config, model_type, num_layers, where=where)
+    if not windowed:
+        return {}
+    facts = {"sliding_window": window}
+    if len(windowed) < num_layers:
+        facts[LAYER_TYPES_KEY] = list_layers(windowed, num_layers)
     return facts

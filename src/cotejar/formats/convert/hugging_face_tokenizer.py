@@ -99,10 +99,14 @@ def _read_vocabulary(
     for token, i in ids.items():
         tokens[i] = token
         types[i] = _BYTE if _BYTE_TOKEN.fullmatch(token) else _NORMAL
-    for _, token_id, is_special in added:
+    has_bytes = model.get("byte_fallback") is True
+    for token, token_id, is_special in added:
         types[token_id] = _CONTROL if is_special else _USER_DEFINED
+        if has_bytes and not is_special:
+            # Gemma's runs of spaces: what is cut out of a text is spelled as the text has it.
+            tokens[token_id] = token.replace("\u2581", " ")
     unknown = ids.get(str(model.get("unk_token")))
-    if unknown is not None and model.get("byte_fallback") is True:
+    if unknown is not None and has_bytes:
         types[unknown] = _UNKNOWN
     return tokens, types, ids
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cotejar.formats.apr.layout import EXTENSION_TYPES
 from cotejar.formats.convert.hugging_face_tokenizer import UNKNOWN_PRE_TYPE
+from cotejar.formats.norm_offset import is_less_one
 from cotejar.formats.tensor_names import EMBEDDING, LM_HEAD
 from cotejar.quant.block_type import BlockType
 
@@ -100,23 +101,35 @@ def import_notes(
         yield "no tokenizer that could be taken over: the model runs from token ids only"
     elif metadata.get("tokenizer.pre_type") == UNKNOWN_PRE_TYPE:
         yield "the pre-tokenizer has no name in GGUF: the model runs from token ids only"
+    num_shifted = sum(is_less_one(file, name) for name in named)
+    if num_shifted:
+        yield (
+            f"{num_shifted} norms are written with the 1 that Hugging Face's gemma3 leaves out "
+            "of them, in F32"
+        )
     if wanted is not None:
-        yield from _reencoding_notes(named, tensors, wanted)
+        yield from _reencoding_notes(named, reencoded(file, named, tensors), wanted)
 
 
 def reencoded(
-    named: dict[str, TensorEntry], tensors: Sequence[TensorToWrite]
+    file: ModelFile, named: dict[str, TensorEntry], tensors: Sequence[TensorToWrite]
 ) -> list[TensorToWrite]:
-    """The tensors whose type is not the source's; a copied head is not counted."""
+    """The tensors whose type is not the source's.
+
+    Not counted: a copied head, and norms that get a 1 added.
+    """
     return [
-        t for t in tensors if t.name in named and named[t.name].block_type is not t.block_type
+        t
+        for t in tensors
+        if t.name in named
+        and named[t.name].block_type is not t.block_type
+        and not is_less_one(file, t.name)
     ]
 
 
 def _reencoding_notes(
-    named: dict[str, TensorEntry], tensors: Sequence[TensorToWrite], wanted: BlockType
+    named: dict[str, TensorEntry], changed: Sequence[TensorToWrite], wanted: BlockType
 ) -> Iterable[str]:
-    changed = reencoded(named, tensors)
     twice = {named[t.name].block_type for t in changed} - set(_UNQUANTISED)
     if twice:
         labels = ", ".join(kind.label for kind in sorted(twice))

@@ -5,7 +5,8 @@ that is the whole difference, no weight is moved. In particular the rows of q an
 in the order they have, permuted in a GGUF of architecture llama and half-split elsewhere,
 and `rope_type` says which. A model without an LM head of its own gets a copy of its
 embedding table under `lm_head.weight` and `tied_embeddings: true`, as upstream's importer
-does, whose loaders want both; an export drops the copy again.
+does, whose loaders want both; an export drops the copy again. Only the norms of a Hugging
+Face folder of gemma3 get other values: 1 is added, as a GGUF has them (`norm_offset`).
 """
 
 from __future__ import annotations
@@ -35,8 +36,15 @@ from cotejar.formats.convert.reencode import (
 )
 from cotejar.formats.convert.report import ConversionReport, count_types
 from cotejar.formats.gguf.reader import GgufFile
+from cotejar.formats.norm_offset import SUM_TYPE, add_one, is_less_one
 from cotejar.formats.open_model import files_of, open_model
-from cotejar.formats.tensor_names import EMBEDDING, LM_HEAD, to_gguf, to_hugging_face
+from cotejar.formats.tensor_names import (
+    EMBEDDING,
+    LM_HEAD,
+    stated_architecture,
+    to_gguf,
+    to_hugging_face,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -98,7 +106,7 @@ def import_model(
             num_bytes=0,
             block_types=count_types(t.block_type for t in tensors),
             extension_types=extension_labels(tensors),
-            num_reencoded=len(reencoded(named, tensors)),
+            num_reencoded=len(reencoded(file, named, tensors)),
             notes=tuple(import_notes(file, named, tensors, metadata, wanted)),
         )
         num_bytes = write_apr(
@@ -116,7 +124,7 @@ def _read_metadata(
     file: ModelFile, named: dict[str, TensorEntry], tensors: Sequence[TensorToWrite]
 ) -> dict[str, object]:
     if isinstance(file, GgufFile):
-        is_other = bool(reencoded(named, tensors))
+        is_other = bool(reencoded(file, named, tensors))
         file_type = file_type_of(t.block_type for t in tensors) if is_other else None
         return read_gguf_metadata(file, file_type=file_type)
     return read_hugging_face_metadata(cast("SafetensorsFile", file))
@@ -139,13 +147,14 @@ def _name_tensors(file: ModelFile) -> dict[str, TensorEntry]:
         )
     named: dict[str, TensorEntry] = {}
     leftover = []
+    architecture = stated_architecture(file)
     for name, entry in file.tensors.items():
         if file.format == "gguf":
-            ours = to_hugging_face(name)
+            ours = to_hugging_face(name, architecture)
         elif _DERIVED.fullmatch(name):
             continue
         else:
-            ours = name if to_gguf(name) is not None else None
+            ours = name if to_gguf(name, architecture) is not None else None
         if ours is None:
             leftover.append(name)
         else:
@@ -154,7 +163,7 @@ def _name_tensors(file: ModelFile) -> dict[str, TensorEntry]:
         raise LeftoverTensorError(
             "the model has tensors that have no name in an `.apr`",
             where=str(file.path),
-            expected="the tensors of a llama, mistral, qwen2 or qwen3",
+            expected="the tensors of a llama, mistral, qwen2, qwen3 or gemma3",
             found=f"{len(leftover)} of {len(file.tensors)} others: "
             + ", ".join(map(repr, leftover[:3])),
             hint="`apr tensors` lists them; an architecture with such parts is not supported",
@@ -215,7 +224,13 @@ def _plan_tensors(
 def _plan(
     file: ModelFile, entry: TensorEntry, name: str, block_type: BlockType
 ) -> TensorToWrite:
+    less_one = is_less_one(file, name)
+    if less_one:
+        block_type = SUM_TYPE
+
     def read() -> Iterable[UInt8[np.ndarray, "chunk"]]:
+        if less_one:
+            return [add_one(file, entry)]
         if block_type is entry.block_type:
             return [file.read_bytes(entry.name)]
         return reencode(file, entry, block_type)

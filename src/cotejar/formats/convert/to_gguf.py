@@ -17,8 +17,10 @@ from cotejar.formats.convert.from_gguf import (
     TOKENIZER_PREFIX,
     require_architecture,
 )
+from cotejar.formats.convert.gemma3 import build_gemma3_keys
 from cotejar.formats.convert.rope_rows import positive_number
 from cotejar.formats.gguf.value import GgufValue, ValueType
+from cotejar.formats.layer_windows import LAYER_TYPES_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,6 +166,7 @@ def _architecture_keys(
         sizes |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
     if metadata.get("sliding_window") is not None:
         sizes["attention.sliding_window"] = size("sliding_window")
+        _require_one_window(metadata, prefix, where)
     reals = {
         "rope.freq_base": real_number(
             metadata, "rope_theta", where, default=DEFAULT_ROPE_THETA
@@ -175,7 +178,28 @@ def _architecture_keys(
     keys = {name: GgufValue.encode(_U32, value) for name, value in sizes.items()}
     keys |= {name: GgufValue.encode(_F32, value) for name, value in reals.items()}
     keys |= _scaling_keys(metadata.get("rope_scaling"), where)
+    if prefix == "gemma3":
+        keys |= build_gemma3_keys(
+            metadata,
+            num_layers=sizes["block_count"],
+            hidden_size=hidden,
+            num_heads=heads,
+            head_dim=head_dim,
+            where=where,
+        )
     return {f"{prefix}.{name}": value for name, value in keys.items()}
+
+
+def _require_one_window(metadata: Mapping[str, object], prefix: str, where: str) -> None:
+    if prefix == "gemma3" or metadata.get(LAYER_TYPES_KEY) is None:
+        return
+    raise ConfigValueError(
+        "GGUF has no words for layers that differ in their window",
+        where=f"{where}, metadata key {LAYER_TYPES_KEY}",
+        expected="the window in all layers or in none",
+        found="layers of both kinds",
+        hint="llama.cpp would run another model; the `.apr` itself runs here",
+    )
 
 
 def _scaling_keys(scaling: object, where: str) -> dict[str, GgufValue]:
