@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from cotejar.engines.registry import ENGINES
 from cotejar.errors import (
     EmptyPromptError,
     NoTokenizerError,
@@ -24,6 +25,8 @@ from cotejar.testing.tiny_models import write_tiny_gguf
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+ABLE = ", ".join(spec.name for spec in ENGINES.values() if spec.generates)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def test_an_engine_that_only_traces_is_refused() -> None:
     assert str(caught.value) == (
         "error[APR-U005]: oracle traces, but does not generate\n"
         "  where     oracle:x.gguf\n"
-        "  expected  native\n"
+        f"  expected  {ABLE}\n"
         "  found     oracle\n"
         "  try       for example native:x.gguf"
     )
@@ -107,7 +110,7 @@ def test_a_recorded_trace_is_refused_and_not_taken_for_a_model() -> None:
     assert str(caught.value) == (
         "error[APR-U005]: a recorded trace cannot be continued\n"
         "  where     recorded:run.trace\n"
-        "  expected  native\n"
+        f"  expected  {ABLE}\n"
         "  found     recorded\n"
         "  try       name the model that it was recorded of; `apr trace recorded:run.trace` "
         "shows which"

@@ -21,7 +21,7 @@ from cotejar.trace.forward_trace import (
     TraceRecorder,
     in_forward_order,
 )
-from cotejar.trace.site import SLOTS, parse_site
+from cotejar.trace.site import OPTIONAL_SLOTS, SLOTS, parse_site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,8 @@ class TraceMaker:
     def values(self, *, tokens: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
         """What an engine would compute, by site."""
         rng = np.random.default_rng(seed)
-        names = [f"layer.{n}.{slot}" for n in range(NUM_LAYERS) for slot in SLOTS]
+        slots = [slot for slot in SLOTS if slot not in OPTIONAL_SLOTS]
+        names = [f"layer.{n}.{slot}" for n in range(NUM_LAYERS) for slot in slots]
         values = {n: rng.normal(size=(tokens, WIDTH)) for n in ["embed", *names, "final_norm"]}
         return values | {"logits": rng.normal(size=(tokens, VOCAB))}
 

@@ -29,7 +29,7 @@ import click
 
 from cotejar.cli.entry import report_interrupt
 from cotejar.errors import CotejarError, UsageError, WriteError, visible
-from cotejar.verdict import EXIT_OUR_BUG
+from cotejar.verdict import EXIT_OUR_BUG, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +138,10 @@ def _report_system_or_bug(error: BaseException, *, as_json: bool) -> int:
 def _print_json(facts: dict[str, str], exit_code: int, *, as_json: bool) -> None:
     if not as_json:
         return
-    text = json.dumps({"error": facts, "exit_code": exit_code}, ensure_ascii=False)
+    said: dict[str, object] = {"error": facts, "exit_code": exit_code}
+    if exit_code == Verdict.INCOMPARABLE.exit_code:  # who reads verdicts finds one here, too
+        said["verdict"] = Verdict.INCOMPARABLE.value
+    text = json.dumps(said, ensure_ascii=False)
     try:
         # A file name that is not UTF-8 has half surrogate pairs in it.
         click.echo(text.encode("utf-8", "backslashreplace"))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    from jaxtyping import Float32
+    from jaxtyping import Float
 
     from cotejar.trace.forward_trace import Capture, EngineInfo, ForwardTrace
 
@@ -40,16 +40,16 @@ class GeneratingEngine(Engine, Protocol):
 
 
 class Session(Protocol):
-    """One growing context."""
+    """One growing context. Logits are float32, or float64 where the engine computes in it."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens in the context so far."""
 
-    def append(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "V"]:
+    def append(self, token_ids: Sequence[int]) -> Float[np.ndarray, "V"]:
         """Add tokens to the context; return the logits after the last of them."""
 
-    def append_all(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "T V"]:
+    def append_all(self, token_ids: Sequence[int]) -> Float[np.ndarray, "T V"]:
         """Add tokens to the context; return the logits after each of them."""
 
 

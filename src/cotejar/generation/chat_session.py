@@ -10,9 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from cotejar.errors import ContextLengthError, ModelError
+from cotejar.errors import ContextLengthError
+from cotejar.generation.finite import require_finite
 from cotejar.generation.sampler import Sampler
 from cotejar.generation.text_stream import TextStream
 from cotejar.tokenizer.chat import encode_chat
@@ -92,7 +91,7 @@ class ChatSession:
         try:
             logits_V = self._session.append(prompt_ids[reused:])
             while True:
-                _require_finite(logits_V)
+                require_finite(logits_V)
                 token = self._sampler.choose(logits_V, self._session.token_ids)
                 first = first or time.perf_counter() - start
                 if token in tokenizer.eos_ids:
@@ -137,14 +136,3 @@ class ChatSession:
                 found=f"{num_prompt} tokens",
                 hint="/clear begins a new one",
             )
-
-
-def _require_finite(logits_V: np.ndarray) -> None:
-    if not np.isfinite(logits_V).all():
-        raise ModelError(
-            "the model computes no usable numbers",
-            where="logits",
-            expected=f"{logits_V.size} finite logits",
-            found=f"{int((~np.isfinite(logits_V)).sum())} NaN or infinite",
-            hint="`apr trace MODEL --payload` names the first layer that breaks",
-        )

@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from cotejar.errors import ModelError, UsageError
+from cotejar.errors import UsageError
+from cotejar.generation.finite import require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,15 +82,7 @@ def _tokens(
     history = list(prompt_ids)
     logits_V = session.append(prompt_ids)
     while True:
-        if not np.isfinite(logits_V).all():
-            bad = int((~np.isfinite(logits_V)).sum())
-            raise ModelError(
-                "the model computes no usable numbers",
-                where=f"logits after token {session.num_tokens - 1}",
-                expected=f"{logits_V.size} finite logits",
-                found=f"{bad} NaN or infinite",
-                hint="`apr trace MODEL --payload` names the first layer that breaks",
-            )
+        require_finite(logits_V, f"logits after token {session.num_tokens - 1}")
         token = sampler.choose(logits_V, history)
         yield token
         history.append(token)

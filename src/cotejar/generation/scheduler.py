@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.errors import ContextLengthError, CotejarError, ModelError, UsageError
+from cotejar.errors import ContextLengthError, CotejarError, UsageError
+from cotejar.generation.finite import require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -146,8 +147,8 @@ class Scheduler:
     def _choose(self, running: _Running, logits_V: Float32[np.ndarray, "V"]) -> None:
         job = running.job
         try:
-            if not np.isfinite(logits_V).all():
-                raise _not_finite(logits_V, running.session.num_tokens)
+            last = running.session.num_tokens - 1
+            require_finite(logits_V, f"logits after token {last}")
             token = job.sampler.choose(logits_V, running.session.token_ids)
         except CotejarError as error:
             job.error = error
@@ -227,13 +228,3 @@ def _num_shared(ours: Sequence[int], theirs: Sequence[int]) -> int:
             break
         count += 1
     return count
-
-
-def _not_finite(logits_V: Float32[np.ndarray, "V"], num_tokens: int) -> ModelError:
-    return ModelError(
-        "the model computes no usable numbers",
-        where=f"logits after token {num_tokens - 1}",
-        expected=f"{logits_V.size} finite logits",
-        found=f"{int((~np.isfinite(logits_V)).sum())} NaN or infinite",
-        hint="`apr trace MODEL --payload` names the first layer that breaks",
-    )

@@ -23,14 +23,14 @@ from cotejar.parity.preconditions import (
 )
 from cotejar.parity.sample_gate import judge_samples, std_spread
 from cotejar.trace.forward_trace import BOTH_SCOPES, ForwardTrace, Scope
-from cotejar.trace.site import CONTRACT_SLOTS
 from cotejar.verdict import Verdict, worst
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
+    from cotejar.parity.noise import NoiseProfile
     from cotejar.trace.forward_trace import SiteRecord
     from cotejar.trace.stats import ActivationStats
 
@@ -42,13 +42,22 @@ class Plan:
     """What to compare, and by which rules."""
 
     gates: tuple[Gate, ...] = ()
-    """Empty: the defaults for the two numerics."""
+    """Empty: those of `noise`, or else the defaults for the two numerics."""
+    noise: NoiseProfile | None = None
+    """What was measured on this model: where no gates are given, theirs come from it."""
     scopes: tuple[Scope, ...] = BOTH_SCOPES
-    required_slots: tuple[str, ...] = CONTRACT_SLOTS
+    required_slots: tuple[str, ...] | None = None
+    """None: the ten of contracts, less what a side says it cannot observe."""
     preconditions: tuple[str, ...] = ()
     """Ids to judge, beside those that are always judged; empty: all."""
     waived: frozenset[str] = frozenset()
     """Ids that are judged and reported but do not decide."""
+
+    def gates_for(self, reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gate, ...]:
+        """The gates that two traces are judged by; none where nothing is known."""
+        if self.gates or self.noise is None:
+            return self.gates or default_gates(reference, candidate)
+        return self.noise.gates(reference, candidate)
 
     def with_options(self, scopes: tuple[Scope, ...] | None, waived: frozenset[str]) -> Plan:
         """The same plan with other scopes, if given, and more waived."""
@@ -144,17 +153,25 @@ class Comparison:
 
 
 def compare_traces(
-    reference: ForwardTrace, candidate: ForwardTrace, plan: Plan | None = None
+    reference: ForwardTrace,
+    candidate: ForwardTrace,
+    plan: Plan | None = None,
+    *,
+    explain_tokens: Callable[[], str | None] | None = None,
 ) -> Comparison:
-    """Judge two traces; of no fair measurement the verdict is INCOMPARABLE."""
+    """Judge two traces; of no fair measurement the verdict is INCOMPARABLE.
+
+    `explain_tokens` is called where the token ids differ, and names the first that does.
+    """
     plan = plan or Plan()
-    gates = plan.gates or default_gates(reference, candidate)
+    gates = plan.gates_for(reference, candidate)
     question = Question(
         reference=reference,
         candidate=candidate,
         scopes=plan.scopes,
         required_slots=plan.required_slots,
         gates=gates,
+        explain_tokens=explain_tokens,
     )
     preconditions = tuple(check_preconditions(question, plan.preconditions))
     fair = all(p.holds or p.id in plan.waived for p in preconditions)
@@ -225,6 +242,7 @@ def _compare_site(
     """One comparison a scope that both recorded; `logits` is for the site of that name."""
     name = str(record.site)
     arrays = _arrays(question, name)
+    here = [gate for gate in gates if gate.applies_to(name)]
     compared = []
     for scope in question.shared_scopes(record, other):
         a, b = record.stats[scope], other.stats[scope]
@@ -238,8 +256,8 @@ def _compare_site(
             values.pop("rel_l2_median", None)  # of one token there is no median
         judged = [
             Judged(gate=gate, value=values[gate.metric])
-            for gate in gates
-            if gate.applies_to(name) and gate.metric in values
+            for gate in here
+            if gate.metric in values and gate.scope in {None, scope}
         ]
         compared.append(
             SiteComparison(

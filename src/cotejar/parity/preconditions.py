@@ -9,13 +9,13 @@ was taken for a bug in a kernel.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cotejar.model.config import MAX_LAYERS
 from cotejar.parity.metrics import distance_from_1
 from cotejar.parity.sample_gate import samples_agree
-from cotejar.trace.forward_trace import Scope
+from cotejar.trace.forward_trace import UNKNOWN, Scope
 from cotejar.trace.site import CONTRACT_SLOTS, Site
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Precondition:
     num_checked: int
     num_broken: int
     message: str
+    is_undecided: bool = False
+    """Broken for want of knowledge: a recorded trace does not say."""
 
     @property
     def holds(self) -> bool:
@@ -51,9 +53,12 @@ class Question:
     candidate: ForwardTrace
     scopes: tuple[Scope, ...]
     """Scopes that the comparison is to cover."""
-    required_slots: tuple[str, ...] = CONTRACT_SLOTS
+    required_slots: tuple[str, ...] | None = None
+    """None: the ten of contracts, less what a side says it cannot observe."""
     gates: tuple[Gate, ...] = ()
     """What is to be judged: says which arrays are needed."""
+    explain_tokens: Callable[[], str | None] | None = None
+    """Names the first token that differs, where both sides tokenized one text."""
 
     @property
     def common(self) -> list[tuple[SiteRecord, SiteRecord]]:
@@ -67,9 +72,13 @@ class Question:
 
         And what comes before and after the layers: a wrong LM head shows in the logits alone.
         """
+        slots = self.required_slots
+        if slots is None:
+            unseen = self.reference.not_observed | self.candidate.not_observed
+            slots = tuple(slot for slot in CONTRACT_SLOTS if slot not in unseen)
         layers = max(self.reference.num_layers, self.candidate.num_layers)
         layers = min(layers, MAX_LAYERS)  # a recorded trace can claim anything
-        inside = [str(Site(slot, n)) for n in range(layers) for slot in self.required_slots]
+        inside = [str(Site(slot, n)) for n in range(layers) for slot in slots]
         return ["embed", *inside, "final_norm", "logits"] if inside else []
 
     @property
@@ -101,7 +110,14 @@ def check_preconditions(question: Question, wanted: Sequence[str] = ()) -> list[
 
 def _check_token_ids(question: Question) -> Precondition:
     a, b = question.reference.token_ids, question.candidate.token_ids
-    return _sequences("token-ids", "token ids", a, b)
+    found = _sequences("token-ids", "token ids", a, b)
+    if found.holds or found.is_undecided or question.explain_tokens is None:
+        return found
+    explained = question.explain_tokens()
+    if explained is None:
+        return found
+    counts = f"{found.num_broken} of {found.num_checked} token ids differ"
+    return replace(found, message=f"{counts}, {explained}")
 
 
 def _check_positions(question: Question) -> Precondition:
@@ -111,6 +127,8 @@ def _check_positions(question: Question) -> Precondition:
 
 def _sequences(name: str, what: str, a: Sequence[int], b: Sequence[int]) -> Precondition:
     checked = max(len(a), len(b))
+    if not (a and b):
+        return _undecided(name, max(checked, 1), f"{_silent(a, b)} its {what}")
     differing = [i for i in range(checked) if a[i : i + 1] != b[i : i + 1]]
     message = f"the same {checked} {what}"
     if differing:
@@ -124,10 +142,46 @@ def _sequences(name: str, what: str, a: Sequence[int], b: Sequence[int]) -> Prec
     )
 
 
+def _undecided(name: str, checked: int, message: str, broken: int = 1) -> Precondition:
+    return Precondition(
+        id=name, num_checked=checked, num_broken=broken, message=message, is_undecided=True
+    )
+
+
+def _silent(reference_says: object, candidate_says: object) -> str:
+    """Who keeps silent; what about comes after."""
+    if reference_says or candidate_says:
+        return f"the {'candidate' if reference_says else 'reference'} does not say"
+    return "neither side says"
+
+
+def _sites_undecided(
+    name: str,
+    pairs: Sequence[tuple[SiteRecord, SiteRecord]],
+    says: Callable[[SiteRecord], bool],
+    what: str,
+) -> Precondition:
+    """The precondition over sites of which a side does not say `what`."""
+    silent = [(a, b) for a, b in pairs if not (says(a) and says(b))]
+    a, b = silent[0]
+    message = (
+        f"{_silent(says(a), says(b))} {what} {a.site}, "
+        f"one of {len(silent)} such sites of {len(pairs)}"
+    )
+    return _undecided(name, len(pairs), message, len(silent))
+
+
 def _check_config(question: Question) -> Precondition:
     a, b = question.reference.config, question.candidate.config
     keys = sorted({*a, *b})
-    differing = [key for key in keys if not _same_value(a.get(key), b.get(key))]
+    if not keys:
+        return _undecided("config", 1, "neither side says its configuration")
+    differing = [k for k in keys if k in a and k in b and not _same_value(a[k], b[k])]
+    one_sided = [key for key in keys if key not in a or key not in b]
+    if one_sided and not differing:
+        silent = _silent(one_sided[0] in a, one_sided[0] in b)
+        message = f"{len(one_sided)} of {len(keys)} keys are on one side alone; {silent} "
+        return _undecided("config", len(keys), message + one_sided[0], len(one_sided))
     message = f"{len(keys)} keys agree"
     if differing:
         key = differing[0]
@@ -154,10 +208,12 @@ def _same_value(a: object, b: object) -> bool:
 
 def _check_fingerprint(question: Question) -> Precondition:
     a, b = question.reference.model.fingerprint, question.candidate.model.fingerprint
-    broken = not a or a != b
+    if not (a and b):
+        return _undecided("weights-fingerprint", 1, f"{_silent(a, b)} which weights it ran")
+    broken = a != b
     message = f"the same weights, {a[:19]}"
     if broken:
-        message = f"other weights: {a[:19] or 'unknown'} against {b[:19] or 'unknown'}"
+        message = f"other weights: {a[:19]} against {b[:19]}"
     return Precondition(
         id="weights-fingerprint", num_checked=1, num_broken=int(broken), message=message
     )
@@ -165,7 +221,12 @@ def _check_fingerprint(question: Question) -> Precondition:
 
 def _check_capture_points(question: Question) -> Precondition:
     pairs = question.common
-    broken = [(a, b) for a, b in pairs if a.capture_point != b.capture_point]
+    known = [(a, b) for a, b in pairs if UNKNOWN not in (a.capture_point, b.capture_point)]
+    broken = [(a, b) for a, b in known if a.capture_point != b.capture_point]
+    if len(known) < len(pairs) and not broken:
+        return _sites_undecided(
+            "capture-points", pairs, lambda r: r.capture_point != UNKNOWN, "where it reads"
+        )
     message = f"{len(pairs)} sites are read at the same point"
     if broken:
         a, b = broken[0]
@@ -180,7 +241,9 @@ def _check_capture_points(question: Question) -> Precondition:
 
 def _check_shapes(question: Question) -> Precondition:
     pairs = question.common
-    broken = [(a, b) for a, b in pairs if a.shape[1] != b.shape[1]]
+    broken = [(a, b) for a, b in pairs if 0 != a.shape[1] != b.shape[1] != 0]
+    if not broken and any(0 in (a.shape[1], b.shape[1]) for a, b in pairs):
+        return _sites_undecided("shapes", pairs, lambda r: r.shape[1] > 0, "the shape of")
     message = f"{len(pairs)} sites have the same width"
     if broken:
         a, b = broken[0]
@@ -279,8 +342,23 @@ def _widest(record: SiteRecord) -> Scope:
     return Scope.ALL if Scope.ALL in record.stats else next(iter(record.stats))
 
 
+def _counts(a: SiteRecord, b: SiteRecord) -> str:
+    return (
+        f"{a.stats[_widest(a)].count:,} values ({_widest(a).value}) against "
+        f"{b.stats[_widest(b)].count:,} ({_widest(b).value})"
+    )
+
+
 def _check_sample_count(question: Question) -> Precondition:
     """Equal counts at every site, in the scopes that the two share; the same at each site."""
+    if any(Scope.UNKNOWN in r.stats for pair in question.common for r in pair):
+        found = _sites_undecided(
+            "sample-count",
+            question.common,
+            lambda r: Scope.UNKNOWN not in r.stats,
+            "which tokens it measured at",
+        )
+        return replace(found, message=f"{found.message}; {_counts(*question.common[0])}")
     checked = broken = 0
     example = ""
     scopes = {s for a, b in question.common for s in question.shared_scopes(a, b)}
@@ -298,10 +376,7 @@ def _check_sample_count(question: Question) -> Precondition:
                 if not samples_agree(n, m)
             ]
         else:
-            bad = [
-                f"{a.stats[_widest(a)].count:,} values ({_widest(a).value}) against "
-                f"{b.stats[_widest(b)].count:,} ({_widest(b).value}), and no scope in common"
-            ]
+            bad = [f"{_counts(a, b)}, and no scope in common"]
         if bad:
             broken += 1
             example = example or f"{a.site}: {bad[0]}"
@@ -315,6 +390,9 @@ def _check_sample_count(question: Question) -> Precondition:
 
 def _check_ddof(question: Question) -> Precondition:
     a, b = question.reference.ddof, question.candidate.ddof
+    if a is None or b is None:
+        silent = _silent(a is not None, b is not None)
+        return _undecided("ddof", 1, f"{silent} the ddof of its standard deviations")
     message = f"both divide by n - {a}" if a == b else f"ddof {a} against {b}"
     return Precondition(id="ddof", num_checked=1, num_broken=int(a != b), message=message)
 
