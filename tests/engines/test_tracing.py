@@ -94,7 +94,9 @@ def same(found: ActivationStats, expected: ActivationStats) -> bool:
     """
     sums = ("mean", "sum_squared_deviations")
     for name in sums:
-        if not math.isclose(getattr(found, name), getattr(expected, name), rel_tol=1000 * 2.0**-52 * 100):
+        if not math.isclose(
+            getattr(found, name), getattr(expected, name), rel_tol=1000 * 2.0**-52 * 100
+        ):
             return False
     return replace(found, **{name: getattr(expected, name) for name in sums}) == expected
 

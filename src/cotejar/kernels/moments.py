@@ -1,8 +1,8 @@
 """Count, extremes, mean and squared deviations of float32 values, in one pass over memory.
 
-Chunks of 4096 values, across rows, are measured on their own and merged in order (Chan, Golub and
-LeVeque, 1979), so that the numbers do not depend on the threads. Within a chunk, float64
-sums of the values and of their squares, which are exact there, run in 16 lanes, value i in
+Chunks of 4096 values, across rows, are measured on their own and merged in order (Chan,
+Golub and LeVeque, 1979), so that the numbers do not depend on the threads. Within a chunk,
+float64 sums of the values and of their squares, which are exact there, run in 16 lanes, value i in
 lane i mod 16, lanes folded by halves. A chunk that holds NaN or Inf, or whose values spread
 by less than a hundredth of their size, is measured in two passes. The same bits on every
 compiled instruction set.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Moments(NamedTuple):
     """What `measure_moments` counts; all but the counts cover the finite values only."""
 
-    count: int
+    num_values: int
     nan_count: int
     inf_count: int
     zero_count: int

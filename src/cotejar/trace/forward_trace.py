@@ -37,7 +37,7 @@ class Scope(enum.Enum):
     UNKNOWN = "unknown"
     """A recorded trace does not say. Nothing is compared in it."""
 
-    # A member is itself alone; Enum's own hash is Python, and counts in a trace of small layers.
+    # Enum's own hash runs in Python, which a trace of small layers feels.
     __hash__ = object.__hash__
 
 
@@ -260,7 +260,6 @@ class TraceRecorder:
             arranged_TW = values_TW if arrange is None else arrange(values_TW)
             self.arrays[str(site)] = np.array(arranged_TW, copy=True)
 
-
     def takes_moments(self, slots: Sequence[str]) -> bool:
         """May these slots come by `record_moments`: no array, all positions?"""
         capture = self._capture
@@ -277,9 +276,7 @@ class TraceRecorder:
     def _in_scopes(
         self, every: ActivationStats, last: ActivationStats
     ) -> dict[Scope, ActivationStats]:
-        return {
-            scope: every if scope is Scope.ALL else last for scope in self._capture.scopes
-        }
+        return {scope: every if scope is Scope.ALL else last for scope in self._capture.scopes}
 
     def record_joined(
         self,
@@ -303,8 +300,7 @@ class TraceRecorder:
         records = [self.sites[str(Site(part, layer))] for part in parts]
         stats = dict(records[0].stats)
         for record in records[1:]:
-            for scope in stats:
-                stats[scope] = stats[scope].merged(record.stats[scope])
+            stats = {scope: part.merged(record.stats[scope]) for scope, part in stats.items()}
         width = sum(record.shape[1] for record in records)
         self._keep(site, records[0].dtype, (records[0].shape[0], width), stats)
         if self._capture.wants_array(site):

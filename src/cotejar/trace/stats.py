@@ -104,7 +104,9 @@ def measure_stats(values: Float[np.ndarray, "..."]) -> ActivationStats:
     return measure_rows(np.asarray(values).reshape(1, -1))[0]
 
 
-def measure_rows(values_TW: Float[np.ndarray, "T W"]) -> tuple[ActivationStats, ActivationStats]:
+def measure_rows(
+    values_TW: Float[np.ndarray, "T W"],
+) -> tuple[ActivationStats, ActivationStats]:
     """Measure all rows, and the last one by itself; of no row, both have a count of 0."""
     if values_TW.dtype == np.float32 and values_TW.flags.c_contiguous:
         moments = measure_moments(values_TW)

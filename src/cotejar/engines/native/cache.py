@@ -74,7 +74,11 @@ class KVCache:
         row = 0
         for layer in self._layers:
             row = layer.make_room(self.num_tokens, 1)
-        return row, [layer.keys for layer in self._layers], [layer.values for layer in self._layers]
+        return (
+            row,
+            [layer.keys for layer in self._layers],
+            [layer.values for layer in self._layers],
+        )
 
     def advance(self, num_tokens: int) -> None:
         """Every layer holds `num_tokens` more."""

@@ -62,7 +62,8 @@ class Decoder:
     def step(self, token_id: int, cache: KVCache) -> Float32[np.ndarray, "V"]:
         """Logits after one token more."""
         position = cache.num_tokens
-        hidden_D = self._model.weights[EMBEDDING].decode_rows(token_id, token_id + 1).reshape(-1)
+        embedding = self._model.weights[EMBEDDING]
+        hidden_D = embedding.decode_rows(token_id, token_id + 1).reshape(-1)
         logits_V = empty_array((self._model.weights.lm_head.rows,))
         row, keys, values = cache.rows_for_next()
         cos_P, sin_P = self._angles(position)
@@ -99,7 +100,9 @@ def has_decoder(model: LanguageModel, kv_type: str) -> bool:
     layers = prepare_layers(model)
     uniform = len({(layer.window, id(layer.rope)) for layer in layers}) == 1
     isa = chosen_isa()
-    return kv_type == "f32" and plain and uniform and isa != NUMPY and _has_kernels(isa, model, layers)
+    if kv_type != "f32" or not plain or not uniform or isa == NUMPY:
+        return False
+    return _has_kernels(isa, model, layers)
 
 
 def _has_kernels(isa: str, model: LanguageModel, layers: tuple[LayerWeights, ...]) -> bool:

@@ -15,7 +15,6 @@ import numpy as np
 import cotejar
 from cotejar.engines.native.cache import KVCache
 from cotejar.engines.native.decoder import Decoder, has_decoder
-from cotejar.engines.native.forward import Pass
 from cotejar.engines.native.fused import FusedPass
 from cotejar.engines.native.packed import PackedPass
 from cotejar.engines.protocol import check_token_ids
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float32
 
-    from cotejar.engines.native.forward import Multiply
+    from cotejar.engines.native.forward import Multiply, Pass
     from cotejar.model.language_model import LanguageModel
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 
@@ -88,7 +87,9 @@ class NativeEngine:
     @cached_property
     def _decoder(self) -> Decoder | None:
         is_ours = self._multiply is multiply_q8 and self._forward is FusedPass
-        return Decoder(self.model) if is_ours and has_decoder(self.model, self._kv_type) else None
+        if is_ours and has_decoder(self.model, self._kv_type):
+            return Decoder(self.model)
+        return None
 
     def append_packed(
         self, parts: Sequence[tuple[NativeSession, Sequence[int]]]

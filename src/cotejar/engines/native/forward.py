@@ -73,8 +73,10 @@ class Pass:
         hidden_TD = self.embed(token_ids)
         self._see("embed", hidden_TD)
         for layer in range(self.model.config.num_layers):
-            hidden_TD = self._join(layer, "attn", hidden_TD, self._attention(layer, hidden_TD))
-            hidden_TD = self._join(layer, "ffn", hidden_TD, self._feed_forward(layer, hidden_TD))
+            branch_TD = self._attention(layer, hidden_TD)
+            hidden_TD = self._join(layer, "attn", hidden_TD, branch_TD)
+            branch_TD = self._feed_forward(layer, hidden_TD)
+            hidden_TD = self._join(layer, "ffn", hidden_TD, branch_TD)
         self.cache.advance(len(token_ids))
 
         if last_only:
