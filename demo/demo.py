@@ -78,6 +78,18 @@ STORY = (
         ["parity", "demo:smollm2", COPY, "--fault", "nibble-order@3", "--brief"],
         FAIL,
     ),
+    (
+        "Which operation is it, on which side, and why? Every operation is done again in\n"
+        "float64 on the input that each side recorded.",
+        ["diagnose", "demo:smollm2", COPY, "--fault", "nibble-order@3"],
+        FAIL,
+    ),
+    (
+        "A forward pass that agrees proves no text yet: token by token, in chunks, beside\n"
+        "other texts, from a saved state, the logits must be the same.",
+        ["check", "demo:smollm2"],
+        PASS,
+    ),
 )
 
 
