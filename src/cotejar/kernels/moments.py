@@ -2,10 +2,10 @@
 
 Chunks of 4096 values, across rows, are measured on their own and merged in order (Chan,
 Golub and LeVeque, 1979), so that the numbers do not depend on the threads. Within a chunk,
-float64 sums of the values and of their squares, which are exact there, run in 16 lanes, value i in
-lane i mod 16, lanes folded by halves. A chunk that holds NaN or Inf, or whose values spread
-by less than a hundredth of their size, is measured in two passes. The same bits on every
-compiled instruction set.
+float64 sums of the values and of their squares, which are exact there, run in 16 lanes,
+value i in lane i mod 16, lanes folded by halves. A chunk that holds NaN or Inf, or whose
+values spread by less than a hundredth of their size, is measured in two passes. The same
+bits on every compiled instruction set.
 """
 
 from __future__ import annotations
