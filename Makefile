@@ -11,10 +11,10 @@ KERNEL_SOURCES := CMakeLists.txt pyproject.toml \
   $(wildcard src/cotejar/kernels/*.py src/cotejar/kernels/compiled/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test check format lint types imports sanitize bench clean
+.PHONY: help setup demo test check format lint types imports bench bench-faults sanitize clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.demo  ## .venv with apr, pv and the demo model
 
@@ -37,6 +37,10 @@ types: $(VENV)/.test
 
 imports: $(VENV)/.test  ## does every room import only from the rooms above it?
 	$(BIN)/lint-imports
+
+# Hours on real models; what was interrupted goes on where it stopped.
+bench-faults: $(VENV)/.test  ## every fault in every model: who sees it, who names it (JOBS=2)
+	$(BIN)/python benchmarks/faults.py --jobs $(or $(JOBS),1)
 
 # A build and an environment of its own; python itself is not built for it, hence LD_PRELOAD.
 sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer and UBSan

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cotejar.errors import UsageError
 from cotejar.faults.catalogue import FAULTS
+from cotejar.faults.fault import Extent
 from cotejar.parity.run import Request, run_parity
 from cotejar.trace.forward_trace import describe_host
 from cotejar.verdict import Verdict
@@ -75,7 +76,7 @@ def find_fault(model: str, fault: str, prompt: str) -> str:
         reference=f"oracle:{model}",
         candidate=f"native+q8:{model}",
         prompts=(prompt,),
-        fault=f"{fault}@3",
+        fault=fault if FAULTS[fault].extent is Extent.OUTSIDE else f"{fault}@3",
     )
     try:
         report = run_parity(request)

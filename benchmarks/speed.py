@@ -317,8 +317,8 @@ def report(results: dict[str, dict[str, list[float]]], command: str) -> str:
         f"kernels: {chosen_isa()}.",
         "",
         "Traced is all sites, both scopes, statistics; untraced computes the same rows. "
-        "Without a trace the last layer computes the last row alone, which is part of the prefill "
-        "figures. A ratio is of two figures of one round.",
+        "Without a trace the last layer computes the last row alone, as the prefill figures do. "
+        "A ratio is of two figures of one round.",
     ]
     for model, found in results.items():
         lines += ["", f"## {model}", "", "| | median | least | greatest | bar |"]

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 
 from cotejar.cli.apr.group import APR_VERBS, apr
 from cotejar.cli.pv.group import PV_VERBS, pv
-from cotejar.faults.catalogue import FAULTS
 from cotejar.parity.preconditions import WAIVABLE
 
 if TYPE_CHECKING:
@@ -45,10 +44,9 @@ def block_of(text: str, heading: str) -> list[str]:
     return words
 
 
-def test_paritys_help_names_every_fault_and_what_can_be_waived() -> None:
+def test_paritys_help_names_what_can_be_waived() -> None:
     text = help_of(apr, "parity", width=60)
 
-    assert block_of(text, "--fault takes") == list(FAULTS)
     assert block_of(text, "--waive takes") == list(WAIVABLE)
 
 

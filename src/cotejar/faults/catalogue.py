@@ -1,69 +1,179 @@
-"""Faults that can be injected into one side of a comparison.
+"""Every fault by its id, and how one is named: `ID[@LAYER][*STRENGTH]`.
 
-A fault alters what an engine computes with and leaves the model's declared identity as it
-is: a real bug does not announce itself in the file's metadata either. Each is the smallest
-form of a mistake that real ports have made.
+| name | means |
+| --- | --- |
+| `rope-theta` | in every layer, in its usual strength |
+| `rope-theta@3` | in layer 3 alone |
+| `rope-theta@3*0.5` | there, with half of theta |
+| `block-shift` | a fault of one layer: in layer 0 |
+
+An id is never given another meaning.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cotejar.errors import UsageError
-from cotejar.model.inventory import layer_tensor
-from cotejar.quant.block_matrix import BlockMatrix
-from cotejar.quant.block_type import BlockType
+from cotejar.faults.activation import ACTIVATION_FAULTS
+from cotejar.faults.attention import ATTENTION_FAULTS
+from cotejar.faults.cache import CACHE_FAULTS
+from cotejar.faults.fault import Dose, Extent, Fault, Injection, nothing_to_break
+from cotejar.faults.head import HEAD_FAULTS
+from cotejar.faults.norm import NORM_FAULTS
+from cotejar.faults.projection import PROJECTION_FAULTS
+from cotejar.faults.residual import RESIDUAL_FAULTS
+from cotejar.faults.rope import ROPE_FAULTS
+from cotejar.faults.rounding import ROUNDING_FAULTS
+from cotejar.faults.tokens import TOKEN_FAULTS
+from cotejar.faults.weights import WEIGHT_FAULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cotejar.model.language_model import LanguageModel
 
+FAULTS = {
+    fault.id: fault
+    for fault in (
+        *TOKEN_FAULTS,
+        *HEAD_FAULTS,
+        *NORM_FAULTS,
+        *PROJECTION_FAULTS,
+        *ROPE_FAULTS,
+        *CACHE_FAULTS,
+        *ATTENTION_FAULTS,
+        *ACTIVATION_FAULTS,
+        *RESIDUAL_FAULTS,
+        *WEIGHT_FAULTS,
+        *ROUNDING_FAULTS,
+    )
+}
+"""Every fault by its id, family by family."""
 
-MAX_LAYER_DIGITS = 6
+_NAME = re.compile(r"(?P<id>[^@*]*)(@(?P<layer>[0-9]{1,6}))?(\*(?P<strength>[^@*]{1,24}))?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
-    """One way to be wrong."""
+class FaultName:
+    """A fault as it was asked for."""
 
-    id: str
-    title: str
-    inject: Callable[[LanguageModel, int], LanguageModel]
-    """(model, layer) to the model that computes wrongly. A fault of the whole model takes
-    no notice of the layer."""
+    fault: Fault
+    dose: Dose
+
+    @property
+    def is_usual(self) -> bool:
+        """Has it the usual strength, in as many layers as it usually has?"""
+        meaning = self.fault.strength
+        is_everywhere = self.dose.layer is None or self.fault.extent is Extent.ONE_LAYER
+        return is_everywhere and (meaning is None or self.dose.strength == meaning.default)
+
+    def __str__(self) -> str:
+        """`ID[@LAYER][*STRENGTH]`, the strength only where it is not the usual one."""
+        layer = "" if self.dose.layer is None else f"@{self.dose.layer}"
+        meaning = self.fault.strength
+        usual = meaning is None or self.dose.strength == meaning.default
+        return f"{self.fault.id}{layer}" + ("" if usual else f"*{self.dose.strength:g}")
 
 
-def parse_fault(text: str) -> tuple[Fault, int]:
-    """Read `ID` or `ID@LAYER`; the layer is 0 where none is named.
+def parse_fault(text: str) -> FaultName:
+    """Read `ID[@LAYER][*STRENGTH]`.
 
     Raises:
-        UsageError: no such fault, or no number after the `@`.
+        UsageError: no such fault; a layer of a fault outside the layers; a strength of a
+            fault that has none, or one outside its range.
     """
-    name, at, layer = text.partition("@")
-    is_number = layer.isascii() and layer.isdigit() and len(layer) <= MAX_LAYER_DIGITS
-    if name not in FAULTS or (at and not is_number):
+    match = _NAME.fullmatch(text)
+    fault = FAULTS.get(match["id"]) if match else None
+    if match is None or fault is None:
+        raise _unknown(text)
+    layer = None if match["layer"] is None else int(match["layer"])
+    if layer is not None and fault.extent is Extent.OUTSIDE:
         raise UsageError(
-            f"there is no fault {text[:80]!r}",
-            where="--fault",
-            expected=f"ID or ID@LAYER with one of: {', '.join(FAULTS)}",
-            found=text[:80],
-            hint="for example nibble-order@3",
+            f"{fault.id} acts in no layer",
+            where=f"--fault {text}",
+            expected=f"{fault.id}, which acts at {fault.slot}",
+            found=f"@{layer}",
+            hint="leave the layer out",
         )
-    return FAULTS[name], int(layer or 0)
+    if layer is None and fault.extent is Extent.ONE_LAYER:
+        layer = 0
+    return FaultName(
+        fault=fault, dose=Dose(layer=layer, strength=_strength(fault, match["strength"], text))
+    )
 
 
-def inject_fault(model: LanguageModel, text: str) -> LanguageModel:
-    """The model with the fault `ID[@LAYER]` in what it computes with.
+def _strength(fault: Fault, text: str | None, whole: str) -> float:
+    meaning = fault.strength
+    if text is None:
+        return 1.0 if meaning is None else meaning.default
+    if meaning is None:
+        raise UsageError(
+            f"{fault.id} has no strength",
+            where=f"--fault {whole}",
+            expected=f"{fault.id}, with @LAYER or without",
+            found=f"*{text}",
+            hint="`apr faults` says which faults have one, and what it means",
+        )
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    fits = meaning.least <= value <= meaning.most
+    if not fits or (meaning.is_whole and not value.is_integer()):
+        kind = "a whole number" if meaning.is_whole else "a number"
+        raise UsageError(
+            f"{fault.id} cannot be so strong",
+            where=f"--fault {whole}",
+            expected=f"{kind} in {meaning.least:g}..{meaning.most:g}: {meaning.text}",
+            found=text,
+            hint=f"without a strength it is {meaning.default:g}",
+        )
+    return value
+
+
+def _unknown(text: str) -> UsageError:
+    asked = text[:80]
+    close = difflib.get_close_matches(asked.partition("@")[0].partition("*")[0], FAULTS, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return UsageError(
+        f"there is no fault {asked!r}",
+        where="--fault",
+        expected=f"ID[@LAYER][*STRENGTH], with one of {len(FAULTS)} ids",
+        found=asked,
+        hint=f"{meant}`apr faults` lists them; for example nibble-order@3",
+    )
+
+
+def find_place(model: LanguageModel, name: FaultName) -> FaultName | None:
+    """The fault where the model has something to break; None where no layer has.
+
+    That is where it was asked for, or else the first layer after it, around the end.
+    """
+    num_layers = model.config.num_layers
+    doses = [name.dose]
+    if name.fault.extent is not Extent.OUTSIDE:
+        first = name.dose.layer or 0
+        layers = [*range(first, num_layers), *range(min(first, num_layers))]
+        doses += [replace(name.dose, layer=layer) for layer in layers]
+    for dose in doses:
+        is_there = dose.layer is None or dose.layer < num_layers
+        if is_there and all(need.lacks(model, dose) is None for need in name.fault.needs):
+            return FaultName(fault=name.fault, dose=dose)
+    return None
+
+
+def inject_fault(model: LanguageModel, text: str) -> Injection:
+    """What runs in place of the model, with the fault `ID[@LAYER][*STRENGTH]` in it.
 
     Raises:
-        UsageError: no such fault or layer, or the model has nothing it could break.
+        UsageError: no such fault, layer or strength, or the model has nothing to break.
     """
-    fault, layer = parse_fault(text)
-    if layer >= model.config.num_layers:
+    name = parse_fault(text)
+    layer = name.dose.layer
+    if layer is not None and layer >= model.config.num_layers:
         raise UsageError(
             f"there is no layer {layer}",
             where=f"--fault {text}",
@@ -71,104 +181,8 @@ def inject_fault(model: LanguageModel, text: str) -> LanguageModel:
             found=str(layer),
             hint="layers count from 0",
         )
-    return fault.inject(model, layer)
-
-
-def _rope_theta(model: LanguageModel, _: int) -> LanguageModel:
-    rope = replace(model.config.rope, theta=model.config.rope.theta / 10)
-    return model.altered(config=replace(model.config, rope=rope))
-
-
-def _rope_pairing(model: LanguageModel, _: int) -> LanguageModel:
-    rope = model.config.rope
-    other = replace(rope, pairing="halves" if rope.pairing == "adjacent" else "adjacent")
-    return model.altered(config=replace(model.config, rope=other))
-
-
-def _norm_eps(model: LanguageModel, _: int) -> LanguageModel:
-    return model.altered(config=replace(model.config, rms_eps=model.config.rms_eps * 10))
-
-
-def _missing_bias(model: LanguageModel, layer: int) -> LanguageModel:
-    name = layer_tensor(layer, "self_attn.q_proj.bias")
-    if name not in model.weights:
-        raise _nothing_to_break("missing-bias", f"{name}, a bias", "no such tensor")
-    bias = model.weights[name]
-    zeros = np.zeros(4 * bias.columns, np.uint8)
-    empty = BlockMatrix(block_type=BlockType.F32, rows=1, columns=bias.columns, raw=zeros)
-    return model.altered(weights=model.weights.replaced({name: empty}))
-
-
-def _swap(model: LanguageModel, layer: int, first: str, second: str) -> LanguageModel:
-    names = layer_tensor(layer, first), layer_tensor(layer, second)
-    a, b = (model.weights[name] for name in names)
-    return model.altered(weights=model.weights.replaced({names[0]: b, names[1]: a}))
-
-
-def _gate_up_swapped(model: LanguageModel, layer: int) -> LanguageModel:
-    return _swap(model, layer, "mlp.gate_proj.weight", "mlp.up_proj.weight")
-
-
-def _key_value_swapped(model: LanguageModel, layer: int) -> LanguageModel:
-    return _swap(model, layer, "self_attn.k_proj.weight", "self_attn.v_proj.weight")
-
-
-FIRST_NIBBLE_BYTE = {
-    BlockType.Q4_0: 2,
-    BlockType.Q4_1: 4,
-    BlockType.Q5_0: 6,
-    BlockType.Q5_1: 8,
-    BlockType.Q4_K: 16,
-}
-"""Where a block's bytes of two 4-bit codes begin; they go on to its end."""
-
-
-def _nibble_order(model: LanguageModel, layer: int) -> LanguageModel:
-    for part in ("mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"):
-        name = layer_tensor(layer, part)
-        matrix = model.weights[name]
-        first = FIRST_NIBBLE_BYTE.get(matrix.block_type)
-        if first is not None:
-            blocks = matrix.raw.reshape(-1, matrix.block_type.bytes_per_block).copy()
-            blocks[:, first:] = blocks[:, first:] << 4 | blocks[:, first:] >> 4
-            swapped = replace(matrix, raw=blocks.reshape(-1))
-            return model.altered(weights=model.weights.replaced({name: swapped}))
-    raise _nothing_to_break(
-        "nibble-order",
-        f"a feed-forward weight in layer {layer} of a type with 4-bit codes",
-        model.weights[layer_tensor(layer, "mlp.gate_proj.weight")].block_type.label,
-    )
-
-
-def _block_shift(model: LanguageModel, layer: int) -> LanguageModel:
-    name = layer_tensor(layer, "mlp.down_proj.weight")
-    matrix = model.weights[name]
-    shifted = np.roll(matrix.raw, matrix.block_type.bytes_per_block)
-    changed = replace(matrix, raw=shifted)
-    return model.altered(weights=model.weights.replaced({name: changed}))
-
-
-def _nothing_to_break(fault: str, expected: str, found: str) -> UsageError:
-    return UsageError(
-        "this model has nothing that the fault could break",
-        where=f"--fault {fault}",
-        expected=expected,
-        found=found,
-        hint="choose another fault or another layer",
-    )
-
-
-FAULTS = {
-    fault.id: fault
-    for fault in (
-        Fault(id="rope-theta", title="RoPE theta is a tenth", inject=_rope_theta),
-        Fault(id="rope-pairing", title="RoPE turns the wrong pairs", inject=_rope_pairing),
-        Fault(id="norm-eps", title="eps of the norms is ten times", inject=_norm_eps),
-        Fault(id="missing-bias", title="a query bias is left out", inject=_missing_bias),
-        Fault(id="gate-up-swapped", title="gate and up change places", inject=_gate_up_swapped),
-        Fault(id="key-value-swapped", title="k and v change places", inject=_key_value_swapped),
-        Fault(id="nibble-order", title="4-bit codes, wrong half first", inject=_nibble_order),
-        Fault(id="block-shift", title="a weight starts one block late", inject=_block_shift),
-    )
-}
-"""Every fault by its id."""
+    for need in name.fault.needs:
+        lacking = need.lacks(model, name.dose)
+        if lacking is not None:
+            raise nothing_to_break(text, need.text, lacking)
+    return name.fault.inject(model, name.dose)

@@ -1,30 +1,39 @@
 """One side of a comparison: an engine and a model to run, or a trace made before.
 
-This module and `run` are the only ones here that know engines; what judges sees traces.
+This module, `run` and `probe` are the only ones here that know engines; what judges sees
+traces.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cotejar.engines.registry import EngineName, create_engine, parse_engine_name
-from cotejar.errors import UsageError
-from cotejar.faults.catalogue import inject_fault
+from cotejar.errors import NoTokenizerError, UsageError
+from cotejar.faults.engine import faulty_engine
 from cotejar.model.language_model import LanguageModel, open_language_model
-from cotejar.trace.trace_file import read_trace
+from cotejar.trace.recorded_trace import read_recorded_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cotejar.engines.protocol import Engine, GeneratingEngine, Session
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 
 
 class Side:
     """Something that can be asked for a trace of a prompt."""
 
-    def __init__(self, name: EngineName, *, fault: str | None = None) -> None:
+    def __init__(
+        self, name: EngineName, *, fault: str | None = None, beside: Side | None = None
+    ) -> None:
         """Open the model, or the trace.
+
+        Args:
+            name: of the engine and the model, or of the trace.
+            fault: to inject.
+            beside: a side whose model, if it is the same file, need not be opened again.
 
         Raises:
             CotejarError: as opening finds; UsageError for a fault in a recorded trace.
@@ -41,11 +50,13 @@ class Side:
                     found=f"recorded:{name.path}",
                     hint="name the model instead of the trace",
                 )
-            self._recorded = read_trace(Path(name.path))
+            self._recorded = read_recorded_trace(Path(name.path))
             return
-        self.model = open_language_model(name.path)
-        runs = inject_fault(self.model, fault) if fault else self.model
-        self._engine = create_engine(name, runs)
+        shared = beside.model if beside and beside.name.path == name.path else None
+        self.model = shared or open_language_model(name.path)
+        self._engine: Engine = (
+            faulty_engine(name, self.model, fault) if fault else create_engine(name, self.model)
+        )
 
     @property
     def recorded(self) -> ForwardTrace | None:
@@ -61,6 +72,18 @@ class Side:
         assert self.model is not None, "a recorded side has its ids"
         return self.model.tokenizer.encode(prompt)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Can this side turn text into ids and back?"""
+        try:
+            return self.model is not None and self.model.tokenizer is not None
+        except NoTokenizerError:
+            return False
+
+    def start(self) -> Session:
+        """Begin an empty context of an engine that generates."""
+        return cast("GeneratingEngine", self._engine).start()
+
     def trace(
         self, token_ids: Sequence[int], *, capture: Capture, prompt: str | None
     ) -> ForwardTrace:
@@ -70,6 +93,6 @@ class Side:
         return self._engine.trace(token_ids, capture=capture, prompt=prompt)
 
 
-def open_side(text: str, *, fault: str | None = None) -> Side:
-    """Open what `[ENGINE[+numerics][@device]:]PATH` names."""
-    return Side(parse_engine_name(text), fault=fault)
+def open_side(text: str, *, fault: str | None = None, beside: Side | None = None) -> Side:
+    """Open what `[ENGINE[+numerics][@device]:]PATH` names; see `Side`."""
+    return Side(parse_engine_name(text), fault=fault, beside=beside)

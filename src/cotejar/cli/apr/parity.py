@@ -12,6 +12,8 @@ from cotejar.errors import MissingFileError
 
 if TYPE_CHECKING:
     from cotejar.contracts.parity_block import ParityBlock
+    from cotejar.parity.compare import Plan
+    from cotejar.parity.generation import GenerationRequest
     from cotejar.parity.run import Request
     from cotejar.report.parity import Detail
 
@@ -30,6 +32,12 @@ SCOPES = click.Choice(["all", "last", "both"])
     type=click.Path(path_type=Path),
     help="Take gates, preconditions and, where not given, the pair from its parity: block.",
 )
+@click.option(
+    "--noise",
+    type=click.Path(path_type=Path),
+    metavar="PROFILE",
+    help="Take the gates from what `apr noise` measured on this model.",
+)
 @click.option("--scope", type=SCOPES, default=None, help="Scopes to compare.  [default: both]")
 @click.option("--reference-scope", type=SCOPES, default="both", help="Scopes it records.")
 @click.option("--candidate-scope", type=SCOPES, default="both", help="Scopes it records.")
@@ -39,7 +47,21 @@ SCOPES = click.Choice(["all", "last", "both"])
     metavar="ID",
     help="Do not insist on a precondition; may be repeated.",
 )
-@click.option("--fault", metavar="ID[@LAYER]", help="Inject a fault into the candidate.")
+@click.option(
+    "--fault",
+    metavar="ID[@LAYER][*STRENGTH]",
+    help="Inject a fault into the candidate; `apr faults` lists them.",
+)
+@click.option(
+    "--arbiter", is_flag=True, help="Run the exact oracle, too: which side is further from it?"
+)
+@click.option(
+    "--generate", type=int, metavar="N", help="Decode N tokens on both sides, step by step."
+)
+@click.option("--chat", is_flag=True, help="With --generate: through each chat template.")
+@click.option(
+    "--explain-step", is_flag=True, help="With --generate: the sites of the first bad step."
+)
 @click.option("--all-sites", is_flag=True, help="Show every site, not each slot's worst.")
 @click.option("--brief", is_flag=True, help="The verdict alone, without the table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON here.")
@@ -51,13 +73,18 @@ def parity(
     prompts: tuple[str, ...],
     tokens: tuple[int, ...],
     contract: Path | None,
+    noise: Path | None,
     scope: str | None,
     reference_scope: str,
     candidate_scope: str,
     waive: tuple[str, ...],
     fault: str | None,
+    generate: int | None,
     output: Path | None,
     *,
+    arbiter: bool,
+    chat: bool,
+    explain_step: bool,
     all_sites: bool,
     brief: bool,
     force: bool,
@@ -73,14 +100,12 @@ def parity(
     apr parity oracle:model.gguf native+f32:model.gguf
     apr parity --contract contract.yaml model.gguf model.apr
     apr parity recorded:a.trace recorded:b.trace --brief
+    apr parity llamacpp:model.gguf model.gguf --generate 200 --chat
+    apr parity llamacpp:model.gguf model.gguf --noise model.noise.json --arbiter
 
     \b
     --waive takes
       config weights-fingerprint capture-points ddof
-    --fault takes, with @LAYER for another layer than 0,
-      rope-theta rope-pairing norm-eps missing-bias
-      gate-up-swapped key-value-swapped nibble-order
-      block-shift
 
     Exits 0 on PASS, 1 on FAIL, 2 on bad input, 3 when the two cannot be compared.
     """  # noqa: D301 - click wants the control character
@@ -91,7 +116,7 @@ def parity(
     from cotejar.trace.forward_trace import parse_scopes
 
     block = _read_contract(contract)
-    plan = block.plan if block else Plan()
+    plan = _with_noise(block.plan if block else Plan(), noise)
     request = Request(
         reference=reference or (block and block.reference) or _no_side(),
         candidate=candidate or (block and block.candidate) or _no_side(),
@@ -102,10 +127,36 @@ def parity(
         reference_scopes=parse_scopes(reference_scope),
         candidate_scopes=parse_scopes(candidate_scope),
         fault=fault,
+        arbiter=arbiter,
     )
+    if generate is not None and arbiter:
+        raise click.UsageError("--arbiter compares sites; --generate has none")
+    if generate is not None:
+        from cotejar.parity.generation import GenerationRequest
+
+        _compare_generation(
+            GenerationRequest(
+                reference=request.reference,
+                candidate=request.candidate,
+                max_tokens=generate,
+                prompts=prompts,
+                default_prompts=request.default_prompts,
+                token_ids=tokens,
+                chat=chat,
+                plan=request.plan,
+                explain=explain_step,
+                fault=fault,
+            ),
+            output,
+            force=force,
+            as_json=as_json,
+        )
+    if chat or explain_step:
+        raise click.UsageError("--chat and --explain-step go with --generate")
     detail: Detail = "none" if brief else "sites" if all_sites else "slots"
+    read = [path for path in (contract, noise) if path is not None]
     try:
-        _compare(request, output, contract, force=force, detail=detail, as_json=as_json)
+        _compare(request, output, read, force=force, detail=detail, as_json=as_json)
     except MissingFileError as error:
         raise _missing_side(error, block) from None
 
@@ -114,6 +165,19 @@ def _read_contract(path: Path | None) -> ParityBlock | None:
     from cotejar.contracts.parity_block import read_parity_block
 
     return None if path is None else read_parity_block(path)
+
+
+def _with_noise(plan: Plan, path: Path | None) -> Plan:
+    """The plan with a noise profile to take its gates from."""
+    from dataclasses import replace
+
+    from cotejar.parity.noise_file import read_noise
+
+    if path is None:
+        return plan
+    if plan.gates:
+        raise click.UsageError("gates come from --contract or from --noise, not from both")
+    return replace(plan, noise=read_noise(path))
 
 
 def _no_side() -> NoReturn:
@@ -150,7 +214,7 @@ def _waived(ids: tuple[str, ...]) -> frozenset[str]:
 def _compare(
     request: Request,
     output: Path | None,
-    contract: Path | None,
+    read: list[Path],
     *,
     force: bool,
     detail: Detail,
@@ -170,8 +234,7 @@ def _compare(
         sides = (
             parse_engine_name(side).path for side in (request.reference, request.candidate)
         )
-        inputs = [path for side in sides for path in input_files(side)]
-        inputs += [] if contract is None else [contract]
+        inputs = [path for side in sides for path in input_files(side)] + read
         require_writable(output, overwrite=force, inputs=inputs)
     with progress() as show:
         report = run_parity(request, show)
@@ -182,4 +245,35 @@ def _compare(
         print_json(facts)
     else:
         print_lines(parity_lines(report, detail=detail))
+    raise SystemExit(report.verdict.exit_code)
+
+
+def _compare_generation(
+    request: GenerationRequest, output: Path | None, *, force: bool, as_json: bool
+) -> NoReturn:
+    """The same for `--generate`."""
+    from cotejar.engines.registry import parse_engine_name
+    from cotejar.formats.atomic import atomic_write_text, require_writable
+    from cotejar.formats.open_model import input_files
+    from cotejar.parity.generation import run_generation
+    from cotejar.report.generation import generation_json, generation_lines
+    from cotejar.report.json_output import encode_json, print_json
+    from cotejar.report.progress import progress
+    from cotejar.report.tables import print_lines
+
+    if request.prompts and request.token_ids:
+        raise click.UsageError("give one of --prompt and --tokens")
+    if output is not None:
+        sides = (parse_engine_name(s).path for s in (request.reference, request.candidate))
+        inputs = [path for side in sides for path in input_files(side)]
+        require_writable(output, overwrite=force, inputs=inputs)
+    with progress() as show:
+        report = run_generation(request, show)
+    facts = generation_json(report)
+    if output is not None:
+        atomic_write_text(output, encode_json(facts) + "\n", overwrite=force)
+    if as_json:
+        print_json(facts)
+    else:
+        print_lines(generation_lines(report))
     raise SystemExit(report.verdict.exit_code)
