@@ -317,7 +317,7 @@ def report(results: dict[str, dict[str, list[float]]], command: str) -> str:
         f"kernels: {chosen_isa()}.",
         "",
         "Traced is all sites, both scopes, statistics; untraced computes the same rows. "
-        "Without a trace the last layer computes the last row alone, as the prefill figures do. "
+        "Without a trace the last layer has one row alone, as in the prefill figures. "
         "A ratio is of two figures of one round.",
     ]
     for model, found in results.items():
