@@ -11,10 +11,11 @@ KERNEL_SOURCES := CMakeLists.txt pyproject.toml \
   $(wildcard src/cotejar/kernels/*.py src/cotejar/kernels/compiled/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test check format lint types imports bench-faults bench-generation sanitize clean
+.PHONY: help setup demo test check format lint types imports bench bench-faults bench-generation \
+  sanitize clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.demo  ## .venv with apr, pv and the demo model
 
@@ -50,6 +51,10 @@ sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer an
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) \
 	  $$($(CXX) -print-file-name=libstdc++.so)" HYPOTHESIS_STORAGE_DIRECTORY=$(SANITIZED)/examples \
 	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/kernels
+
+QUICK :=
+bench: $(VENV)/.test  ## speed beside llama.cpp, $$COTEJAR_MODELS/*.gguf; QUICK=--quick for a glance
+	$(BIN)/python benchmarks/speed.py $(QUICK)
 
 clean:  ## remove .venv and what the demo wrote
 	rm -rf $(VENV) build demo-out

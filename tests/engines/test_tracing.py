@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from cotejar.trace.stats import measure_stats
 
 if TYPE_CHECKING:
     from cotejar.model.language_model import LanguageModel
+    from cotejar.trace.stats import ActivationStats
 
 IDS = [5, 77, 300, 12, 9]
 EVERYTHING = Capture(array_slots=EVERY_ARRAY)
@@ -81,8 +83,22 @@ def test_statistics_are_those_of_the_arrays(engine: Any) -> None:
     for site, record in trace.sites.items():
         array = trace.arrays[site]
         assert (array.shape, str(array.dtype)) == (record.shape, record.dtype)
-        assert record.stats[Scope.ALL] == measure_stats(array)
-        assert record.stats[Scope.LAST] == measure_stats(array[-1])
+        assert same(record.stats[Scope.ALL], measure_stats(array))
+        assert same(record.stats[Scope.LAST], measure_stats(array[-1]))
+
+
+def same(found: ActivationStats, expected: ActivationStats) -> bool:
+    """But for the last bits of sums: an engine may merge qkv of q, k and v.
+
+    1000 values of float64 round to 2**-52 of the greatest, which is 100 times the mean.
+    """
+    sums = ("mean", "sum_squared_deviations")
+    for name in sums:
+        if not math.isclose(
+            getattr(found, name), getattr(expected, name), rel_tol=1000 * 2.0**-52 * 100
+        ):
+            return False
+    return replace(found, **{name: getattr(expected, name) for name in sums}) == expected
 
 
 def test_the_last_scope_has_the_same_bits_as_the_last_row_of_all(engine: Any) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotejar.kernels import _compiled
+from cotejar.kernels import _compiled, operations
 from cotejar.kernels.instruction_set import NUMPY, runnable_isas
 from cotejar.kernels.moments import Moments, measure_moments
 
@@ -35,6 +34,12 @@ def reference(values: np.ndarray) -> Moments:
     )
 
 
+def of_all(values: np.ndarray, isa: str) -> Moments:
+    both = measure_moments(values.reshape(1, -1), isa=isa)
+    assert both is not None
+    return both[0]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     count=st.one_of(st.integers(0, 70), st.integers(4080, 4120), st.integers(0, 60_000)),
@@ -54,8 +59,8 @@ def test_moments_are_those_of_two_exact_passes(
     expected = reference(values)
 
     for isa in COMPILED:
-        found = measure_moments(values, isa=isa)
-        assert astuple(found)[:6] == astuple(expected)[:6]
+        found = of_all(values, isa)
+        assert found[:6] == expected[:6]
         # n roundings of float64 to each sum, of terms as large as the greatest value
         spread = max(abs(expected.least), abs(expected.greatest)) if count else 0
         spread = spread if math.isfinite(spread) else 0
@@ -71,7 +76,7 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(count: 
     found = set()
     for num_threads in (1, 3):
         _compiled.set_num_threads(num_threads)
-        found |= {measure_moments(values, isa=isa) for isa in COMPILED}
+        found |= {of_all(values, isa) for isa in COMPILED}
     _compiled.set_num_threads(before)
 
     assert len(found) == 1
@@ -83,8 +88,8 @@ def test_a_small_spread_around_a_large_mean_is_not_rounded_away(isa: str) -> Non
     wavering = constant.copy()
     wavering[::2] += np.spacing(F32(300.1))
 
-    assert measure_moments(constant, isa=isa).squared_deviations == 0
-    found, expected = measure_moments(wavering, isa=isa), reference(wavering)
+    assert of_all(constant, isa).squared_deviations == 0
+    found, expected = of_all(wavering, isa), reference(wavering)
     assert found.squared_deviations == pytest.approx(expected.squared_deviations, rel=1e-6)
 
 
@@ -93,7 +98,35 @@ def test_one_changed_value_is_seen(where: int) -> None:
     values = np.zeros(8193, F32)
     values[where] = 1e-3
 
-    found = measure_moments(values, isa=COMPILED[0])
+    found = of_all(values, COMPILED[0])
 
     assert (found.zero_count, found.greatest) == (8192, float(F32(1e-3)))
     assert found.squared_deviations > 0
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("rows", [1, 2, 700])
+def test_the_last_row_is_measured_by_itself(rows: int, isa: str) -> None:
+    values = np.random.default_rng(rows).standard_normal((rows, 37)).astype(F32)
+
+    both = measure_moments(values, isa=isa)
+
+    assert both == (of_all(values, isa), of_all(values[-1], isa))
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("shape", [(1, 5), (3, 4096), (130, 100)])
+def test_what_an_operation_measures_on_its_way_is_what_a_pass_of_its_own_measures(
+    shape: tuple[int, int], isa: str
+) -> None:
+    a, b = np.random.default_rng(0).standard_normal((2, *shape)).astype(F32)
+    activated = operations.silu(a, isa=isa)
+
+    product, gated = operations.swiglu(a, b, measured=True, isa=isa)
+    total, added = operations.add(a, b, measured=True, isa=isa)
+
+    assert product.tobytes() == operations.multiply_elements(activated, b, isa=isa).tobytes()
+    assert gated == [measure_moments(x, isa=isa) for x in (a, b, activated, product)]
+    assert total.tobytes() == (a + b).tobytes()
+    assert added == [measure_moments(x, isa=isa) for x in (b, total)]
+    assert operations.swiglu(a, b, isa=isa)[1] is operations.add(a, b, isa=isa)[1] is None

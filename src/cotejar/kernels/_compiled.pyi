@@ -4,6 +4,8 @@
 
 import numpy as np
 
+from cotejar.kernels.moments import RawPair
+
 def isa_names() -> list[str]: ...
 def set_num_threads(num_threads: int) -> None: ...
 def num_threads() -> int: ...
@@ -47,6 +49,60 @@ def attend(
     window: int,
     out: np.ndarray,
 ) -> None: ...
-def measure(
-    isa: str, values: np.ndarray
-) -> tuple[int, int, int, int, float, float, float, float]: ...
+def swiglu(
+    isa: str, gate: np.ndarray, up: np.ndarray, measured: bool, out: np.ndarray
+) -> list[RawPair] | None: ...
+def add(
+    isa: str, a: np.ndarray, b: np.ndarray, measured: bool, out: np.ndarray
+) -> list[RawPair] | None: ...
+def measure(isa: str, values: np.ndarray) -> RawPair: ...
+def has_vector_kernel(isa: str, block_type: int) -> bool: ...
+
+class Linear:
+    def __init__(
+        self,
+        block_type: int,
+        raw: np.ndarray,
+        rows: int,
+        columns: int,
+        bias: np.ndarray | None,
+    ) -> None: ...
+
+class Decoder:
+    def __init__(
+        self,
+        isa: str,
+        heads: int,
+        kv_heads: int,
+        head_size: int,
+        pairs: int,
+        adjacent: bool,
+        window: int,
+        eps: float,
+        final_norm: np.ndarray,
+        lm_head: Linear,
+    ) -> None: ...
+    def add_layer(
+        self,
+        attn_norm: np.ndarray,
+        ffn_norm: np.ndarray,
+        q_norm: np.ndarray | None,
+        k_norm: np.ndarray | None,
+        q: Linear,
+        k: Linear,
+        v: Linear,
+        o: Linear,
+        gate: Linear,
+        up: Linear,
+        down: Linear,
+    ) -> None: ...
+    def step(
+        self,
+        hidden: np.ndarray,
+        cosine: np.ndarray,
+        sine: np.ndarray,
+        keys: list[np.ndarray],
+        values: list[np.ndarray],
+        row: int,
+        logits: np.ndarray,
+    ) -> None: ...

@@ -35,9 +35,14 @@ from cotejar.errors import TensorShapeError
 from cotejar.kernels import _compiled, numpy_operations
 from cotejar.kernels.arrays import empty_array
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
+from cotejar.kernels.moments import moments_pair
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float32
+
+    from cotejar.kernels.moments import MomentsPair, RawPair
 
 
 def rms_norm(
@@ -173,6 +178,69 @@ def multiply_elements(
     out = empty_array(flat_a.shape)
     _compiled.multiply(isa, flat_a, flat_b, out)
     return out.reshape(a.shape)
+
+
+def swiglu(
+    gate_TF: Float32[np.ndarray, "T F"],
+    up_TF: Float32[np.ndarray, "T F"],
+    *,
+    measured: bool = False,
+    isa: str | None = None,
+) -> tuple[Float32[np.ndarray, "T F"], list[MomentsPair] | None]:
+    """Compute silu(gate) * up in one pass, with the bits of the two.
+
+    Returns:
+        The product and, if `measured`, what `measure_moments` gives of gate, up, silu(gate)
+        and the product, taken on the way.
+
+    Raises:
+        TensorShapeError: the shapes differ.
+    """
+    isa = isa or chosen_isa()
+    if isa == NUMPY:
+        activated = silu(gate_TF, isa=isa)
+        return multiply_elements(activated, up_TF, isa=isa), None
+    return _on_two(_compiled.swiglu, isa, gate_TF, up_TF, measured=measured)
+
+
+def add(
+    a_TW: Float32[np.ndarray, "T W"],
+    b_TW: Float32[np.ndarray, "T W"],
+    *,
+    measured: bool = False,
+    isa: str | None = None,
+) -> tuple[Float32[np.ndarray, "T W"], list[MomentsPair] | None]:
+    """Compute a + b and, if `measured`, what `measure_moments` gives of b and the sum.
+
+    Raises:
+        TensorShapeError: the shapes differ.
+    """
+    isa = isa or chosen_isa()
+    if isa == NUMPY:
+        return a_TW + b_TW, None
+    return _on_two(_compiled.add, isa, a_TW, b_TW, measured=measured)
+
+
+def can_measure() -> bool:
+    """Do the operations here take moments on the way? Numpy's do not."""
+    return chosen_isa() != NUMPY
+
+
+def _on_two(
+    operation: Callable[..., list[RawPair] | None],
+    isa: str,
+    a_TW: Float32[np.ndarray, "T W"],
+    b_TW: Float32[np.ndarray, "T W"],
+    *,
+    measured: bool,
+) -> tuple[Float32[np.ndarray, "T W"], list[MomentsPair] | None]:
+    if a_TW.shape != b_TW.shape:
+        raise _misfit(operation.__name__, str(a_TW.shape), str(b_TW.shape))
+    out = empty_array(a_TW.shape)
+    pairs = operation(
+        isa, np.ascontiguousarray(a_TW), np.ascontiguousarray(b_TW), measured, out
+    )
+    return out, None if pairs is None else [moments_pair(*pair) for pair in pairs]
 
 
 def _misfit(where: str, expected: str, found: str) -> TensorShapeError:

@@ -15,12 +15,14 @@ import numpy as np
 import cotejar
 from cotejar.errors import UsageError
 from cotejar.trace.site import CAPTURE_POINTS, Site, parse_slot
-from cotejar.trace.stats import DDOF, ActivationStats, measure_stats
+from cotejar.trace.stats import DDOF, ActivationStats, measure_rows, stats_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from jaxtyping import Float
+
+    from cotejar.kernels.moments import MomentsPair
 
 
 UNKNOWN = "unknown"
@@ -34,6 +36,9 @@ class Scope(enum.Enum):
     LAST = "last"
     UNKNOWN = "unknown"
     """A recorded trace does not say. Nothing is compared in it."""
+
+    # Enum's own hash runs in Python, which a trace of small layers feels.
+    __hash__ = object.__hash__
 
 
 BOTH_SCOPES = (Scope.ALL, Scope.LAST)
@@ -210,10 +215,6 @@ class ForwardTrace:
         return 1 + max(layers, default=-1)
 
 
-_FLOAT32_NAME = "float32"
-"""Numpy takes 10 us to name a type."""
-
-
 class TraceRecorder:
     """Takes statistics, and arrays if asked for, as an engine reaches each site."""
 
@@ -252,21 +253,77 @@ class TraceRecorder:
             return
         if Scope.ALL not in self._capture.scopes:
             values_TW = values_TW[-1:]
-        stats = {}
-        for scope in self._capture.scopes:
-            covered = values_TW if scope is Scope.ALL else values_TW[-1:]
-            stats[scope] = measure_stats(covered)
-        tokens, width = values_TW.shape
-        self.sites[str(site)] = SiteRecord(
-            site=site,
-            capture_point=CAPTURE_POINTS[slot],
-            dtype=_FLOAT32_NAME if values_TW.dtype == np.float32 else str(values_TW.dtype),
-            shape=(tokens, width),
-            stats=stats,
-        )
+        # Numpy takes 10 us to name a type.
+        dtype = "float32" if values_TW.dtype == np.float32 else str(values_TW.dtype)
+        self._keep(site, dtype, values_TW.shape, self._in_scopes(*measure_rows(values_TW)))
         if self._capture.wants_array(site):
             arranged_TW = values_TW if arrange is None else arrange(values_TW)
             self.arrays[str(site)] = np.array(arranged_TW, copy=True)
+
+    def takes_moments(self, slots: Sequence[str]) -> bool:
+        """May these slots come by `record_moments`: no array, all positions?"""
+        capture = self._capture
+        return Scope.ALL in capture.scopes and not capture.array_slots.intersection(slots)
+
+    def record_moments(
+        self, slot: str, moments: MomentsPair, shape: tuple[int, ...], layer: int | None
+    ) -> None:
+        """Record a float32 site whose values a kernel has measured on the way."""
+        site = Site(slot, layer)
+        if self._capture.wants_site(site):
+            self._keep(site, "float32", shape, self._in_scopes(*stats_pair(moments)))
+
+    def _in_scopes(
+        self, every: ActivationStats, last: ActivationStats
+    ) -> dict[Scope, ActivationStats]:
+        return {scope: every if scope is Scope.ALL else last for scope in self._capture.scopes}
+
+    def record_joined(
+        self,
+        slot: str,
+        parts: Sequence[str],
+        layer: int | None,
+        *,
+        join: Callable[[], np.ndarray],
+    ) -> None:
+        """Record a site that is others side by side: its statistics are theirs, merged.
+
+        Args:
+            slot: where in the layer.
+            parts: the others' slots, recorded before, in order.
+            layer: their layer.
+            join: gives the array in canonical order, and is asked if that is wanted.
+        """
+        site = Site(slot, layer)
+        if not self._capture.wants_site(site):
+            return
+        records = [self.sites[str(Site(part, layer))] for part in parts]
+        stats = dict(records[0].stats)
+        for record in records[1:]:
+            stats = {scope: part.merged(record.stats[scope]) for scope, part in stats.items()}
+        width = sum(record.shape[1] for record in records)
+        self._keep(site, records[0].dtype, (records[0].shape[0], width), stats)
+        if self._capture.wants_array(site):
+            joined_TW = join()
+            if Scope.ALL not in self._capture.scopes:
+                joined_TW = joined_TW[-1:]
+            self.arrays[str(site)] = np.array(joined_TW, copy=True)
+
+    def _keep(
+        self,
+        site: Site,
+        dtype: str,
+        shape: tuple[int, ...],
+        stats: Mapping[Scope, ActivationStats],
+    ) -> None:
+        tokens, width = shape
+        self.sites[str(site)] = SiteRecord(
+            site=site,
+            capture_point=CAPTURE_POINTS[site.slot],
+            dtype=dtype,
+            shape=(tokens, width),
+            stats=stats,
+        )
 
 
 def in_forward_order(records: Mapping[str, SiteRecord]) -> dict[str, SiteRecord]:

@@ -21,6 +21,8 @@ from cotejar.kernels.moments import measure_moments
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from cotejar.kernels.moments import Moments, MomentsPair
+
 DDOF = 1
 """Delta degrees of freedom of `std`."""
 
@@ -99,21 +101,42 @@ class ActivationStats:
 
 def measure_stats(values: Float[np.ndarray, "..."]) -> ActivationStats:
     """Measure an array of any shape; an empty one gives a count of 0."""
-    flat = np.asarray(values).reshape(-1)
-    if flat.dtype == np.float32 and flat.flags.c_contiguous:
-        moments = measure_moments(flat)
+    return measure_rows(np.asarray(values).reshape(1, -1))[0]
+
+
+def measure_rows(
+    values_TW: Float[np.ndarray, "T W"],
+) -> tuple[ActivationStats, ActivationStats]:
+    """Measure all rows, and the last one by itself; of no row, both have a count of 0."""
+    if values_TW.dtype == np.float32 and values_TW.flags.c_contiguous:
+        moments = measure_moments(values_TW)
         if moments is not None:
-            return ActivationStats(
-                count=moments.count,
-                nan_count=moments.nan_count,
-                inf_count=moments.inf_count,
-                zero_count=moments.zero_count,
-                min=moments.least,
-                max=moments.greatest,
-                mean=moments.mean,
-                sum_squared_deviations=moments.squared_deviations,
-            )
-    return _measure_in_numpy(flat)
+            return stats_pair(moments)
+    stats = _measure_in_numpy(values_TW.reshape(-1))
+    if len(values_TW) <= 1:
+        return stats, stats
+    return stats, _measure_in_numpy(values_TW[-1].reshape(-1))
+
+
+def stats_pair(moments: MomentsPair) -> tuple[ActivationStats, ActivationStats]:
+    """The statistics of what a kernel measured."""
+    every, last = moments
+    stats = _from_moments(every)
+    return stats, stats if last is every else _from_moments(last)
+
+
+def _from_moments(moments: Moments) -> ActivationStats:
+    count, nan_count, inf_count, zero_count, least, greatest, mean, deviations = moments
+    return ActivationStats(
+        count=count,
+        nan_count=nan_count,
+        inf_count=inf_count,
+        zero_count=zero_count,
+        min=least,
+        max=greatest,
+        mean=mean,
+        sum_squared_deviations=deviations,
+    )
 
 
 def _measure_in_numpy(flat: Float[np.ndarray, "n"]) -> ActivationStats:

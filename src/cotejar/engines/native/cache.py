@@ -66,6 +66,20 @@ class KVCache:
         """
         return self._layers[layer].extend(self.num_tokens, k_TKE, v_TKE)
 
+    def rows_for_next(self) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
+        """Make room for one position; its row, and every layer's keys and values.
+
+        For layers of one window alone, so that the row is the same everywhere.
+        """
+        row = 0
+        for layer in self._layers:
+            row = layer.make_room(self.num_tokens, 1)
+        return (
+            row,
+            [layer.keys for layer in self._layers],
+            [layer.values for layer in self._layers],
+        )
+
     def advance(self, num_tokens: int) -> None:
         """Every layer holds `num_tokens` more."""
         self.num_tokens += num_tokens
@@ -158,17 +172,33 @@ class LayerCache:
         v_TKE: Float32[np.ndarray, "T K E"],
     ) -> tuple[Float32[np.ndarray, "S K E"], Float32[np.ndarray, "S K E"]]:
         """Put rows at position `start` and on; return what is kept up to them."""
-        self._drop_unseen(start)
-        begin, stop = start - self._first, start - self._first + len(k_TKE)
+        begin = self.make_room(start, len(k_TKE))
+        stop = begin + len(k_TKE)
         for name, rows in (("keys", k_TKE), ("values", v_TKE)):
-            store = self._stores[name]
+            self._stores[name][begin:stop] = self._encode(rows)
+        return self._decode("keys", stop), self._decode("values", stop)
+
+    def make_room(self, start: int, num_tokens: int) -> int:
+        """Have rows for so many positions from `start` on; the first of them."""
+        self._drop_unseen(start)
+        begin, stop = start - self._first, start - self._first + num_tokens
+        for name, store in self._stores.items():
             if len(store) < stop:
                 capacity = max(stop, 2 * len(store), FIRST_CAPACITY_TOKENS)
-                store = np.empty((capacity, self._row), self._dtype)
-                store[:begin] = self._stores[name][:begin]
-                self._stores[name] = store
-            store[begin:stop] = self._encode(rows)
-        return self._decode("keys", stop), self._decode("values", stop)
+                grown = np.empty((capacity, self._row), self._dtype)
+                grown[:begin] = store[:begin]
+                self._stores[name] = grown
+        return begin
+
+    @property
+    def keys(self) -> np.ndarray:
+        """As stored, spare rows included."""
+        return self._stores["keys"]
+
+    @property
+    def values(self) -> np.ndarray:
+        """As stored, spare rows included."""
+        return self._stores["values"]
 
     def can_truncate(self, num_tokens: int) -> bool:
         """Is all that position `num_tokens` sees still here?"""

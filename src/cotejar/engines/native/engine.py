@@ -14,7 +14,8 @@ import numpy as np
 
 import cotejar
 from cotejar.engines.native.cache import KVCache
-from cotejar.engines.native.forward import Pass
+from cotejar.engines.native.decoder import Decoder, has_decoder
+from cotejar.engines.native.fused import FusedPass
 from cotejar.engines.native.packed import PackedPass
 from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.tracing import finish_trace
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float32
 
-    from cotejar.engines.native.forward import Multiply
+    from cotejar.engines.native.forward import Multiply, Pass
     from cotejar.model.language_model import LanguageModel
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 
@@ -47,14 +48,14 @@ class NativeEngine:
     """One model in one numerics."""
 
     def __init__(
-        self, model: LanguageModel, *, numerics: str, forward: MakePass = Pass
+        self, model: LanguageModel, *, numerics: str, forward: MakePass = FusedPass
     ) -> None:
         """Take a model.
 
         Args:
             model: what is run.
             numerics: one of `NUMERICS`.
-            forward: the forward pass; another than `Pass` is a fault put in on purpose.
+            forward: the forward pass; another is a fault put in on purpose, or `Pass` itself.
         """
         self.model = model
         self._multiply, self._kv_type = NUMERICS[numerics]
@@ -81,7 +82,14 @@ class NativeEngine:
 
     def start(self) -> NativeSession:
         """Begin an empty context."""
-        return NativeSession(self._new_pass(None))
+        return NativeSession(self._new_pass(None), self._decoder)
+
+    @cached_property
+    def _decoder(self) -> Decoder | None:
+        is_ours = self._multiply is multiply_q8 and self._forward is FusedPass
+        if is_ours and has_decoder(self.model, self._kv_type):
+            return Decoder(self.model)
+        return None
 
     def append_packed(
         self, parts: Sequence[tuple[NativeSession, Sequence[int]]]
@@ -128,8 +136,9 @@ class NativeEngine:
 class NativeSession:
     """A context that grows token by token over a KV cache."""
 
-    def __init__(self, step: Pass) -> None:
+    def __init__(self, step: Pass, decoder: Decoder | None = None) -> None:
         self._pass = step
+        self._decoder = decoder
         self.token_ids: list[int] = []
         """Everything in the context."""
 
@@ -145,7 +154,11 @@ class NativeSession:
 
     def append(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "V"]:
         """Add tokens; return the logits after the last of them."""
-        logits_1V = _run(self._pass, token_ids, last_only=True)
+        if len(token_ids) == 1 and self._decoder:
+            _check(self._pass.model, token_ids, self.num_tokens)
+            logits_1V = self._decoder.step(token_ids[0], self.cache)
+        else:
+            logits_1V = _run(self._pass, token_ids, last_only=True)
         self.token_ids += token_ids
         return logits_1V.reshape(-1)
 

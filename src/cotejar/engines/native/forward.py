@@ -26,7 +26,7 @@ from cotejar.engines.native.activations import gelu_tanh, softcap
 from cotejar.engines.native.layer_weights import prepare_layers
 from cotejar.engines.native.rope import in_canonical_order, rope_tables
 from cotejar.kernels import operations
-from cotejar.kernels.arrays import add_arrays, empty_array
+from cotejar.kernels.arrays import add_arrays
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM
 
 if TYPE_CHECKING:
@@ -62,23 +62,21 @@ class Pass:
         scalar = model.config.query_scalar
         self._query_factor = None if scalar is None else (model.config.head_dim / scalar) ** 0.5
         self._num_new_tokens = 0
+        self._last_only = False
         self._tables: dict[bool, tuple[np.ndarray, np.ndarray]] = {}
 
     def run(self, token_ids: Sequence[int], *, last_only: bool) -> Float32[np.ndarray, "T V"]:
         """Logits of every new position, or (1, V) of the last."""
         self._num_new_tokens, self._tables = len(token_ids), {}
+        self._last_only = last_only
 
         hidden_TD = self.embed(token_ids)
         self._see("embed", hidden_TD)
         for layer in range(self.model.config.num_layers):
-            hidden_TD = self.add_residual(
-                layer, "attn", hidden_TD, self._attention(layer, hidden_TD)
-            )
-            self._see("attn_residual", hidden_TD, layer)
-            hidden_TD = self.add_residual(
-                layer, "ffn", hidden_TD, self._feed_forward(layer, hidden_TD)
-            )
-            self._see("output", hidden_TD, layer)
+            branch_TD = self._attention(layer, hidden_TD)
+            hidden_TD = self._join(layer, "attn", hidden_TD, branch_TD)
+            branch_TD = self._feed_forward(layer, hidden_TD)
+            hidden_TD = self._join(layer, "ffn", hidden_TD, branch_TD)
         self.cache.advance(len(token_ids))
 
         if last_only:
@@ -96,12 +94,12 @@ class Pass:
         x_TD = self.norm(layer, "attn_norm", hidden_TD)
         self._see("attn_norm", x_TD, layer)
 
-        q_TW = self.linear(layer, "q", x_TD)
         k_TW = self.linear(layer, "k", x_TD)
         v_TW = self.linear(layer, "v", x_TD)
+        q_TW = self.linear(layer, "q", self._asking_rows(layer, x_TD))
         if self.recorder:
             self._see_qkv(layer, q_TW, k_TW, v_TW)
-        q_THE = q_TW.reshape(tokens, -1, config.head_dim)
+        q_THE = q_TW.reshape(len(q_TW), -1, config.head_dim)
         k_TKE = k_TW.reshape(tokens, -1, config.head_dim)
         v_TKE = v_TW.reshape(tokens, -1, config.head_dim)
 
@@ -111,18 +109,13 @@ class Pass:
         q_THE = self.rotate(layer, q_THE, which="q")
         k_TKE = self.rotate(layer, k_TKE, which="k")
         if self.recorder:
-            self._see("q_rope", q_THE.reshape(tokens, -1), layer, self._in_canonical_order)
+            self._see("q_rope", q_THE.reshape(len(q_THE), -1), layer, self._in_canonical_order)
             self._see("k_rope", k_TKE.reshape(tokens, -1), layer, self._in_canonical_order)
 
         k_SKE, v_SKE = self.extend_cache(layer, k_TKE, v_TKE)
-        context_TD = self.attend(layer, q_THE, k_SKE, v_SKE).reshape(tokens, -1)
+        context_TD = self.attend(layer, q_THE, k_SKE, v_SKE).reshape(len(q_THE), -1)
         self._see("attn_context", context_TD, layer)
-        out_TD = self.linear(layer, "attn_out", context_TD)
-        self._see("attn_out", out_TD, layer)
-        if config.post_norms:
-            out_TD = self.norm(layer, "attn_post_norm", out_TD)
-            self._see("attn_post_norm", out_TD, layer)
-        return out_TD
+        return self.linear(layer, "attn_out", context_TD)
 
     def _feed_forward(
         self, layer: int, hidden_TD: Float32[np.ndarray, "T D"]
@@ -130,19 +123,42 @@ class Pass:
         x_TD = self.norm(layer, "ffn_norm", hidden_TD)
         self._see("ffn_norm", x_TD, layer)
         gate_TF = self.linear(layer, "ffn_gate", x_TD)
-        self._see("ffn_gate", gate_TF, layer)
         up_TF = self.linear(layer, "ffn_up", x_TD)
+        return self.linear(layer, "ffn_out", self._gated(layer, gate_TF, up_TF))
+
+    def _gated(
+        self, layer: int, gate_TF: Float32[np.ndarray, "T F"], up_TF: Float32[np.ndarray, "T F"]
+    ) -> Float32[np.ndarray, "T F"]:
+        self._see("ffn_gate", gate_TF, layer)
         self._see("ffn_up", up_TF, layer)
         activated_TF = self.activate(layer, gate_TF)
         self._see("ffn_silu_gate", activated_TF, layer)
         inner_TF = self.gate_product(layer, activated_TF, up_TF)
         self._see("ffn_swiglu_inner", inner_TF, layer)
-        out_TD = self.linear(layer, "ffn_out", inner_TF)
-        self._see("ffn_out", out_TD, layer)
+        return inner_TF
+
+    def _join(
+        self,
+        layer: int,
+        which: Literal["attn", "ffn"],
+        hidden_TD: Float32[np.ndarray, "T D"],
+        branch_TD: Float32[np.ndarray, "T D"],
+    ) -> Float32[np.ndarray, "T D"]:
+        self._see(f"{which}_out", branch_TD, layer)
         if self.model.config.post_norms:
-            out_TD = self.norm(layer, "ffn_post_norm", out_TD)
-            self._see("ffn_post_norm", out_TD, layer)
-        return out_TD
+            branch_TD = self.norm(layer, f"{which}_post_norm", branch_TD)
+            self._see(f"{which}_post_norm", branch_TD, layer)
+        hidden_TD = self.add_residual(layer, which, hidden_TD, branch_TD)
+        self._see("attn_residual" if which == "attn" else "output", hidden_TD, layer)
+        return hidden_TD
+
+    def _asking_rows(
+        self,
+        layer: int,  # noqa: ARG002 - for a subclass
+        x_TD: Float32[np.ndarray, "T D"],
+    ) -> Float32[np.ndarray, "T D"]:
+        """Of the rows, those that attend; a subclass may know that few are needed."""
+        return x_TD
 
     # --- the operations ---------------------------------------------------------------
 
@@ -190,7 +206,7 @@ class Pass:
         which: Literal["q", "k"],  # noqa: ARG002 - for a subclass
     ) -> Float32[np.ndarray, "T H E"]:
         """RoPE of the new queries or keys."""
-        cos_TP, sin_TP = self.angles(layer)
+        cos_TP, sin_TP = (table[-len(values_THE) :] for table in self.angles(layer))
         return operations.rotate(values_THE, cos_TP, sin_TP, adjacent=self._adjacent)
 
     def extend_cache(
@@ -275,9 +291,19 @@ class Pass:
         self._see("q", q_TW, layer, self._in_canonical_order)
         self._see("k", k_TW, layer, self._in_canonical_order)
         self._see("v", v_TW, layer)
-        qkv_TW = empty_array((len(q_TW), q_TW.shape[1] + 2 * k_TW.shape[1]))
-        np.concatenate([q_TW, k_TW, v_TW], axis=1, out=qkv_TW)
-        self._see("qkv", qkv_TW, layer, self._qkv_in_canonical_order)
+        if self.recorder:
+            self.recorder.record_joined(
+                "qkv", ("q", "k", "v"), layer, join=lambda: self._join_qkv(q_TW, k_TW, v_TW)
+            )
+
+    def _join_qkv(
+        self,
+        q_TW: Float32[np.ndarray, "T W"],
+        k_TW: Float32[np.ndarray, "T W"],
+        v_TW: Float32[np.ndarray, "T W"],
+    ) -> Float32[np.ndarray, "T W"]:
+        q_TW, k_TW = self._in_canonical_order(q_TW), self._in_canonical_order(k_TW)
+        return np.concatenate([q_TW, k_TW, v_TW], axis=1)
 
     def _in_canonical_order(
         self, values_TW: Float32[np.ndarray, "T W"]
@@ -285,10 +311,3 @@ class Pass:
         config = self.model.config
         values_THE = values_TW.reshape(len(values_TW), -1, config.head_dim)
         return in_canonical_order(values_THE, config.rope)
-
-    def _qkv_in_canonical_order(
-        self, qkv_TW: Float32[np.ndarray, "T W"]
-    ) -> Float32[np.ndarray, "T W"]:
-        v_size = self.model.config.num_kv_heads * self.model.config.head_dim
-        qk_TW, v_TW = qkv_TW[:, :-v_size], qkv_TW[:, -v_size:]
-        return np.concatenate([self._in_canonical_order(qk_TW), v_TW], axis=1)

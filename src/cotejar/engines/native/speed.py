@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import resource
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.engines.native.cache import KVCache
 from cotejar.engines.native.engine import MULTIPLY, NativeEngine
-from cotejar.engines.native.forward import Pass
+from cotejar.engines.native.fused import FusedPass
 from cotejar.errors import UsageError
-from cotejar.kernels.instruction_set import chosen_isa, num_threads
+from cotejar.kernels.instruction_set import chosen_isa, num_threads, use_threads
 from cotejar.model.language_model import open_language_model
 from cotejar.trace.forward_trace import Capture, TraceRecorder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cotejar.model.language_model import LanguageModel
 
 
@@ -52,7 +54,7 @@ class Speed:
     first_token_ms: Spread
     """Opening and the logits after one token."""
     peak_rss_bytes: int
-    """Of this process, everything that ran before included."""
+    """Of a process that prefills and decodes once, and nothing else."""
 
 
 def measure_speed(
@@ -77,7 +79,7 @@ def measure_speed(
         threads=num_threads(),
         prefill_tokens=prefill,
         decode_tokens=decode,
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=_peak_of_a_run(path, numerics, token_ids, prefill),
         **figures,
     )
 
@@ -106,7 +108,7 @@ def _run_once(
     decode_seconds = time.perf_counter() - start
 
     recorder = TraceRecorder(Capture())
-    step = Pass(model, MULTIPLY[numerics], KVCache(model.config), recorder)
+    step = FusedPass(model, MULTIPLY[numerics], KVCache(model.config), recorder)
     start = time.perf_counter()
     with np.errstate(all="ignore"):
         step.run(token_ids[:prefill], last_only=True)
@@ -142,6 +144,31 @@ def _check(model: LanguageModel, *, prefill: int, decode: int, repeats: int) -> 
     )
 
 
-def _peak_rss_bytes() -> int:
+def _peak_of_a_run(path: str | Path, numerics: str, token_ids: list[int], prefill: int) -> int:
+    """Peak memory of a fresh process, so that one measurement does not see another's."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, fresh) as pool:
+        run = pool.submit(_run_and_look, str(path), numerics, token_ids, prefill, num_threads())
+        return run.result()
+
+
+def _run_and_look(
+    path: str, numerics: str, token_ids: list[int], prefill: int, threads: int
+) -> int:
+    use_threads(threads)
+    session = NativeEngine(open_language_model(path), numerics=numerics).start()
+    session.append(token_ids[:prefill])
+    for token in token_ids[prefill:]:
+        session.append([token])
+    return peak_rss_bytes()
+
+
+def peak_rss_bytes() -> int:
+    """Of this process; what it shares with the file cache included."""
+    # Linux keeps in `ru_maxrss` what the process that started this one had.
+    with contextlib.suppress(OSError), Path("/proc/self/status").open() as lines:
+        for line in lines:
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

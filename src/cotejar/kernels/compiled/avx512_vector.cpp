@@ -11,11 +11,36 @@
 namespace cotejar {
 namespace {
 
-// The next 16 rows, while these 16 are at work: LINES cache lines at each of the steps.
+// The next 16 rows, while these 16 are at work: BYTES at each of the steps. To L2 only: L1 has
+// too few buffers for lines under way to keep the memory busy (measured: 10 to 16 % slower).
 template <int BYTES>
 inline void fetch_ahead(const uint8_t* at) {
     for (int line = 0; line < (BYTES + 63) / 64; line++)
-        _mm_prefetch(reinterpret_cast<const char*>(at + 64 * line), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(at + 64 * line), _MM_HINT_T1);
+}
+
+// The dots of one block in 16 rows, of codes up to 15. A register holds the nibbles of four
+// rows, so that few sums are left; the rows are those that bring the sums in order.
+template <class Codes>
+inline __m512i dots_of_16(const uint8_t* at, const int32_t* rows, const int8_t* x) {
+    const __m512i low = _mm512_set1_epi8(15);
+    const __m512i x_low = _mm512_broadcast_i32x4(load_128(x));
+    const __m512i x_high = _mm512_broadcast_i32x4(load_128(x + 16));
+    __m512i dots[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const uint8_t* nibbles = at + Codes::BYTES - 16;
+        __m512i packed = _mm512_castsi128_si512(load_128(nibbles + rows[j]));
+        packed = _mm512_mask_broadcast_i32x4(packed, 0x00F0, load_128(nibbles + rows[4 + j]));
+        packed = _mm512_mask_broadcast_i32x4(packed, 0x0F00, load_128(nibbles + rows[8 + j]));
+        packed = _mm512_mask_broadcast_i32x4(packed, 0xF000, load_128(nibbles + rows[12 + j]));
+        const __m512i first = _mm512_and_si512(packed, low);
+        const __m512i second = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+        dots[j] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), first, x_low);
+        dots[j] = _mm512_dpbusd_epi32(dots[j], second, x_high);
+    }
+    // 16 products of codes up to 15 with at most 127 stay below 2^15.
+    return sums_of_four_narrow(dots[0], dots[1], dots[2], dots[3]);
 }
 
 template <class Codes>
@@ -44,6 +69,32 @@ inline __m512 add_block(__m512 total, const uint8_t* at, __m512i rows, __m512i d
     return _mm512_add_ps(total, term);
 }
 
+// One block, or it and the next.
+template <class Codes>
+inline __m512 add_blocks(__m512 total, const uint8_t* at, __m512i rows, const int32_t* offsets,
+                         const VectorToken& token, int64_t block, bool pair) {
+    const int8_t* codes = token.codes + 32 * block;
+    const int64_t next = pair ? Codes::BYTES : 0;
+    if (Codes::MAX_CODE <= 15) {
+        total = add_block<Codes>(total, at, rows, dots_of_16<Codes>(at, offsets, codes), token,
+                                 block);
+        if (!pair) return total;
+        at += next;
+        return add_block<Codes>(total, at, rows, dots_of_16<Codes>(at, offsets, codes + 32),
+                                token, block + 1);
+    }
+    const __m512i x = load_512(codes);
+    const __m512i p = dots_of_four<Codes>(at, offsets, next, x);
+    const __m512i q = dots_of_four<Codes>(at, offsets + 4, next, x);
+    const __m512i r = dots_of_four<Codes>(at, offsets + 8, next, x);
+    const __m512i s = dots_of_four<Codes>(at, offsets + 12, next, x);
+    const __m512i pq = add_neighbours_128(p, q), rs = add_neighbours_128(r, s);
+    total = add_block<Codes>(total, at, rows, _mm512_shuffle_i64x2(pq, rs, 0x88), token, block);
+    if (!pair) return total;
+    return add_block<Codes>(total, at + next, rows, _mm512_shuffle_i64x2(pq, rs, 0xDD), token,
+                            block + 1);
+}
+
 template <class Codes>
 void multiply_blocks(const Weight& weight, const VectorToken& token, int64_t begin, int64_t end,
                      float* product) {
@@ -56,20 +107,10 @@ void multiply_blocks(const Weight& weight, const VectorToken& token, int64_t beg
         _mm512_store_si512(offsets, rows);
         __m512 total = _mm512_setzero_ps();
         for (int64_t block = 0; block < blocks; block += 2) {
-            const int64_t next = block + 1 < blocks ? Codes::BYTES : 0;
-            const __m512i x = load_512(token.codes + 32 * block);
             fetch_ahead<2 * ROWS * Codes::BYTES>(ahead);
             ahead += 2 * ROWS * Codes::BYTES;
-            const __m512i p = dots_of_four<Codes>(at, offsets, next, x);
-            const __m512i q = dots_of_four<Codes>(at, offsets + 4, next, x);
-            const __m512i r = dots_of_four<Codes>(at, offsets + 8, next, x);
-            const __m512i s = dots_of_four<Codes>(at, offsets + 12, next, x);
-            const __m512i pq = add_neighbours_128(p, q), rs = add_neighbours_128(r, s);
-            total = add_block<Codes>(total, at, rows, _mm512_shuffle_i64x2(pq, rs, 0x88), token,
-                                     block);
-            if (next)
-                total = add_block<Codes>(total, at + next, rows,
-                                         _mm512_shuffle_i64x2(pq, rs, 0xDD), token, block + 1);
+            total = add_blocks<Codes>(total, at, rows, offsets, token, block,
+                                      block + 1 < blocks);
             at += 2 * Codes::BYTES;
         }
         store_rows(product + row, end - row, total);

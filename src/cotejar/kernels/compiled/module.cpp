@@ -1,61 +1,19 @@
 // What Python sees. Every size is checked here, before a pointer is used, whoever calls.
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <stdexcept>
-#include <string>
 #include <vector>
 
+#include "binding.h"
 #include "block_pool.h"
-#include "float16.h"
 #include "products.h"
 #include "sequence_operations.h"
 #include "thread_pool.h"
 
-namespace nb = nanobind;
-
 namespace cotejar {
 
 namespace {
-
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-// Rows and columns beyond these are no model's; below them no product overflows int64.
-constexpr int64_t MAX_SIDE = int64_t{1} << 31;
-
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
-
-const Isa& isa_named(const std::string& name) {
-    const Isa* isa = find_isa(name.c_str());
-    require(isa != nullptr, "an instruction set that this build or this CPU lacks");
-    return *isa;
-}
-
-Weight weight_of(int block_type, const Bytes& raw, int64_t rows, int64_t columns) {
-    const TypeInfo* type = find_type(block_type);
-    require(type != nullptr, "an unknown block type");
-    require(rows >= 1 && rows < MAX_SIDE && columns >= 1 && columns < MAX_SIDE,
-            "rows or columns out of range");
-    require(columns % type->elements == 0, "a row is no whole number of blocks");
-    Weight weight{type, raw.data(), rows, columns, 0.0f};
-    int64_t expected = rows * weight.row_bytes();
-    if (type->id == APR_Q8) expected += 4;
-    require(raw.shape(0) == static_cast<size_t>(expected), "the bytes are not the matrix's");
-    if (type->id == APR_Q8) {
-        const uint8_t* scale = raw.data();
-        weight.tensor_scale = float_of_bits(read_u16(scale) |
-                                            (static_cast<uint32_t>(read_u16(scale + 2)) << 16));
-        weight.blocks += 4;
-    }
-    return weight;
-}
 
 using Multiply = void (*)(const Isa&, const Weight&, const float*, int64_t, float*);
 
@@ -88,11 +46,6 @@ void bind_product(nb::module_& module, const char* name) {
         nb::arg("isa"), nb::arg("block_type"), nb::arg("raw").noconvert(), nb::arg("rows"),
         nb::arg("columns"), nb::arg("activations").noconvert(), nb::arg("out").noconvert());
 }
-
-using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using OutVector = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Heads = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 template <class A, class B>
 bool same_shape(const A& a, const B& b) {
@@ -170,7 +123,45 @@ void bind_attend(const std::string& isa_name, const Heads& queries, const Heads&
     attend(isa, attention, out.data());
 }
 
+nb::tuple tuple_of(const Moments& m) {
+    return nb::make_tuple(m.count, m.nan_count, m.inf_count, m.zero_count, m.least, m.greatest,
+                          m.mean, m.squared_deviations);
+}
+
+// Moments of all rows and, where there are others, of the last by itself.
+nb::tuple both(const Moments& every, const Moments& last, int64_t rows) {
+    return nb::make_tuple(tuple_of(every), rows > 1 ? nb::object(tuple_of(last)) : nb::none());
+}
+
+// An operation on two arrays with SLOTS measured arrays; None where nothing is to be measured.
+using OnTwo = void (*)(const Isa&, const float*, const float*, int64_t, float*, Moments*);
+
+template <OnTwo OPERATION, int SLOTS>
+nb::object bind_on_two(const std::string& isa_name, const Matrix& a, const Matrix& b,
+                       bool measured, const OutMatrix& out) {
+    const Isa& isa = isa_named(isa_name);
+    require(same_shape(a, b) && same_shape(a, out), "the arrays differ in shape");
+    const int64_t rows = static_cast<int64_t>(a.shape(0));
+    const int64_t width = static_cast<int64_t>(a.shape(1));
+    Moments every[SLOTS], last[SLOTS];
+    {
+        nb::gil_scoped_release released;
+        OPERATION(isa, a.data(), b.data(), rows * width, out.data(), measured ? every : nullptr);
+        const int64_t at = (rows - 1) * width;
+        if (measured && rows > 1)
+            OPERATION(isa, a.data() + at, b.data() + at, width, out.data() + at, last);
+    }
+    if (!measured) return nb::none();
+    nb::list all;
+    for (int slot = 0; slot < SLOTS; slot++) all.append(both(every[slot], last[slot], rows));
+    return all;
+}
+
 void bind_operations(nb::module_& module) {
+    module.def("swiglu", bind_on_two<swiglu, 4>, nb::arg("isa"), nb::arg("gate").noconvert(),
+               nb::arg("up").noconvert(), nb::arg("measured"), nb::arg("out").noconvert());
+    module.def("add", bind_on_two<add, 2>, nb::arg("isa"), nb::arg("a").noconvert(),
+               nb::arg("b").noconvert(), nb::arg("measured"), nb::arg("out").noconvert());
     module.def("rms_norm", bind_rms_norm, nb::arg("isa"), nb::arg("values").noconvert(),
                nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
     module.def("silu", bind_silu, nb::arg("isa"), nb::arg("values").noconvert(),
@@ -185,15 +176,18 @@ void bind_operations(nb::module_& module) {
                nb::arg("out").noconvert());
 }
 
-nb::tuple bind_measure(const std::string& isa_name, const Vector& values) {
+// Of all rows, and of the last one if there are others.
+nb::tuple bind_measure(const std::string& isa_name, const Matrix& values) {
     const Isa& isa = isa_named(isa_name);
-    Moments m;
+    const int64_t rows = static_cast<int64_t>(values.shape(0));
+    const int64_t width = static_cast<int64_t>(values.shape(1));
+    Moments every, last;
     {
         nb::gil_scoped_release released;
-        m = measure(isa, values.data(), static_cast<int64_t>(values.shape(0)));
+        every = measure(isa, values.data(), rows * width);
+        if (rows > 1) last = measure(isa, values.data() + (rows - 1) * width, width);
     }
-    return nb::make_tuple(m.count, m.nan_count, m.inf_count, m.zero_count, m.least, m.greatest,
-                          m.mean, m.squared_deviations);
+    return both(every, last, rows);
 }
 
 nb::ndarray<nb::numpy, float> empty(const std::vector<size_t>& shape) {
@@ -227,5 +221,6 @@ NB_MODULE(_compiled, module) {
     bind_product<multiply_q8>(module, "multiply_q8");
     bind_product<multiply_f32>(module, "multiply_f32");
     bind_operations(module);
+    bind_decoder(module);
     module.def("measure", bind_measure, nb::arg("isa"), nb::arg("values").noconvert());
 }

@@ -54,6 +54,10 @@ void multiply(const float* a, const float* b, int64_t count, float* out) {
     for (int64_t i = 0; i < count; i++) out[i] = a[i] * b[i];
 }
 
+void add(const float* a, const float* b, int64_t count, float* out) {
+    for (int64_t i = 0; i < count; i++) out[i] = a[i] + b[i];
+}
+
 // --- norm and rotation -------------------------------------------------------------------
 
 void rms_norm(const float* values, const float* weight, int64_t width, double eps, float* out) {
@@ -157,7 +161,7 @@ inline void weigh(const AttentionTile& tile, int64_t first, int64_t last, float*
         for (int v = 0; v < VECTORS; v++) {
             Doubles score;
             __builtin_memcpy(&score, tile.scores + p * LANES + 8 * v, sizeof score);
-            halves[v] = __builtin_convertvector(score - greatest[v], HalfFloats);
+            halves[v] = narrowed(score - greatest[v]);
         }
         Floats shifted;
         __builtin_memcpy(&shifted, halves, sizeof shifted);
@@ -234,14 +238,140 @@ inline void attend_n(const AttentionTile& tile) {
         for (int q = 0; q < tile.num_queries; q++) mix_one_value(tile, q, e, sums);
 }
 
-void attend(const AttentionTile& tile) {
-    if (tile.num_queries > 8)
-        attend_n<2>(tile);
-    else
-        attend_n<1>(tile);
+// --- attention of one token: positions in lanes, N queries that see the same ----------------
+
+// A query's scores and weights lie together, so many apart.
+inline int64_t query_stride(const AttentionTile& tile) {
+    return (tile.last[0] - tile.first[0] + LANES) / LANES * LANES;
 }
 
-constexpr Operations OPERATIONS = {rms_norm, rotate, silu, multiply, attend};
+// Eight keys from `position`, their values side by side: [e][8]. Past the last it repeats.
+inline void stand_side_by_side(const AttentionTile& tile, int64_t position, float* keys) {
+    for (int k = 0; k < 8; k++) {
+        const int64_t at = position + k <= tile.last[0] ? position + k : tile.last[0];
+        const float* key = tile.keys + at * tile.stride;
+        for (int64_t e = 0; e < tile.head_size; e++) keys[8 * e + k] = key[e];
+    }
+}
+
+// What is needed soon of a context that no cache holds: the next keys, these values.
+inline void fetch_rows(const AttentionTile& tile, int64_t position) {
+    constexpr int64_t AHEAD = 16;
+    for (int64_t p = position; p < position + 8; p++)
+        for (int64_t e = 0; e < tile.head_size; e += LANES) {
+            if (p + AHEAD <= tile.last[0]) fetch_line(tile.keys + (p + AHEAD) * tile.stride + e);
+            if (p <= tile.last[0]) fetch_line(tile.values + p * tile.stride + e);
+        }
+}
+
+template <int N>
+inline void score_positions(const AttentionTile& tile) {
+    const int64_t size = tile.head_size, stride = query_stride(tile);
+    double* queries = tile.wide;  // [e][N]
+    float* keys = reinterpret_cast<float*>(tile.wide + N * size);
+    for (int64_t e = 0; e < size; e++)
+        for (int q = 0; q < N; q++) queries[N * e + q] = static_cast<double>(tile.query[q][e]);
+    for (int64_t p = tile.first[0]; p <= tile.last[0]; p += 8) {
+        stand_side_by_side(tile, p, keys);
+        fetch_rows(tile, p);
+        Doubles sums[N] = {};
+        for (int64_t e = 0; e < size; e++) {
+            const Doubles key = load_doubles(keys + 8 * e);
+#pragma GCC unroll 8
+            for (int q = 0; q < N; q++)
+                sums[q] = add_exact_product(sums[q], key, queries[N * e + q]);
+        }
+        for (int q = 0; q < N; q++)
+            __builtin_memcpy(tile.scores + q * stride + (p - tile.first[0]), sums + q,
+                             sizeof sums[q]);
+    }
+}
+
+// The greatest in order; of several NaN the last, as where queries are in lanes.
+inline double greatest_of(const double* scores, int64_t count) {
+    double greatest = -__builtin_inf();
+    for (int64_t i = 0; i < count; i++)
+        if (scores[i] > greatest || scores[i] != scores[i]) greatest = scores[i];
+    return greatest;
+}
+
+// Scores of one query to weights, in place of `weigh`.
+inline void weigh_positions(double* scores, float* weights, int64_t count, double divisor) {
+    for (int64_t i = 0; i < count; i += 8) {
+        Doubles score;
+        __builtin_memcpy(&score, scores + i, sizeof score);
+        score /= divisor;
+        __builtin_memcpy(scores + i, &score, sizeof score);
+    }
+    const double greatest = greatest_of(scores, count);
+    for (int64_t i = 0; i < count; i += LANES) {
+        Doubles score[2];
+        __builtin_memcpy(score, scores + i, sizeof score);
+        const HalfFloats halves[2] = {narrowed(score[0] - greatest),
+                                      narrowed(score[1] - greatest)};
+        Floats shifted;
+        __builtin_memcpy(&shifted, halves, sizeof shifted);
+        store_floats(weights + i, exponential(shifted));
+    }
+}
+
+template <int N>
+inline void mix_positions(const AttentionTile& tile, int64_t e, const float* sums) {
+    const int64_t stride = query_stride(tile), count = tile.last[0] - tile.first[0] + 1;
+    const float* value = tile.values + tile.first[0] * tile.stride + e;
+    Floats mixed[N] = {};
+    for (int64_t i = 0; i < count; i++, value += tile.stride) {
+        const Floats here = load_floats(value);
+#pragma GCC unroll 8
+        for (int q = 0; q < N; q++) mixed[q] += tile.weights[q * stride + i] * here;
+    }
+    for (int q = 0; q < N; q++) store_floats(tile.context[q] + e, mixed[q] / sums[q]);
+}
+
+template <int N>
+inline void attend_one_token(const AttentionTile& tile) {
+    const int64_t stride = query_stride(tile), count = tile.last[0] - tile.first[0] + 1;
+    const double divisor = __builtin_sqrt(static_cast<double>(tile.head_size));
+    score_positions<N>(tile);
+    float sums[N] = {};
+    for (int q = 0; q < N; q++)
+        weigh_positions(tile.scores + q * stride, tile.weights + q * stride, count, divisor);
+    for (int64_t i = 0; i < count; i++)
+        for (int q = 0; q < N; q++) sums[q] += tile.weights[q * stride + i];
+    int64_t e = 0;
+    for (; e + LANES <= tile.head_size; e += LANES) mix_positions<N>(tile, e, sums);
+    for (; e < tile.head_size; e++)
+        for (int q = 0; q < N; q++) {
+            float mixed = 0.0f;
+            for (int64_t i = 0; i < count; i++)
+                mixed += tile.weights[q * stride + i] *
+                         tile.values[(tile.first[0] + i) * tile.stride + e];
+            tile.context[q][e] = mixed / sums[q];
+        }
+}
+
+inline bool all_see_the_same(const AttentionTile& tile) {
+    for (int q = 1; q < tile.num_queries; q++)
+        if (tile.first[q] != tile.first[0] || tile.last[q] != tile.last[0]) return false;
+    return true;
+}
+
+void attend(const AttentionTile& tile) {
+    if (tile.num_queries > 8) return attend_n<2>(tile);
+    if (!all_see_the_same(tile)) return attend_n<1>(tile);
+    switch (tile.num_queries) {
+        case 1: return attend_one_token<1>(tile);
+        case 2: return attend_one_token<2>(tile);
+        case 3: return attend_one_token<3>(tile);
+        case 4: return attend_one_token<4>(tile);
+        case 5: return attend_one_token<5>(tile);
+        case 6: return attend_one_token<6>(tile);
+        case 7: return attend_one_token<7>(tile);
+        default: return attend_one_token<8>(tile);
+    }
+}
+
+constexpr Operations OPERATIONS = {rms_norm, rotate, silu, multiply, add, attend};
 
 }  // namespace
 }  // namespace cotejar

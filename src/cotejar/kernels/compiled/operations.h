@@ -17,8 +17,8 @@ struct AttentionTile {
     const float* values;  // likewise
     int64_t stride;       // floats from one position to the next
     double* wide;         // scratch: (16 + 4) * E
-    double* scores;       // scratch: 16 a position
-    float* weights;       // scratch: 16 a position
+    double* scores;       // scratch: 16 a position, and of 16 positions more
+    float* weights;       // likewise
 };
 
 struct Operations {
@@ -29,6 +29,7 @@ struct Operations {
                    int64_t first, int64_t second, int64_t step, float* out);
     void (*silu)(const float* values, int64_t count, float* out);
     void (*multiply)(const float* a, const float* b, int64_t count, float* out);
+    void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*attend)(const AttentionTile& tile);
 };
 

@@ -6,6 +6,7 @@
 #include "failure.h"
 #include "float16.h"
 #include "thread_pool.h"
+#include "vector_product.h"
 
 namespace cotejar {
 
@@ -14,8 +15,6 @@ namespace {
 thread_local Scratch token_scratch;  // of the calling thread: the rounded activations
 thread_local Scratch strip_scratch;  // of every thread: its strip
 thread_local Scratch round_scratch;  // of every thread: one token while it is rounded
-
-int64_t strips_of(const Weight& weight) { return (weight.rows + ROWS - 1) / ROWS; }
 
 int tile_size(int64_t tokens_left) {
     int size = 1;
@@ -166,48 +165,13 @@ void multiply_matrix(const Isa& isa, const Weight& weight, const float* activati
 
 // --- one token --------------------------------------------------------------------------
 
-VectorToken carve_vector(Carver& carver, int64_t columns) {
-    const size_t c = static_cast<size_t>(columns);
-    VectorToken token;
-    token.codes = carver.take<int8_t>(c + 64);
-    token.even_odd = carver.take<int8_t>(c);
-    token.centred = carver.take<int32_t>(c / 32 + 1);
-    token.scale = carver.take<float>(c / 32 + 1);
-    token.scaled_sum = carver.take<float>(c / 32 + 1);
-    token.sums_16 = carver.take<int16_t>(c / 16);
-    token.sums_32 = carver.take<int16_t>(c / 32);
-    return token;
-}
-
-void finish_vector(const Weight& weight, const int16_t* sums, const VectorToken& token) {
-    static constexpr int ORDER[4] = {0, 2, 1, 3};
-    std::memset(token.codes + weight.columns, 0, 64);
-    if (weight.type->rounding != Rounding::Q8_K) {
-        for (int64_t block = 0; block < weight.columns / 32; block++)
-            token.centred[block] = weight.type->centre * sums[block];
-        return;
-    }
-    for (int64_t group = 0; group < weight.columns / 16; group++)
-        token.sums_16[group] = static_cast<int16_t>(sums[2 * group] + sums[2 * group + 1]);
-    for (int64_t run = 0; run < weight.columns / 32; run++) {
-        const int64_t from = run / 4 * 4 + ORDER[run % 4];
-        std::memcpy(token.even_odd + 32 * run, token.codes + 32 * from, 32);
-        token.sums_32[run] =
-            static_cast<int16_t>(token.sums_16[2 * run] + token.sums_16[2 * run + 1]);
-    }
-}
-
 void multiply_vector(const Isa& isa, Isa::MultiplyVector kernel, const Weight& weight,
                      const float* activations, float* product) {
     Carver counter(nullptr);
     carve_vector(counter, weight.columns);
-    counter.take<int16_t>(static_cast<size_t>(weight.columns) / SUM_WIDTH_K);
     Carver carver(token_scratch.get(counter.used()));
     const VectorToken token = carve_vector(carver, weight.columns);
-    int16_t* sums = carver.take<int16_t>(static_cast<size_t>(weight.columns) / SUM_WIDTH_K);
-    isa.round_activations(weight.type->rounding, activations, weight.columns,
-                      {token.codes, token.scale, token.scaled_sum, sums});
-    finish_vector(weight, sums, token);
+    round_vector(isa, weight, activations, token);
     auto multiply = [&](int part, int parts) {
         const Range mine = range_of_part(strips_of(weight), part, parts);
         const int64_t end = std::min(mine.end * ROWS, weight.rows);
@@ -265,9 +229,8 @@ void multiply_q8(const Isa& isa, const Weight& weight, const float* activations,
         multiply_floats(isa, weight, activations, num_tokens, weight.type->id, product);
         return;
     }
-    const Isa::MultiplyVector kernel = isa.vector_kernel(weight.type->id);
-    const bool near = weight.row_bytes() * ROWS < int64_t{1} << 31;  // offsets are int32
-    if (num_tokens == 1 && kernel != nullptr && near)
+    const Isa::MultiplyVector kernel = vector_kernel_of(isa, weight);
+    if (num_tokens == 1 && kernel != nullptr)
         multiply_vector(isa, kernel, weight, activations, product);
     else
         multiply_matrix(isa, weight, activations, num_tokens, product);

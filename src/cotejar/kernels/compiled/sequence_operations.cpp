@@ -27,20 +27,18 @@ void over_units(int64_t units, int64_t values, Work work) {
         parallel(units, part_of);
 }
 
-constexpr int64_t QUERIES = 16;
-
-// Query `row` of a key/value head is token row / group, head kv_head * group + row % group.
-AttentionTile tile_of(const Attention& all, int64_t kv_head, int64_t first_row, float* context) {
-    const int64_t group = all.heads / all.kv_heads, rows = all.tokens * group;
+AttentionTile tile_of(const Attention& all, int64_t kv_head, int64_t first_row,
+                      int64_t num_rows, float* context) {
+    const int64_t group = all.heads / all.kv_heads;
     AttentionTile tile;
-    tile.num_queries = static_cast<int>(std::min(QUERIES, rows - first_row));
+    tile.num_queries = static_cast<int>(num_rows);
     tile.head_size = all.head_size;
     tile.stride = all.kv_heads * all.head_size;
     tile.keys = all.keys + kv_head * all.head_size;
     tile.values = all.values + kv_head * all.head_size;
-    for (int q = 0; q < QUERIES; q++) {
+    for (int64_t q = 0; q < MAX_QUERIES; q++) {
         // Lanes past the last query see what the last one sees; nothing of them is stored.
-        const int64_t row = first_row + std::min<int64_t>(q, tile.num_queries - 1);
+        const int64_t row = first_row + std::min(q, num_rows - 1);
         const int64_t token = row / group, head = kv_head * group + row % group;
         const int64_t at = (token * all.heads + head) * all.head_size;
         const int64_t position = all.positions - all.tokens + token;
@@ -52,21 +50,11 @@ AttentionTile tile_of(const Attention& all, int64_t kv_head, int64_t first_row, 
     return tile;
 }
 
-void attend_tile(const Isa& isa, const Attention& all, int64_t kv_head, int64_t first_row,
-                 float* context) {
-    AttentionTile tile = tile_of(all, kv_head, first_row, context);
-    const size_t size = static_cast<size_t>(all.head_size);
-    const size_t positions = static_cast<size_t>(tile.last[tile.num_queries - 1] + 1);
-    auto carve = [&](Carver& carver) {
-        tile.wide = carver.take<double>((QUERIES + 4) * size);
-        tile.scores = carver.take<double>(QUERIES * positions);
-        tile.weights = carver.take<float>(QUERIES * positions);
-    };
-    Carver counter(nullptr);
-    carve(counter);
-    Carver carver(attention_scratch.get(counter.used()));
-    carve(carver);
-    isa.operations->attend(tile);
+void carve(Carver& carver, int64_t head_size, int64_t positions, AttentionTile& tile) {
+    const size_t cells = static_cast<size_t>(MAX_QUERIES * (positions + ROWS));
+    tile.wide = carver.take<double>(static_cast<size_t>((MAX_QUERIES + 4) * head_size));
+    tile.scores = carver.take<double>(cells);
+    tile.weights = carver.take<float>(cells);
 }
 
 }  // namespace
@@ -93,6 +81,73 @@ void multiply_elements(const Isa& isa, const float* a, const float* b, int64_t c
     });
 }
 
+namespace {
+
+thread_local Scratch moments_scratch;
+
+// Calls work(chunk's first value, its size) for every chunk, and lets it measure `slots`
+// arrays into an array of its own: [slot][chunk].
+template <class Work>
+void over_chunks(int64_t count, int slots, Moments* moments, Work work) {
+    const int64_t chunks = chunks_of(count);
+    Moments* parts = nullptr;
+    if (moments != nullptr)
+        parts = moments_scratch.array<Moments>(static_cast<size_t>(slots * chunks));
+    over_units(chunks, count, [&](Range mine) {
+        for (int64_t chunk = mine.begin; chunk < mine.end; chunk++) {
+            const int64_t first = chunk * MOMENTS_CHUNK;
+            work(first, std::min(MOMENTS_CHUNK, count - first), [&](int slot, const float* at) {
+                if (parts != nullptr) {
+                    const int64_t size = std::min(MOMENTS_CHUNK, count - first);
+                    work.isa.measure_chunk(at, size, parts[slot * chunks + chunk]);
+                }
+            });
+        }
+    });
+    for (int slot = 0; parts != nullptr && slot < slots; slot++)
+        moments[slot] = merged(parts + slot * chunks, chunks);
+}
+
+struct Swiglu {
+    const Isa& isa;
+    const float *gate, *up;
+    float* out;
+
+    template <class Measure>
+    void operator()(int64_t first, int64_t size, Measure measured) const {
+        alignas(64) float activated[MOMENTS_CHUNK];
+        isa.operations->silu(gate + first, size, activated);
+        isa.operations->multiply(activated, up + first, size, out + first);
+        const float* const arrays[4] = {gate + first, up + first, activated, out + first};
+        for (int slot = 0; slot < 4; slot++) measured(slot, arrays[slot]);
+    }
+};
+
+struct Add {
+    const Isa& isa;
+    const float *a, *b;
+    float* out;
+
+    template <class Measure>
+    void operator()(int64_t first, int64_t size, Measure measured) const {
+        isa.operations->add(a + first, b + first, size, out + first);
+        measured(0, b + first);
+        measured(1, out + first);
+    }
+};
+
+}  // namespace
+
+void swiglu(const Isa& isa, const float* gate, const float* up, int64_t count, float* out,
+            Moments* moments) {
+    over_chunks(count, 4, moments, Swiglu{isa, gate, up, out});
+}
+
+void add(const Isa& isa, const float* a, const float* b, int64_t count, float* out,
+         Moments* moments) {
+    over_chunks(count, 2, moments, Add{isa, a, b, out});
+}
+
 void rotate(const Isa& isa, const Rotation& all, const float* values, float* out) {
     const int64_t row_size = all.heads * all.head_size;
     const int64_t second = all.adjacent ? 1 : all.pairs, step = all.adjacent ? 2 : 1;
@@ -109,15 +164,34 @@ void rotate(const Isa& isa, const Rotation& all, const float* values, float* out
     });
 }
 
+size_t attention_bytes(int64_t head_size, int64_t positions) {
+    Carver counter(nullptr);
+    AttentionTile tile;
+    carve(counter, head_size, positions, tile);
+    return counter.used();
+}
+
+void attend_rows(const Isa& isa, const Attention& all, int64_t kv_head, int64_t first_row,
+                 int64_t num_rows, void* scratch, float* context) {
+    AttentionTile tile = tile_of(all, kv_head, first_row, num_rows, context);
+    Carver carver(scratch);
+    carve(carver, all.head_size, tile.last[num_rows - 1] + 1, tile);
+    isa.operations->attend(tile);
+}
+
 void attend(const Isa& isa, const Attention& all, float* context) {
     const int64_t rows = all.tokens * (all.heads / all.kv_heads);
-    const int64_t tiles = (rows + QUERIES - 1) / QUERIES;
+    const int64_t tiles = (rows + MAX_QUERIES - 1) / MAX_QUERIES;
     Failure failure;
     // Tiles dealt out in turn: later queries see more, so halves would not be equal work.
     auto work = [&](int part, int parts) {
         failure.guard([&] {
-            for (int64_t unit = part; unit < tiles * all.kv_heads; unit += parts)
-                attend_tile(isa, all, unit % all.kv_heads, unit / all.kv_heads * QUERIES, context);
+            void* scratch = attention_scratch.get(attention_bytes(all.head_size, all.positions));
+            for (int64_t unit = part; unit < tiles * all.kv_heads; unit += parts) {
+                const int64_t first = unit / all.kv_heads * MAX_QUERIES;
+                attend_rows(isa, all, unit % all.kv_heads, first,
+                            std::min(MAX_QUERIES, rows - first), scratch, context);
+            }
         });
     };
     const int64_t products = all.tokens * all.heads * all.positions * all.head_size;

@@ -11,6 +11,15 @@ void rms_norm(const Isa& isa, const float* values, const float* weight, int64_t 
 void silu(const Isa& isa, const float* values, int64_t count, float* out);
 void multiply_elements(const Isa& isa, const float* a, const float* b, int64_t count, float* out);
 
+// silu(gate) * up. With `moments`, also what `measure` gives of gate, up, silu(gate) and the
+// product, taken while they are in the first cache.
+void swiglu(const Isa& isa, const float* gate, const float* up, int64_t count, float* out,
+            Moments* moments);
+
+// a + b; with `moments`, those of b and of the sum.
+void add(const Isa& isa, const float* a, const float* b, int64_t count, float* out,
+         Moments* moments);
+
 struct Rotation {
     int64_t tokens, heads, head_size, pairs;
     bool adjacent;
@@ -28,5 +37,13 @@ struct Attention {
 };
 
 void attend(const Isa& isa, const Attention& attention, float* context);
+
+// A piece of it, for callers with threads and memory of their own: up to MAX_QUERIES of the
+// queries that share a key/value head. Query `row` is token row / group, head
+// kv_head * group + row % group. `scratch` holds attention_bytes.
+static constexpr int64_t MAX_QUERIES = 16;
+size_t attention_bytes(int64_t head_size, int64_t positions);
+void attend_rows(const Isa& isa, const Attention& attention, int64_t kv_head, int64_t first_row,
+                 int64_t num_rows, void* scratch, float* context);
 
 }  // namespace cotejar

@@ -30,8 +30,14 @@ void merge(Moments& a, const Moments& b) {
 
 }  // namespace
 
+Moments merged(const Moments* chunks, int64_t num_chunks) {
+    Moments whole = chunks[0];
+    for (int64_t chunk = 1; chunk < num_chunks; chunk++) merge(whole, chunks[chunk]);
+    return whole;
+}
+
 Moments measure(const Isa& isa, const float* values, int64_t count) {
-    const int64_t chunks = std::max<int64_t>(1, (count + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK);
+    const int64_t chunks = chunks_of(count);
     Moments* moments = chunk_scratch.array<Moments>(static_cast<size_t>(chunks));
     auto work = [&](int part, int parts) {
         const Range mine = range_of_part(chunks, part, parts);
@@ -45,9 +51,7 @@ Moments measure(const Isa& isa, const float* values, int64_t count) {
         work(0, 1);
     else
         parallel(chunks, work);
-    Moments whole = moments[0];
-    for (int64_t chunk = 1; chunk < chunks; chunk++) merge(whole, moments[chunk]);
-    return whole;
+    return merged(moments, chunks);
 }
 
 }  // namespace cotejar

@@ -15,6 +15,13 @@ struct Moments {
 static constexpr int64_t MOMENTS_CHUNK = 4096;
 using MeasureChunk = void (*)(const float* values, int64_t count, Moments& moments);
 
+static inline int64_t chunks_of(int64_t count) {
+    return count > MOMENTS_CHUNK ? (count + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK : 1;
+}
+
+// Of chunks in order.
+Moments merged(const Moments* chunks, int64_t num_chunks);
+
 struct Isa;
 Moments measure(const Isa& isa, const float* values, int64_t count);
 

@@ -66,6 +66,7 @@ struct VectorToken {
     float* scaled_sum;  // Q8_1
     int16_t* sums_16;   // Q8_K: of every 16 codes
     int16_t* sums_32;   // Q8_K: of every 32 codes
+    int16_t* sums;      // of the rounding, see RoundedToken
 };
 
 }  // namespace cotejar

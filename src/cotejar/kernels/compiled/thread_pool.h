@@ -6,9 +6,19 @@
 // finds the pool busy (a second engine in another thread, say) does all parts itself.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace cotejar {
+
+// The half-open range of units that a part owns.
+struct Range {
+    int64_t begin, end;
+};
+
+static inline Range range_of_part(int64_t units, int part, int num_parts) {
+    return {units * part / num_parts, units * (part + 1) / num_parts};
+}
 
 using Part = void (*)(void* context, int part, int num_parts);
 
@@ -24,17 +34,48 @@ void parallel(int64_t units, Work& work) {
     run_parts(part, &work, units);
 }
 
+// Threads that go through the phases of one piece of work together; see run_team.
+class Team {
+  public:
+    explicit Team(int size);
+    ~Team();
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    int size() const { return size_; }
+
+    // All members call this with the same units; when it returns, all units are done. A member
+    // takes the units of its own share in order, at most `run` neighbours at once, so that
+    // what it fetches ahead is what it needs next; at the end it helps the others from behind.
+    template <class Work>
+    void each(int member, int64_t units, int64_t run, Work&& work) {
+        begin(member, units);
+        Range range;
+        while (take(member, run, range)) work(range);
+        meet();
+    }
+
+    // Returns when all members have come here.
+    void meet();
+
+  private:
+    void begin(int member, int64_t units);
+    bool take(int member, int64_t run, Range& range);
+
+    struct Share;
+    const int size_;
+    Share* const shares_;
+    std::atomic<int> arrived_{0};
+    std::atomic<uint32_t> phase_{0};
+};
+
+// `work(context, team, member)` once on each of up to `most` threads, all at the same time.
+// It must not throw. Where the pool is busy, the team has one member.
+using TeamWork = void (*)(void* context, Team& team, int member);
+void run_team(TeamWork work, void* context, int most);
+
 // At least 1; takes effect at the next run.
 void set_num_threads(int num_threads);
 int num_threads();
-
-// The half-open range of units that a part owns.
-struct Range {
-    int64_t begin, end;
-};
-
-static inline Range range_of_part(int64_t units, int part, int num_parts) {
-    return {units * part / num_parts, units * (part + 1) / num_parts};
-}
 
 }  // namespace cotejar

@@ -5,6 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #pragma GCC diagnostic ignored "-Wpsabi"  // no vector leaves its file by value
 
 namespace cotejar {
@@ -29,11 +33,31 @@ inline void store_floats(float* at, Floats values) {
     __builtin_memcpy(at, &values, sizeof values);
 }
 
+// The compiler's own conversions take a register apart first.
+inline Doubles widened(HalfFloats values) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Doubles>(_mm512_cvtps_pd(reinterpret_cast<__m256>(values)));
+#else
+    return __builtin_convertvector(values, Doubles);
+#endif
+}
+
+inline HalfFloats narrowed(Doubles values) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<HalfFloats>(_mm512_cvtpd_ps(reinterpret_cast<__m512d>(values)));
+#else
+    return __builtin_convertvector(values, HalfFloats);
+#endif
+}
+
 inline Doubles load_doubles(const float* at) {
     HalfFloats values;
     __builtin_memcpy(&values, at, sizeof values);
-    return __builtin_convertvector(values, Doubles);
+    return widened(values);
 }
+
+// Into the first cache.
+inline void fetch_line(const float* at) { __builtin_prefetch(at, 0, 3); }
 
 }  // namespace
 }  // namespace cotejar

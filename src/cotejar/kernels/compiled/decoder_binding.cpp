@@ -1,0 +1,160 @@
+// The decoder as Python sees it: built once, then one call a token.
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <vector>
+
+#include "binding.h"
+#include "decoder.h"
+#include "vector_product.h"
+
+namespace cotejar {
+
+namespace {
+
+using OptionalVector = std::optional<Vector>;
+
+// A weight as Python hands it over, and what keeps its bytes alive.
+struct BoundLinear {
+    Bytes raw;
+    OptionalVector bias;
+    Linear linear;
+
+    BoundLinear(int block_type, const Bytes& bytes, int64_t rows, int64_t columns,
+                const OptionalVector& of_rows)
+        : raw(bytes), bias(of_rows), linear{weight_of(block_type, bytes, rows, columns), nullptr} {
+        if (!bias) return;
+        require(static_cast<int64_t>(bias->shape(0)) == rows, "a bias of another size");
+        linear.bias = bias->data();
+    }
+};
+
+void require_size(const Vector& vector, int64_t size) {
+    require(static_cast<int64_t>(vector.shape(0)) == size, "a norm of another size");
+}
+
+class BoundDecoder {
+  public:
+    BoundDecoder(const std::string& isa, int64_t heads, int64_t kv_heads, int64_t head_size,
+                 int64_t pairs, bool adjacent, int64_t window, double eps,
+                 const Vector& final_norm, const BoundLinear& lm_head) {
+        const int64_t most = int64_t{1} << 20;
+        require(kv_heads >= 1 && heads >= kv_heads && heads < most && heads % kv_heads == 0,
+                "the query heads are no multiple of the key heads");
+        require(head_size >= 1 && head_size < most, "a head size out of range");
+        require(pairs >= 0 && pairs <= head_size / 2, "more pairs than a head has");
+        require(window >= 0, "a negative window");
+        decoder_ = {&isa_named(isa), heads, kv_heads, head_size,           pairs,
+                    adjacent,        window, eps,     {}, final_norm.data(), lm_head.linear};
+        keep(lm_head);
+        vectors_.push_back(final_norm);
+        require_size(final_norm, decoder_.hidden_size());
+    }
+
+    void add_layer(const Vector& attn_norm, const Vector& ffn_norm, const OptionalVector& q_norm,
+                   const OptionalVector& k_norm, const BoundLinear& q, const BoundLinear& k,
+                   const BoundLinear& v, const BoundLinear& o, const BoundLinear& gate,
+                   const BoundLinear& up, const BoundLinear& down) {
+        const int64_t width = decoder_.hidden_size(), size = decoder_.head_size;
+        const int64_t ffn = down.linear.weight.columns;
+        require(decoder_.layers.empty() || ffn == decoder_.ffn_size(),
+                "layers differ in size");
+        check(q, decoder_.heads * size, width);
+        check(k, decoder_.kv_heads * size, width);
+        check(v, decoder_.kv_heads * size, width);
+        check(o, width, decoder_.heads * size);
+        check(gate, ffn, width);
+        check(up, ffn, width);
+        check(down, width, ffn);
+        for (const Vector* norm : {&attn_norm, &ffn_norm}) require_size(*norm, width);
+        for (const OptionalVector* norm : {&q_norm, &k_norm})
+            if (*norm) require_size(**norm, size);
+        for (const BoundLinear* one : {&q, &k, &v, &o, &gate, &up, &down}) keep(*one);
+        for (const OptionalVector& norm :
+             {OptionalVector(attn_norm), OptionalVector(ffn_norm), q_norm, k_norm})
+            if (norm) vectors_.push_back(*norm);
+        decoder_.layers.push_back({attn_norm.data(), ffn_norm.data(),
+                                   q_norm ? q_norm->data() : nullptr,
+                                   k_norm ? k_norm->data() : nullptr, q.linear, k.linear,
+                                   v.linear, o.linear, gate.linear, up.linear, down.linear});
+    }
+
+    void step(const OutVector& hidden, const Vector& cosine, const Vector& sine,
+              const std::vector<OutMatrix>& keys, const std::vector<OutMatrix>& values,
+              int64_t row, const OutVector& logits) const {
+        const Decoder& all = decoder_;
+        require(!all.layers.empty(), "a decoder without layers");
+        require(static_cast<int64_t>(hidden.shape(0)) == all.hidden_size() &&
+                    static_cast<int64_t>(logits.shape(0)) == all.lm_head.weight.rows,
+                "the arrays have other sizes than the decoder");
+        for (const Vector* table : {&cosine, &sine})
+            require(static_cast<int64_t>(table->shape(0)) == all.pairs,
+                    "the tables do not fit the decoder");
+        require(keys.size() == all.layers.size() && values.size() == all.layers.size(),
+                "the cache has another number of layers than the decoder");
+        std::vector<CacheLayer> cache;
+        for (size_t layer = 0; layer < keys.size(); layer++) {
+            for (const OutMatrix* part : {&keys[layer], &values[layer]})
+                require(row >= 0 && row < static_cast<int64_t>(part->shape(0)) &&
+                            static_cast<int64_t>(part->shape(1)) == all.kv_heads * all.head_size,
+                        "the cache does not fit the decoder or has no room");
+            cache.push_back({keys[layer].data(), values[layer].data()});
+        }
+        nb::gil_scoped_release released;
+        decode(all, cache.data(), row, cosine.data(), sine.data(), hidden.data(), logits.data());
+    }
+
+  private:
+    void keep(const BoundLinear& linear) {
+        require(vector_kernel_of(*decoder_.isa, linear.linear.weight) != nullptr,
+                "a block type that this instruction set has no kernel for");
+        require(linear.linear.weight.columns % activation_block(linear.linear.weight) == 0,
+                "a row is no whole number of blocks of activations");
+        raws_.push_back(linear.raw);
+        if (linear.bias) vectors_.push_back(*linear.bias);
+    }
+
+    static int64_t activation_block(const Weight& weight) {
+        return weight.type->rounding == Rounding::Q8_K ? 256 : 32;
+    }
+
+    static void check(const BoundLinear& linear, int64_t rows, int64_t columns) {
+        require(linear.linear.weight.rows == rows && linear.linear.weight.columns == columns,
+                "a weight of another shape than the decoder's");
+    }
+
+    Decoder decoder_;
+    std::vector<Bytes> raws_;
+    std::vector<Vector> vectors_;
+};
+
+}  // namespace
+
+void bind_decoder(nb::module_& module) {
+    module.def("has_vector_kernel", [](const std::string& isa, int block_type) {
+        return isa_named(isa).vector_kernel(block_type) != nullptr;
+    });
+    nb::class_<BoundLinear>(module, "Linear")
+        .def(nb::init<int, const Bytes&, int64_t, int64_t, const OptionalVector&>(),
+             nb::arg("block_type"), nb::arg("raw").noconvert(), nb::arg("rows"),
+             nb::arg("columns"), nb::arg("bias").noconvert().none());
+    nb::class_<BoundDecoder>(module, "Decoder")
+        .def(nb::init<const std::string&, int64_t, int64_t, int64_t, int64_t, bool, int64_t,
+                      double, const Vector&, const BoundLinear&>(),
+             nb::arg("isa"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_size"),
+             nb::arg("pairs"), nb::arg("adjacent"), nb::arg("window"), nb::arg("eps"),
+             nb::arg("final_norm").noconvert(), nb::arg("lm_head"))
+        .def("add_layer", &BoundDecoder::add_layer, nb::arg("attn_norm").noconvert(),
+             nb::arg("ffn_norm").noconvert(), nb::arg("q_norm").noconvert().none(),
+             nb::arg("k_norm").noconvert().none(), nb::arg("q"), nb::arg("k"), nb::arg("v"),
+             nb::arg("o"), nb::arg("gate"), nb::arg("up"), nb::arg("down"))
+        .def("step", &BoundDecoder::step, nb::arg("hidden").noconvert(),
+             nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(),
+             nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("row"),
+             nb::arg("logits").noconvert());
+}
+
+}  // namespace cotejar

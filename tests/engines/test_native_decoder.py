@@ -1,0 +1,222 @@
+"""The compiled decoder and the fused pass: the bits of `Pass`, whatever is run and however."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from cotejar.engines.native.cache import KVCache
+from cotejar.engines.native.decoder import POSITIONS_AT_ONCE, Decoder, has_decoder
+from cotejar.engines.native.engine import NativeEngine
+from cotejar.engines.native.forward import Pass
+from cotejar.engines.native.fused import FusedPass
+from cotejar.kernels import _compiled
+from cotejar.kernels.instruction_set import chosen_isa
+from cotejar.kernels.products import multiply_q8
+from cotejar.model.inventory import layer_tensor
+from cotejar.quant.block_matrix import BlockMatrix
+from cotejar.quant.block_type import BlockType
+from cotejar.testing.tiny_decoder import TinyDecoder
+from cotejar.trace.forward_trace import Capture, TraceRecorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WIDE = {"hidden_size": 256, "num_heads": 8, "ffn_size": 512}
+DECODERS = {
+    "llama": TinyDecoder(block_type=BlockType.Q4_0),
+    "llama, biases": TinyDecoder(attention_bias=True, mlp_bias=True, block_type=BlockType.Q5_1),
+    "mistral": TinyDecoder(architecture="mistral", sliding_window=5, block_type=BlockType.Q8_0),
+    "qwen2": TinyDecoder(architecture="qwen2", tied_embeddings=True, block_type=BlockType.Q5_0),
+    "qwen3": TinyDecoder(architecture="qwen3", block_type=BlockType.Q4_1),
+    "odd heads": TinyDecoder(num_heads=3, num_kv_heads=3, block_type=BlockType.Q5_0),
+    "Q4_K": TinyDecoder(**WIDE, block_type=BlockType.Q4_K),
+    "Q6_K": TinyDecoder(**WIDE, block_type=BlockType.Q6_K),
+}
+WITH_VECTOR_KERNELS = [
+    isa
+    for isa in _compiled.isa_names()
+    if _compiled.has_vector_kernel(isa, int(BlockType.Q4_0))
+]
+IDS = [(7919 * index + 101) % 320 for index in range(24)]
+FEW = IDS[:9]
+
+pytestmark = pytest.mark.skipif(
+    not WITH_VECTOR_KERNELS, reason="this CPU has no kernel for one token"
+)
+
+
+@pytest.fixture(params=[1, 3])
+def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    chosen_isa()  # which sets the number of threads, once
+    before = _compiled.num_threads()
+    _compiled.set_num_threads(request.param)
+    yield request.param
+    _compiled.set_num_threads(before)
+
+
+def run_singly(model: Any, token_ids: list[int]) -> list[bytes]:
+    cache = KVCache(model.config)
+    step = Pass(model, multiply_q8, cache)
+    with np.errstate(all="ignore"):
+        return [step.run([token], last_only=True).tobytes() for token in token_ids]
+
+
+@pytest.mark.parametrize("isa", WITH_VECTOR_KERNELS)
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.usefixtures("num_threads")
+def test_every_token_has_the_bits_of_the_pass(
+    name: str, isa: str, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(DECODERS[name])
+    expected = run_singly(model, IDS)
+    monkeypatch.setattr("cotejar.engines.native.decoder.chosen_isa", lambda: isa)
+    decoder, cache = Decoder(model), KVCache(model.config)
+
+    assert has_decoder(model, "f32")
+    assert [decoder.step(token, cache).tobytes() for token in IDS] == expected
+
+
+def test_it_goes_on_where_a_prefill_ended(tiny: Any) -> None:
+    engine = NativeEngine(tiny(DECODERS["qwen2"]), numerics="q8")
+    session = engine.start()
+    session.append(IDS[:-1])
+
+    assert session.append(IDS[-1:]).tobytes() == engine.start().append(IDS).tobytes()
+
+
+def test_the_cache_grows_and_angles_of_later_positions_are_computed(tiny: Any) -> None:
+    model = tiny(TinyDecoder(context_length=400, block_type=BlockType.Q4_0))
+    engine = NativeEngine(model, numerics="q8")
+    ids = (IDS * 12)[: POSITIONS_AT_ONCE + 2]
+    session = engine.start()
+    session.append(ids[:-4])
+
+    for token in ids[-4:]:
+        logits = session.append([token])
+
+    assert logits.tobytes() == engine.start().append(ids).tobytes()
+
+
+@pytest.mark.parametrize("part", ["self_attn.k_proj", "mlp.down_proj"])
+def test_one_changed_weight_is_seen(part: str, tiny: Any) -> None:
+    model = tiny(DECODERS["qwen2"])
+    name = layer_tensor(1, f"{part}.weight")
+    raw = model.weights[name].raw.copy()
+    raw[-1] ^= 16
+    old = model.weights[name]
+    changed = BlockMatrix(
+        block_type=old.block_type, rows=old.rows, columns=old.columns, raw=raw
+    )
+    other = model.altered(weights=model.weights.replaced({name: changed}))
+
+    decoded = []
+    for one in (model, other):
+        decoder, cache = Decoder(one), KVCache(one.config)
+        decoded.append([decoder.step(token, cache).tobytes() for token in FEW])
+
+    assert decoded[0] != decoded[1]
+    assert decoded[1] == run_singly(other, FEW)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        TinyDecoder(block_type=BlockType.F32),
+        TinyDecoder(architecture="gemma3", block_type=BlockType.Q8_0),
+    ],
+    ids=["floats", "gemma3"],
+)
+def test_what_it_lacks_is_left_to_the_pass(decoder: TinyDecoder, tiny: Any) -> None:
+    model = tiny(decoder)
+
+    assert not has_decoder(model, "f32")
+    assert NativeEngine(model, numerics="q8").start().append(FEW[:1]).size == 320
+
+
+def test_another_cache_or_another_pass_is_not_decoded_in_one_call(tiny: Any) -> None:
+    model = tiny(DECODERS["llama"])
+
+    assert not has_decoder(model, "f16")
+    for numerics, forward in (("f32", FusedPass), ("q8", Pass)):
+        session = NativeEngine(model, numerics=numerics, forward=forward).start()
+        assert session._decoder is None
+
+
+@pytest.mark.parametrize("name", ["llama, biases", "mistral", "qwen3", "Q6_K"])
+@pytest.mark.parametrize("last_only", [False, True])
+def test_the_fused_pass_has_the_bits_of_the_pass(name: str, last_only: bool, tiny: Any) -> None:
+    model = tiny(DECODERS[name])
+    found, statistics = [], []
+    for forward in (Pass, FusedPass):
+        recorder = TraceRecorder(Capture())
+        for one in (None, recorder):
+            step = forward(model, multiply_q8, KVCache(model.config), one)
+            logits = [step.run(ids, last_only=last_only) for ids in (IDS[:15], IDS[15:])]
+            found.append(b"".join(x.tobytes() for x in logits))
+        statistics.append(recorder.sites)
+
+    assert len(set(found)) == 1
+    assert statistics[0] == statistics[1]
+
+
+def step_of(decoder: _compiled.Decoder, **changes: Any) -> None:
+    """One step of a decoder of one layer: width 32, 2 heads of 16, 1 key/value head."""
+    arguments: dict[str, Any] = {
+        "hidden": np.zeros(32, "f4"),
+        "cosine": np.ones(8, "f4"),
+        "sine": np.zeros(8, "f4"),
+        "keys": [np.zeros((4, 16), "f4")],
+        "values": [np.zeros((4, 16), "f4")],
+        "row": 0,
+        "logits": np.zeros(48, "f4"),
+    }
+    decoder.step(**arguments | changes)
+
+
+def small_decoder() -> _compiled.Decoder:
+    def linear(rows: int, columns: int) -> _compiled.Linear:
+        raw = np.zeros(rows * columns // 32 * 18, np.uint8)
+        return _compiled.Linear(int(BlockType.Q4_0), raw, rows, columns, None)
+
+    ones = np.ones(32, "f4")
+    decoder = _compiled.Decoder(
+        isa=WITH_VECTOR_KERNELS[0],
+        heads=2,
+        kv_heads=1,
+        head_size=16,
+        pairs=8,
+        adjacent=False,
+        window=0,
+        eps=1e-5,
+        final_norm=ones,
+        lm_head=linear(48, 32),
+    )
+    shapes = [(32, 32), (16, 32), (16, 32), (32, 32), (64, 32), (64, 32), (32, 64)]
+    decoder.add_layer(ones, ones, None, None, *(linear(*shape) for shape in shapes))
+    return decoder
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"hidden": np.zeros(31, "f4")}, "the arrays have other sizes than the decoder"),
+        ({"logits": np.zeros(47, "f4")}, "the arrays have other sizes than the decoder"),
+        ({"cosine": np.zeros(7, "f4")}, "the tables do not fit the decoder"),
+        ({"keys": []}, "the cache has another number of layers than the decoder"),
+        (
+            {"values": [np.zeros((4, 15), "f4")]},
+            "the cache does not fit the decoder or has no room",
+        ),
+        ({"row": 4}, "the cache does not fit the decoder or has no room"),
+        ({"row": -1}, "the cache does not fit the decoder or has no room"),
+    ],
+)
+def test_no_size_that_does_not_fit_is_used(changes: dict[str, Any], problem: str) -> None:
+    decoder = small_decoder()
+    step_of(decoder)
+
+    with pytest.raises(ValueError, match=f"^{problem}$"):
+        step_of(decoder, **changes)
