@@ -3,7 +3,8 @@
     python benchmarks/gate_check.py MODEL [MODEL ...] > benchmarks/results/gate-check.md
 
 False alarms: honest arithmetics over `PROMPTS`, of which none is in `gate_noise.py` and
-several are pathological. Missed faults: every fault of the catalogue in `native+q8` against
+several are pathological; by the default gates, then by those of a noise profile of the model,
+measured as `apr noise` does. Missed faults: every fault of the catalogue in `native+q8` against
 the oracle; a fault counts as named if the first site that fails lies in its layer.
 """
 
@@ -15,6 +16,8 @@ from pathlib import Path
 from cotejar.errors import UsageError
 from cotejar.faults.catalogue import FAULTS
 from cotejar.faults.fault import Extent
+from cotejar.parity.compare import Plan
+from cotejar.parity.noise_measure import NoiseRequest, measure_noise
 from cotejar.parity.run import Request, run_parity
 from cotejar.trace.forward_trace import describe_host
 from cotejar.verdict import Verdict
@@ -46,29 +49,31 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in describe_host().items()) + "\n")
     for model in sys.argv[1:]:
         print(f"## {Path(model).name}\n")
+        plans = {
+            "": Plan(),
+            " --noise PROFILE": Plan(noise=measure_noise(NoiseRequest(model=model))),
+        }
         for reference, candidate in PAIRS:
-            alarms = []
-            for prompt in PROMPTS:
-                report = run_parity(
-                    Request(
-                        reference=reference + model,
-                        candidate=candidate + model,
-                        prompts=(prompt,),
-                    )
-                )
-                if report.verdict is not Verdict.PASS:
-                    first = report.first_divergence
-                    alarms.append(f"{prompt[:24]!r} at {first and first.site}")
-            names = f"{reference}MODEL {candidate}MODEL"
-            print(
-                f"- `{names}`: {len(alarms)} false alarms of {len(PROMPTS)}", *alarms, sep="; "
-            )
+            for flag, plan in plans.items():
+                alarms = find_alarms(reference + model, candidate + model, plan)
+                names = f"{reference}MODEL {candidate}MODEL{flag}"
+                found = f"{len(alarms)} false alarms of {len(PROMPTS)}"
+                print(f"- `{names}`: {found}", *alarms, sep="; ")
         print("\n| fault at layer 3, `oracle:` against `native+q8:` | verdict | first site |")
         print("| --- | --- | --- |")
         for fault in FAULTS:
             for prompt in FAULT_PROMPTS:
                 print(f"| {fault}, {prompt[:20]!r} | {find_fault(model, fault, prompt)} |")
         print(flush=True)
+
+
+def find_alarms(reference: str, candidate: str, plan: Plan) -> list[str]:
+    request = Request(reference=reference, candidate=candidate, prompts=PROMPTS, plan=plan)
+    return [
+        f"{prompt[:24]!r} at {c.first_divergence and c.first_divergence.site}"
+        for prompt, c in zip(PROMPTS, run_parity(request).comparisons, strict=True)
+        if c.verdict is not Verdict.PASS
+    ]
 
 
 def find_fault(model: str, fault: str, prompt: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cotejar.engines.registry import ENGINES, EngineSpec
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
 
@@ -249,6 +250,56 @@ def test_an_error_is_json_too(run_apr: Run, tiny_gguf: Path) -> None:
 
     facts = facts_of(done)
     assert (done.code, facts["exit_code"], facts["error"]["code"]) == (2, 2, "APR-F002")
+
+
+@pytest.mark.parametrize(
+    ("fails", "code", "found"),
+    [
+        ("crash", "APR-E002", "signal 11, SIGSEGV; it said: about to fall"),
+        ("hang", "APR-E003", "none; its process was ended; it said nothing"),
+    ],
+)
+def test_a_failing_engine_is_incomparable_in_its_own_words(
+    run_apr: Run,
+    tiny_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+    code: str,
+    found: str,
+) -> None:
+    put_fake_engine(monkeypatch, fails)
+    pair = (tiny_gguf, f"fake:{tiny_gguf}")
+    if fails == "hang":  # at the second request, or on a slow machine at the first
+        monkeypatch.setenv("COTEJAR_ENGINE_TIMEOUT_S", "2")
+
+    done = run_apr("parity", *pair, "--tokens", "1,2", "--json")
+
+    facts = facts_of(done)
+    assert (done.code, facts["exit_code"], facts["verdict"]) == (3, 3, "INCOMPARABLE")
+    assert (facts["error"]["code"], facts["error"]["where"]) == (code, "engine fake")
+    assert facts["error"]["found"] == found
+    assert done.err.splitlines()[-5].startswith(f"error[{code}]: the engine")
+
+
+def test_an_engine_that_gives_nan_is_incomparable(
+    run_apr: Run, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_fake_engine(monkeypatch, "nan")
+
+    done = run_apr("parity", f"oracle:{tiny_gguf}", f"fake:{tiny_gguf}", "--json")
+
+    facts = facts_of(done)
+    (finite,) = [p for p in facts["preconditions"] if p["id"] == "finite"]
+    assert (done.code, facts["verdict"], finite["holds"]) == (3, "INCOMPARABLE", False)
+    assert "the first is candidate logits" in finite["message"]
+
+
+def put_fake_engine(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    spec = EngineSpec(
+        name="fake", target=f"fake_engine:{fails}", numerics=("f64",), isolated=True
+    )
+    monkeypatch.setitem(ENGINES, "fake", spec)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "engines"))
 
 
 # --- several prompts, contracts, waivers ---------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 from cotejar.engines.native.engine import NativeSession
 from cotejar.model.language_model import open_language_model
 from cotejar.testing.tiny_decoder import TinyDecoder
+from cotejar.testing.tiny_metadata import CHAT_TEMPLATE
 from cotejar.testing.tiny_models import write_tiny_gguf
 from cotejar.tokenizer.tokenizer import StreamDecoder
 
@@ -171,6 +172,31 @@ def test_bad_input_is_one_error_and_no_output(
     facts = json.loads(as_json.out)
     assert (as_json.code, facts["exit_code"]) == (2, 2)
     assert f"error[{facts['error']['code']}]: {facts['error']['problem']}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{{ raise_exception('no') }}", "refuses the messages"),
+        ("{{ messages.x.y }}", "fails"),
+        ("{% for a in messages * 999 %}{% for b in range(9999) %}{% endfor %}{% endfor %}", ""),
+    ],
+)
+def test_a_template_that_raises_or_loops_is_one_error(
+    run_apr: Run, tiny_gguf: Path, tmp_path: Path, template: str, found: str
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    written = CHAT_TEMPLATE.encode()
+    bad.write_bytes(
+        tiny_gguf.read_bytes().replace(written, template.encode().ljust(len(written)))
+    )
+
+    done, raw = run_apr("run", bad, "hello"), run_apr("run", bad, "hello", "--raw", "-n", 1)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error[APR-T004]: the chat template {found}")
+    assert "try       give the prompt as it is: `--raw`" in done.err
+    assert raw.code == 0
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")

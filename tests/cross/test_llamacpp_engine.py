@@ -277,6 +277,24 @@ def test_each_product_of_llamacpp_is_ours_given_its_input(
     assert max(nmse.values()) < MAX_PRODUCT_NMSE
 
 
+@pytest.mark.parametrize("ubatch", [3, 512])
+def test_logits_after_each_token_are_those_of_the_trace(tiny: Any, ubatch: int) -> None:
+    """By passes of a few tokens, after a step of one, and past the room of the beginning."""
+    model = tiny(TinyDecoder(context_length=1024))
+    ids = IDS * 50
+    exact = OracleEngine(model).trace(IDS, capture=EVERYTHING).arrays["logits"]
+    engine = engine_of(model, ubatch_tokens=ubatch)
+    session = engine.start()
+
+    first = session.append(IDS[:1])
+    rows_TV = session.append_all(IDS[1:])
+    more_TV = session.append_all(ids[12:])
+
+    assert rel_l2(exact, np.vstack([first[None], rows_TV])) < FLOAT32_NOISE
+    assert (session.num_tokens, more_TV.shape) == (600, (588, 320))
+    assert rel_l2(engine.start().append(ids)[None], more_TV[-1:]) < FLOAT32_NOISE
+
+
 def parity(reference: Path | str, candidate: Path | str, **changes: Any) -> Any:
     return run_parity(Request(reference=str(reference), candidate=str(candidate), **changes))
 

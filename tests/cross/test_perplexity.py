@@ -1,18 +1,16 @@
 """Perplexity against llama.cpp's arithmetic, cut and judged as its perplexity tool does it.
 
-llama.cpp runs in a process of its own (this file, as a script), its extra buffers off.
+llama.cpp runs in a process of its own, `benchmarks/llamacpp_perplexity.py`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +27,8 @@ pytestmark = [
     ),
 ]
 CHUNK = 128
-TEXT = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+TEXT, SCRIPT = ROOT / "README.md", ROOT / "benchmarks" / "llamacpp_perplexity.py"
 
 
 def test_it_is_llamacpps_within_the_error_of_their_difference(
@@ -37,9 +36,15 @@ def test_it_is_llamacpps_within_the_error_of_their_difference(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(TEXT.read_bytes()[:3500])
-    request = {"model": str(demo_model), "text": str(text), "out": str(tmp_path / "nll.npy")}
+    request = {
+        "model": str(demo_model),
+        "text": str(text),
+        "chunk_tokens": CHUNK,
+        "threads": 1,
+        "out": str(tmp_path / "nll.npy"),
+    }
     run = subprocess.run(
-        [sys.executable, __file__, json.dumps(request)],
+        [sys.executable, SCRIPT, json.dumps(request)],
         capture_output=True,
         text=True,
         timeout=240,
@@ -60,49 +65,3 @@ def test_it_is_llamacpps_within_the_error_of_their_difference(
     assert ours.standard_error_nll == pytest.approx(
         theirs.std(ddof=1) / math.sqrt(theirs.size), rel=0.1
     )
-
-
-def main(request: dict[str, Any]) -> None:
-    """The other process: tokens, chunks, logits and sums by llama.cpp and this file alone."""
-    import llama_cpp as lib
-
-    lib.llama_backend_init()
-    model_params = lib.llama_model_default_params()
-    model_params.use_extra_bufts = False
-    model_params.n_gpu_layers = 0
-    model = lib.llama_model_load_from_file(request["model"].encode(), model_params)
-    vocab = lib.llama_model_get_vocab(model)
-    params = lib.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = 512
-    params.n_threads = params.n_threads_batch = 1
-    context = lib.llama_init_from_model(model, params)
-    raw = Path(request["text"]).read_bytes()
-    tokens = (ctypes.c_int32 * (len(raw) + 8))()
-    count = lib.llama_tokenize(vocab, raw, len(raw), tokens, len(tokens), True, False)
-    size, found = lib.llama_vocab_n_tokens(vocab), []
-    for start in range(0, count - CHUNK + 1, CHUNK):
-        chunk = list(tokens[start : start + CHUNK])
-        if lib.llama_vocab_get_add_bos(vocab):
-            chunk[0] = lib.llama_vocab_bos(vocab)
-        lib.llama_memory_clear(lib.llama_get_memory(context), True)
-        batch = lib.llama_batch_init(CHUNK, 0, 1)
-        batch.n_tokens = CHUNK
-        for index, token in enumerate(chunk):
-            batch.token[index], batch.pos[index] = token, index
-            batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
-            batch.logits[index] = index >= CHUNK // 2
-        assert lib.llama_decode(context, batch) == 0
-        for index in range(CHUNK // 2, CHUNK - 1):
-            pointer = ctypes.cast(
-                lib.llama_get_logits_ith(context, index), ctypes.POINTER(ctypes.c_float)
-            )
-            row = np.ctypeslib.as_array(pointer, (size,)).astype(np.float64)
-            found.append(
-                np.log(np.exp(row - row.max()).sum()) + row.max() - row[chunk[index + 1]]
-            )
-        lib.llama_batch_free(batch)
-    np.save(request["out"], np.array(found))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -98,6 +99,10 @@ class FakeEngine:
             case "exit":
                 print("cannot go on", file=sys.stderr, flush=True)  # noqa: T201
                 os._exit(7)
+            case "orphan":
+                left = subprocess.Popen(["sleep", "60"])
+                print(left.pid, file=sys.stderr, flush=True)  # noqa: T201
+                os._exit(7)
             case "hang":
                 time.sleep(self._seconds)
             case "raise":
@@ -130,6 +135,17 @@ class FakeSession:
         if self._engine._fails == "forgets":
             self.num_tokens = 0
         return logits_V[:-1] if self._engine._fails == "short" else logits_V
+
+    def append_all(self, token_ids: Any) -> np.ndarray:
+        rows = [self.append([token]) for token in token_ids]
+        if self._engine._fails == "one row":
+            rows = rows[-1:]
+        if self._engine._fails == "a row more":
+            rows.append(rows[-1])
+        wide = self._engine._fails == "wide" or (
+            self._engine._fails == "wider later" and self.num_tokens > len(token_ids)
+        )
+        return np.stack(rows).astype(np.float64 if wide else np.float32)
 
 
 def failing(fails: str) -> Any:

@@ -15,6 +15,7 @@ class FakeTokenizer:
     """Runs in the child in tests."""
 
     takes_bytes = True
+    renders = True
 
     def __init__(self, path: str) -> None:
         self._fails = Path(path).stem

@@ -68,7 +68,7 @@ def test_narrower_types_take_less_memory(model: LanguageModel) -> None:
     assert sizes["q8_0"] * 128 == sizes["f32"] * 34, "34 bytes for 32 values"
 
 
-@pytest.mark.parametrize("numerics", [n for n in NUMERICS if n.startswith("q8")])
+@pytest.mark.parametrize("numerics", NUMERICS)
 @pytest.mark.parametrize("chunk", [1, 5])
 def test_chunks_have_the_bits_of_one_pass_whatever_the_cache_stores(
     model: LanguageModel, numerics: str, chunk: int

@@ -420,6 +420,13 @@ def test_closing_ends_the_child_and_its_folder(model: LanguageModel) -> None:
     assert not folder.exists()
 
 
+def test_what_a_crashed_child_leaves_running_is_ended(model: LanguageModel) -> None:
+    error = failure(isolated(model, fails="orphan"))
+
+    pid = int(error.parts["found"].removeprefix("exit code 7; it said: "))
+    assert wait_until(lambda: not is_running(pid))
+
+
 def test_an_engine_that_nobody_holds_is_ended(model: LanguageModel) -> None:
     engine = isolated(model)
     pid = engine._child.pid

@@ -224,6 +224,18 @@ def test_two_distributions_with_one_name_are_both_refused(site: Callable[..., Pa
     assert error.parts["found"] == "'mine' in cotejar-other 2.0 too"
 
 
+def test_of_one_distribution_in_two_versions_the_first_on_the_path_counts(
+    site: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = site("mine", spec_text(), "mine = MODULE:SPEC")
+    old = tmp_path / "old"
+    install(old, "Cotejar_Mine", "mine = elsewhere:SPEC\nlost = elsewhere:SPEC", version="0.9")
+    monkeypatch.setattr(sys, "path", [str(folder), str(old), *sys.path])
+
+    assert [(p.name, p.distribution) for p in find_plugins()] == [("mine", "cotejar-mine 1.0")]
+    assert find_engine("mine").name == "mine"
+
+
 def test_metadata_that_nobody_can_read_offer_nothing(site: Callable[..., Path]) -> None:
     folder = site("mine", spec_text(), "mine = MODULE:SPEC")
     info = folder / "cotejar_bad-1.0.dist-info"

@@ -19,6 +19,7 @@ from cotejar.errors import (
     MissingFileError,
     TokenizerError,
     UnknownEngineError,
+    UnsupportedTokenizerError,
     WrongMagicError,
 )
 from cotejar.testing.tiny_models import write_tiny_gguf, write_tiny_hugging_face
@@ -71,6 +72,28 @@ def test_a_tokenizer_that_nobody_offers_is_refused() -> None:
         "  expected  native, llamacpp, transformers\n"
         "  found     llama\n"
         "  try       [TOKENIZER:]PATH, for example llamacpp:model.gguf"
+    )
+
+
+def test_numerics_are_no_part_of_a_tokenizers_name(folder: Path) -> None:
+    with pytest.raises(UnknownEngineError) as raised:
+        open_tokenizer(f"llamacpp+q8:{folder}/tiny.gguf")
+
+    assert raised.value.problem == "there is no tokenizer 'llamacpp+q8'"
+
+
+def test_a_tokenizer_that_we_do_not_know_is_refused_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    whole = write_tiny_gguf(path).read_bytes()
+    path.write_bytes(whole.replace(b"gpt-2", b"bogus"))
+
+    with pytest.raises(UnsupportedTokenizerError) as raised:
+        open_tokenizer(str(path))
+
+    assert raised.value.parts["where"] == f"{path}, tokenizer.ggml.pre"
+    assert raised.value.parts["found"] == "'bogus'"
+    assert raised.value.parts["try"] == (
+        "compare two other programs' tokenizers of it, or convert the model again"
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cotejar.engines.native.engine import NativeEngine, NativeSession
-from cotejar.errors import ContextLengthError
+from cotejar.errors import ChatTemplateError, ContextLengthError
 from cotejar.generation.chat_session import ChatSession
 from cotejar.generation.generate import generate
 from cotejar.generation.open_native import open_native
@@ -104,3 +105,21 @@ def test_a_conversation_that_is_too_long_is_left_as_it_was(engine: NativeEngine)
 
     assert session.messages == []
     assert session.ask("Why?", lambda _: None).text
+
+
+def test_a_template_that_refuses_leaves_the_conversation_as_it_was(
+    engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = chat(engine)
+    first = session.ask("Why?", lambda _: None)
+    spec = engine.model.tokenizer.spec
+    refusing = "{{ raise_exception('roles must alternate') }}"
+    monkeypatch.setattr(engine.model.tokenizer, "spec", replace(spec, chat_template=refusing))
+
+    with pytest.raises(ChatTemplateError, match="roles must alternate"):
+        session.ask("And?", lambda _: None)
+
+    assert [m["content"] for m in session.messages] == ["Why?", first.text]
+    monkeypatch.undo()
+    then = session.ask("And?", lambda _: None)
+    assert then.text == afresh(engine, session.messages[:-1])

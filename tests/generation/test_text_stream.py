@@ -55,6 +55,32 @@ def test_the_first_of_several_counts(tokenizer: Tokenizer) -> None:
     assert "".join(shown) == "one "
 
 
+def test_a_character_over_several_tokens_is_held_back_until_it_is_whole(
+    tokenizer: Tokenizer,
+) -> None:
+    stream = TextStream(tokenizer)
+    ids = tokenizer.encode("\U0001f469", add_special=False)
+    assert len(ids) > 1
+
+    shown = [stream.push(token) for token in ids]
+
+    assert shown == [*[""] * (len(ids) - 1), "\U0001f469"]
+    assert stream.finish() == ""
+
+
+def test_what_never_becomes_a_character_is_shown_as_such_once_that_is_certain(
+    tokenizer: Tokenizer,
+) -> None:
+    stream = TextStream(tokenizer)
+    first = tokenizer.encode("\U0001f469", add_special=False)[0]
+    (letter,) = tokenizer.encode("a", add_special=False)
+
+    shown = [stream.push(first), stream.push(letter), stream.push(first), stream.finish()]
+
+    assert (shown[0], shown[2]) == ("", "")
+    assert (shown[1], shown[3]) == ("\ufffda", "\ufffd")
+
+
 @given(text=st.text(alphabet="ab\u6c34", max_size=30), stop=st.text(alphabet="ab", max_size=4))
 def test_it_is_the_text_before_the_stop_text(text: str, stop: str) -> None:
     class Bytes:

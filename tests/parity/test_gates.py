@@ -205,6 +205,43 @@ def test_the_first_norm_is_judged_by_its_own_noise(
     assert 0 < first < second
 
 
+@pytest.mark.parametrize(
+    ("norm", "its_input"), [("attn_post_norm", "attn_out"), ("ffn_post_norm", "ffn_out")]
+)
+@pytest.mark.parametrize("numerics", ["f32", "q8"])
+def test_a_norm_behind_is_judged_as_what_it_norms(
+    make_trace: TraceMaker, norm: str, its_input: str, numerics: str
+) -> None:
+    gates = noise_gates(make_trace, numerics)
+
+    limits = [
+        {g.metric: g.limit for g in gates if g.applies_to(f"layer.1.{slot}")}
+        for slot in (norm, its_input)
+    ]
+    assert limits[0] == limits[1]
+    assert limits[0].keys() == {"rel_l2_max", "rel_l2_median"}
+
+
+@pytest.mark.parametrize(
+    ("factor", "passes"), [(1.0, True), (1 + 2.0**-24, True), (1 + 2.0**-22, False)]
+)
+def test_a_scaled_embedding_may_be_rounded_and_no_more(
+    make_trace: TraceMaker, factor: float, passes: bool
+) -> None:
+    """An embedding that nothing multiplies is exact, and any difference fails."""
+    trace = make_trace()
+    exact = replace(trace, engine=replace(trace.engine, numerics="f64"))
+
+    def verdict(**parts: float) -> list[bool]:
+        sides = [replace(t, config={**t.config, **parts}) for t in (exact, trace)]
+        gates = [g for g in default_gates(*sides) if g.applies_to("embed")]
+        assert gates
+        return [Judged(gate=gate, value=factor - 1).passed for gate in gates]
+
+    assert all(verdict(embedding_scale=9.8)) == passes
+    assert all(verdict()) == (factor == 1)
+
+
 def test_a_limit_says_how_it_follows_from_measured_noise(make_trace: TraceMaker) -> None:
     for gate_ in noise_gates(make_trace, "q8"):
         factor = gates_module.FACTORS[gate_.metric]
@@ -246,3 +283,38 @@ def test_numerics_that_nobody_measured_have_no_default(make_trace: TraceMaker) -
     unknown = replace(trace, engine=replace(trace.engine, numerics="bf16"))
 
     assert default_gates(trace, unknown) == ()
+
+
+def test_llamacpp_is_judged_by_its_own_noise(make_trace: TraceMaker) -> None:
+    """Whatever its numerics; beside q8 by the larger of the two, slot by slot."""
+    trace = make_trace()
+    theirs = replace(trace, engine=replace(trace.engine, name="llamacpp", numerics="q8-kvf16"))
+    ours = replace(trace, engine=replace(trace.engine, numerics="q8"))
+
+    limits = {
+        name: {(g.metric, g.sites): g.limit for g in default_gates(trace_, theirs)}
+        for name, trace_ in (("exact", replace(ours, engine=trace.engine)), ("q8", ours))
+    }
+    of_q8 = {(g.metric, g.sites): g.limit for g in noise_gates(make_trace, "q8")}
+
+    assert limits["exact"]["rel_l2_max", "ffn_out"] > of_q8["rel_l2_max", "ffn_out"]
+    assert limits["exact"]["rel_l2_max", "q"] < of_q8["rel_l2_max", "q"]
+    for key, limit in limits["q8"].items():
+        assert limit == max(of_q8[key], limits["exact"].get(key, 0))
+    # What it cannot observe has no noise of its own: the other side's is taken.
+    assert limits["q8"]["rel_l2_max", "ffn_silu_gate"] == of_q8["rel_l2_max", "ffn_silu_gate"]
+    origins = {g.origin.partition(" measured")[0] for g in default_gates(ours, theirs)}
+    assert {o.rpartition(" of ")[2] for o in origins} == {"q8", "llama.cpp"}
+
+
+def test_llamacpp_against_itself_judges_what_it_observes(make_trace: TraceMaker) -> None:
+    trace = make_trace()
+    sides = (
+        replace(trace, engine=replace(trace.engine, name="llamacpp", numerics=numerics))
+        for numerics in ("q8", "q8-kvf16")
+    )
+
+    gates = default_gates(*sides)
+
+    silent = {n for n in trace.sites if not any(g.applies_to(n) for g in gates)}
+    assert silent == {"layer.0.ffn_silu_gate", "layer.1.ffn_silu_gate"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cotejar.engines.native.engine import NativeEngine, NativeSession
-from cotejar.errors import UsageError
+from cotejar.errors import ContextLengthError, UsageError
 from cotejar.parity.compare import Plan
 from cotejar.parity.gates import Gate
 from cotejar.parity.generation import (
@@ -225,6 +225,22 @@ def test_chat_puts_the_prompt_through_the_template(demo_model: Path) -> None:
 
     ids = apply_chat(open_language_model(demo_model).tokenizer, "Hi")
     assert report.prompts[0].prompt_ids == tuple(ids)
+
+
+def test_at_the_end_of_the_context_the_comparison_ends_and_judges_what_it_has(
+    model: Path,
+) -> None:
+    (prompt,) = run(model, model, token_ids=IDS * 12, max_tokens=20).prompts  # 60 of 64
+
+    # The last token is chosen and not run, so it needs no place.
+    assert [s.index for s in prompt.steps] == [0, 1, 2, 3, 4]
+    assert len(prompt.free_ids) == 5
+    assert prompt.outcome is Outcome.MATCH
+
+
+def test_a_prompt_that_does_not_fit_is_refused(model: Path) -> None:
+    with pytest.raises(ContextLengthError):
+        run(model, f"native+f32:{model}", token_ids=IDS * 13)
 
 
 def test_a_side_that_only_traces_is_refused(model: Path) -> None:

@@ -13,6 +13,7 @@ from cotejar.parity.compare import Plan, compare_traces
 from cotejar.parity.gates import Gate
 from cotejar.parity.preconditions import CHECKS, Question, find_naive_ratio
 from cotejar.trace.forward_trace import (
+    BOTH_SCOPES,
     EngineInfo,
     ForwardTrace,
     ModelInfo,
@@ -241,7 +242,7 @@ def test_what_nothing_can_be_measured_without_is_always_judged(
 
 
 @pytest.mark.parametrize("kind", ["nan_count", "inf_count"])
-@pytest.mark.parametrize("scope", Scope)
+@pytest.mark.parametrize("scope", BOTH_SCOPES)
 def test_nan_and_infinity_break_a_precondition_in_any_scope(
     make_trace: TraceMaker, scope: Scope, kind: str
 ) -> None:
@@ -269,7 +270,8 @@ def test_no_fingerprint_is_no_equal_fingerprint(make_trace: TraceMaker) -> None:
 
     precondition = found(compare(unknown, unknown), "weights-fingerprint")
 
-    assert precondition.message == "other weights: unknown against unknown"
+    assert precondition.is_undecided
+    assert precondition.message == "neither side says which weights it ran"
 
 
 def test_one_float32_rounding_of_a_setting_is_the_same_setting(make_trace: TraceMaker) -> None:
@@ -300,14 +302,15 @@ def test_settings_are_compared_by_value(
     assert found(compare(sides[0], sides[1]), "config").holds is same
 
 
-def test_a_key_of_one_side_alone_is_a_difference(make_trace: TraceMaker) -> None:
+def test_a_key_of_one_side_alone_is_undecided(make_trace: TraceMaker) -> None:
     trace = make_trace()
     more = replace(trace, config=dict(trace.config) | {"sliding_window": 4})
 
     precondition = found(compare(trace, more), "config")
 
+    assert precondition.is_undecided
     assert precondition.message == (
-        "1 of 4 keys differ: sliding_window; sliding_window is None against 4"
+        "1 of 4 keys are on one side alone; the reference does not say sliding_window"
     )
 
 
@@ -397,8 +400,27 @@ def test_what_is_required_must_be_observed(make_trace: TraceMaker) -> None:
     """No engine talks itself out of a contract."""
     fused = replace(without(make_trace(), SITE), not_observed=frozenset({"ffn_up"}))
 
-    assert not found(compare(make_trace(), fused), "sites").holds
-    assert not found(compare(fused, fused), "sites").holds
+    for sides in ((make_trace(), fused), (fused, fused)):
+        assert not found(compare(*sides, required_slots=("ffn_up",)), "sites").holds
+
+
+def test_without_a_contract_what_cannot_be_observed_is_not_required(
+    make_trace: TraceMaker,
+) -> None:
+    sites = [f"layer.{layer}.ffn_up" for layer in range(2)]
+    fused = replace(without(make_trace(), *sites), not_observed=frozenset({"ffn_up"}))
+
+    for sides in ((make_trace(), fused), (fused, make_trace()), (fused, fused)):
+        precondition = found(compare(*sides), "sites")
+        assert (precondition.num_checked, precondition.holds) == (21, True)
+        silent = (replace(side, not_observed=frozenset()) for side in sides)
+        assert not found(compare(*silent), "sites").holds
+
+
+def test_an_engine_that_observes_nothing_meets_nothing(make_trace: TraceMaker) -> None:
+    blind = replace(make_trace(), not_observed=frozenset(CONTRACT_SLOTS))
+
+    assert not found(compare(blind, blind), "sites").holds
 
 
 def test_a_layer_that_is_declared_and_not_recorded_is_missed(make_trace: TraceMaker) -> None:
@@ -447,7 +469,7 @@ def test_samples_are_counted_at_every_site(make_trace: TraceMaker, site: str) ->
     )
 
 
-@pytest.mark.parametrize("scope", Scope)
+@pytest.mark.parametrize("scope", BOTH_SCOPES)
 @pytest.mark.parametrize("site", ["layer.0.k_rope", "logits"])
 def test_a_site_covers_the_scopes_that_the_others_do(
     make_trace: TraceMaker, site: str, scope: Scope

@@ -141,6 +141,7 @@ def test_a_precondition_that_one_prompt_breaks_is_broken(make_trace: TraceMaker)
         assert found == {
             "id": "token-ids",
             "holds": False,
+            "is_undecided": False,
             "num_checked": 6,
             "num_broken": 1,
             "message": "1 of 3 token ids differ, the first at index 2: [12] against [99]",
@@ -228,6 +229,7 @@ def test_the_json_of_a_pass(make_trace: TraceMaker) -> None:
     assert facts["preconditions"][0] == {
         "id": "token-ids",
         "holds": True,
+        "is_undecided": False,
         "num_checked": 3,
         "num_broken": 0,
         "message": "the same 3 token ids",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cotejar.engines.native.cache import KVCache, LayerCache
-from cotejar.engines.native.engine import NativeEngine, NativeSession
+from cotejar.engines.native.engine import NUMERICS, NativeEngine, NativeSession
 from cotejar.engines.native.packed import PackedPass
 from cotejar.errors import UsageError
 from cotejar.kernels import instruction_set
@@ -53,7 +53,7 @@ def run(path: Path, **options: Any) -> SelfCheck:
     return check_engine(str(path), token_ids=IDS, **options)
 
 
-@pytest.mark.parametrize("numerics", ["q8", "q8-kvf16", "q8-kvq8"])
+@pytest.mark.parametrize("numerics", NUMERICS)
 def test_the_native_engine_agrees_with_itself_to_the_bit(windowed: Path, numerics: str) -> None:
     check = check_engine(f"native+{numerics}:{windowed}", token_ids=IDS)
 
@@ -188,18 +188,16 @@ def test_a_window_one_too_short_in_the_cache_fails_what_moves_past_it(
     assert "window-edge" in failing(run(windowed))
 
 
-def test_f32_is_judged_by_the_measured_noise(windowed: Path) -> None:
-    check = check_engine(f"native+f32:{windowed}", token_ids=IDS)
+def test_a_limit_of_ones_own_is_the_limit(windowed: Path) -> None:
+    check = run(windowed, limit=1e-3)
 
-    assert check.limit == pytest.approx(2 * 2.16e-5)
-    assert "measured noise" in check.limit_origin
-    assert check.verdict is Verdict.PASS
+    assert (check.limit, check.limit_origin) == (1e-3, "given")
 
 
 def test_a_difference_that_nobody_has_measured_is_no_pass(
     windowed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_check, "_limit", lambda *_: (None, "nobody"))
+    monkeypatch.setattr(self_check, "self_limit", lambda *_: (None, "nobody"))
     assert run(windowed).verdict is Verdict.PASS, "equal bits need no limit"
     append = NativeSession.append
 

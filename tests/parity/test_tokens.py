@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cotejar.errors import EngineCrashError, TokenizerError
+from cotejar.errors import (
+    EngineCrashError,
+    EngineError,
+    EngineProtocolError,
+    EngineTimeoutError,
+    TokenizerError,
+)
 from cotejar.parity.tokens import TokensReport, compare_tokenizers
 from cotejar.report.tokens import tokens_lines
 from cotejar.tokenizer.corpus import Case, built_in_corpus
@@ -30,13 +36,14 @@ class Words:
     """Of a text that is to have others."""
     spells: Mapping[int, bytes] = field(default_factory=dict)
     refuses: str = "\x00never"
-    crashes: bool = False
+    raises: type[EngineError] | None = None
+    renders: bool = True
 
     def tokenize(
         self, text: str | bytes, *, add_special: bool, parse_special: bool
     ) -> TokenizedText:
-        if self.crashes:
-            raise EngineCrashError(
+        if self.raises is not None:
+            raise self.raises(
                 "it ended", where="here", expected="an answer", found="signal 11", hint="none"
             )
         text = text if isinstance(text, str) else text.decode("latin-1")
@@ -118,9 +125,20 @@ def test_nothing_compared_passes_nothing(corpus: Sequence[Case]) -> None:
     assert [*tokens_lines(report)][-1] == "INCOMPARABLE  no id was compared"
 
 
-def test_a_crash_is_not_a_case_that_failed() -> None:
-    with pytest.raises(EngineCrashError):
-        compare(Words(), Words(crashes=True))
+@pytest.mark.parametrize("error", [EngineCrashError, EngineTimeoutError, EngineProtocolError])
+def test_the_end_of_a_process_is_not_a_case_that_failed(error: type[EngineError]) -> None:
+    with pytest.raises(error):
+        compare(Words(), Words(raises=error))
+
+
+def test_an_exception_in_a_process_that_lives_is_a_case_that_failed() -> None:
+    """Another program's, of a broken chat template: the texts beside it are still compared."""
+    report = compare(Words(), Words(raises=EngineError))
+
+    assert report.verdict is Verdict.INCOMPARABLE
+    assert [r.failed for r in report.failed] == [
+        "it ended: expected an answer, found signal 11"
+    ] * 2
 
 
 BYTES = Case(name="bytes", data=b"a\xff")
@@ -162,11 +180,28 @@ def test_templates_that_render_otherwise_fail_and_say_so() -> None:
 def test_where_one_side_renders_both_read_its_text(
     templates: tuple[str | None, str | None],
 ) -> None:
-    a, b = (Words(template=template) for template in templates)
+    a, b = (Words(template=t, renders=t is not None) for t in templates)
 
     report = compare(a, b, [CHAT])
 
     assert (report.verdict, report.results[0].text) == (Verdict.PASS, "x-y")
+
+
+@pytest.mark.parametrize("templates", [("-", None), (None, "-")])
+def test_a_template_that_one_model_has_lost_is_a_difference(
+    templates: tuple[str | None, str | None],
+) -> None:
+    a, b = (Words(template=template) for template in templates)
+
+    report = compare(a, b, [CHAT])
+
+    assert report.verdict is Verdict.FAIL
+    difference = report.differing[0].difference
+    assert difference is not None
+    assert difference.reason == "one model alone has a chat template"
+    shown = ((120, "x"), (45, "-"), (121, "y"))
+    expected = tuple(shown if t else () for t in templates)
+    assert (difference.reference, difference.candidate) == expected
 
 
 def test_a_chat_that_neither_side_renders_is_not_compared() -> None:

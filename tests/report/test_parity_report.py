@@ -186,7 +186,8 @@ def test_numerics_without_a_known_gate_need_a_contract() -> None:
     shown = text(compare(strange, replace(PLAN, gates=())))
 
     assert shown.splitlines()[-1] == (
-        "INCOMPARABLE  no gate is known for f64 against bf16 (give one with --contract)"
+        "INCOMPARABLE  no gate is known for f64 against bf16 "
+        "(give one with --contract, or measure: apr noise)"
     )
 
 

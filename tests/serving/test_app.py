@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -278,6 +279,22 @@ def test_a_prompt_longer_than_the_context_is_the_clients_fault(served: Served) -
         )
         assert status == 400
         assert answer["error"]["code"] == "APR-U004"
+
+
+def test_a_template_that_refuses_is_the_clients_fault_and_the_server_lives(
+    served: Served, as_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = served.thread._engine.model.tokenizer
+    refusing = replace(tokenizer.spec, chat_template="{{ raise_exception('no') }}")
+    monkeypatch.setattr(tokenizer, "spec", refusing)
+
+    for stream in (False, True):
+        body = json.dumps({"messages": MESSAGES, "stream": stream}).encode()
+        status, answer = served.post("/v1/chat/completions", body)
+        assert (status, answer["error"]["code"]) == (400, "APR-T004")
+    monkeypatch.undo()
+
+    assert streamed(served) == as_run
 
 
 def test_a_full_queue_is_busy(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cotejar.errors import ChatTemplateError
-from cotejar.tokenizer.chat import MAX_TEMPLATE_CHARS, apply_chat, render_chat
+from cotejar.tokenizer.chat import (
+    MAX_TEMPLATE_CHARS,
+    apply_chat,
+    encode_chat,
+    render_chat,
+)
 from cotejar.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -111,6 +116,35 @@ def test_the_whole_message_of_a_template_that_refuses(bpe_spec: Maker) -> None:
         "  expected  messages as the template wants them\n"
         "  found     roles must alternate\n"
         "  try       give the prompt as it is: `--raw`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        ({"role": "king", "content": "a"}, "role 'king'"),
+        ({"role": "User", "content": "a"}, "role 'User'"),
+        ({"content": "a"}, "role 'None'"),
+        ({"role": "user"}, "content: NoneType"),
+        ({"role": "user", "content": ["a"]}, "content: list"),
+        ("a", "str"),
+    ],
+)
+def test_who_may_not_speak_and_what_is_no_text_are_refused(
+    bpe_spec: Maker, message: object, found: str
+) -> None:
+    spec = replace(bpe_spec(), chat_template="{{ messages[1] }}")
+
+    with pytest.raises(ChatTemplateError) as caught:
+        encode_chat(Tokenizer(spec), [TURNS[0], message])
+
+    assert str(caught.value) == (
+        "error[APR-T004]: a message cannot be understood\n"
+        "  where     message 1\n"
+        "  expected  a role of system, developer, user, assistant, tool, and content that is "
+        "text\n"
+        f"  found     {found}\n"
+        '  try       {"role": "user", "content": "..."}'
     )
 
 

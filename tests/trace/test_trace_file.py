@@ -588,6 +588,7 @@ def test_another_schema_version_is_named(path: Path, version: object) -> None:
         *("", "{", "[]", "null", "NaN", '{"schema_version": NaN}', "[" * 100_000),
         '{"schema_version": ' + "1" * 5000 + "}",
         '{"schema_version": "1", "ddof": ' + "9" * 400 + "}",
+        '{"prompt": "\\ud800", "schema_version": "1"}',
     ],
     ids=lambda text: text[:24],
 )

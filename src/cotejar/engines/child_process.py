@@ -298,11 +298,10 @@ def _arguments() -> list[str]:
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    """The child and what it started; waits until it is gone."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """The child and what it started, also where it has ended itself; waits until it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path) -> None:

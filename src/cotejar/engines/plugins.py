@@ -51,11 +51,15 @@ class Plugin:
 
 def find_plugins() -> tuple[Plugin, ...]:
     """Every installed plugin, in the order of names; nothing is imported."""
-    found = []
+    found: dict[str, list[Plugin]] = {}
     for distribution in importlib.metadata.distributions():
-        found += list(_plugins_of(distribution))
-    # A distribution that is twice on the path is found twice; the first one counts.
-    return tuple(sorted(dict.fromkeys(found), key=lambda p: (p.name, p.distribution)))
+        plugins = list(_plugins_of(distribution))
+        if plugins:
+            # One that is twice on the path, in two versions say, is imported from the first.
+            name = plugins[0].distribution.partition(" ")[0]
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), plugins)
+    each = (plugin for plugins in found.values() for plugin in plugins)
+    return tuple(sorted(each, key=lambda p: (p.name, p.distribution)))
 
 
 def find_plugin(name: str) -> EngineSpec | None:

@@ -24,6 +24,7 @@ from cotejar.engines.registry import ENGINES, require_packages
 from cotejar.errors import (
     EngineError,
     EngineProtocolError,
+    TokenizerError,
     UnknownEngineError,
 )
 from cotejar.formats.open_model import open_model, resolve_model_path
@@ -45,7 +46,8 @@ _TARGETS = {
     "transformers": "cotejar.engines.transformers.tokenizer:TransformersTokenizer",
 }
 TOKENIZERS = (NATIVE, *_TARGETS)
-_PREFIX = re.compile(r"([A-Za-z]\w*):(.+)", re.DOTALL)
+_PREFIX = re.compile(r"([A-Za-z]\w*(?:[+@][^:/]*)?):(.+)", re.DOTALL)
+"""Numerics and devices mean nothing here: with them it is a tokenizer that nobody offers."""
 _OPEN_S, _TEXT_S = 300.0, 60.0
 """How long before a child counts as hanging: to load a vocabulary, to read one text."""
 
@@ -65,6 +67,10 @@ class TokenizerSide(Protocol):
     def takes_bytes(self) -> bool:
         """Does it take bytes that are no UTF-8?"""
 
+    @property
+    def renders(self) -> bool:
+        """Does it run chat templates, of a model that has one?"""
+
     def tokenize(
         self, text: str | bytes, *, add_special: bool, parse_special: bool
     ) -> TokenizedText:
@@ -75,7 +81,7 @@ class TokenizerSide(Protocol):
         """
 
     def render(self, messages: Messages) -> str | None:
-        """Render messages with the model's chat template; None if it renders none."""
+        """Render messages with the model's chat template; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,7 @@ class NativeTokenizer:
     declared: DeclaredTokenizer
     build: str = f"cotejar {cotejar.__version__}"
     takes_bytes: bool = False
+    renders: bool = True
 
     def tokenize(
         self, text: str | bytes, *, add_special: bool, parse_special: bool
@@ -123,6 +130,7 @@ class ChildTokenizer:
         facts = self._ask(request, _OPEN_S, "reading the vocabulary")
         self.build = f"{facts.get('build')!s:.300}"
         self.takes_bytes = facts.get("takes_bytes") is True
+        self.renders = facts.get("renders") is True
         self._bos_id, self._eos_id = (
             i if type(i) is int else None for i in (facts.get("bos_id"), facts.get("eos_id"))
         )
@@ -239,5 +247,17 @@ def open_tokenizer(text: str) -> TokenizerSide:
                 found=kind,
                 hint="[TOKENIZER:]PATH, for example llamacpp:model.gguf",
             )
-    declared = read_declared_tokenizer(path)
-    return NativeTokenizer(name=text, tokenizer=Tokenizer(declared.spec), declared=declared)
+    try:
+        declared = read_declared_tokenizer(path)
+        tokenizer = Tokenizer(declared.spec)
+    except TokenizerError as error:
+        # It names the key in the metadata; which of the two files, it cannot know.
+        parts = error.parts
+        raise type(error)(
+            error.problem,
+            where=f"{path}, {parts['where']}",
+            expected=parts["expected"],
+            found=parts["found"],
+            hint="compare two other programs' tokenizers of it, or convert the model again",
+        ) from None
+    return NativeTokenizer(name=text, tokenizer=tokenizer, declared=declared)

@@ -9,7 +9,7 @@
 | `start` | | `session` |
 | `append` | `session` `token_ids` `out` | `num_tokens` `dtype`; raw logits at `out` |
 | `append_all` | the same | the same, logits after each of the tokens |
-| `open_tokenizer` | `target` `path` | `build` `bos_id` `eos_id` `takes_bytes` |
+| `open_tokenizer` | `target` `path` | `build` `bos_id` `eos_id` `takes_bytes` `renders` |
 | `tokenize` | `data` `add_special` `parse_special` | `ids` `spellings` `special_ids`, in hex |
 | `render` | `messages` | `text`, or null |
 
@@ -117,7 +117,11 @@ class Worker:
         module, _, attribute = request["target"].partition(":")
         tokenizer = getattr(importlib.import_module(module), attribute)(request["path"])
         self._tokenizer = tokenizer
-        return {**tokenizer.facts(), "takes_bytes": tokenizer.takes_bytes}
+        return {
+            **tokenizer.facts(),
+            "takes_bytes": tokenizer.takes_bytes,
+            "renders": tokenizer.renders,
+        }
 
     def _tokenize(self, request: dict[str, Any]) -> dict[str, Any]:
         tokenizer, data = self._tokenizer, bytes.fromhex(request["data"])

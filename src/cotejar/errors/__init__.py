@@ -91,6 +91,7 @@ from cotejar.errors.runs import (
     EngineError,
     EngineProtocolError,
     EngineTimeoutError,
+    NoiseProfileError,
     TraceError,
     TraceSchemaError,
 )
@@ -150,6 +151,7 @@ __all__ = [
     "NoContractsError",
     "NoTokenizerError",
     "NoUpstreamCodeError",
+    "NoiseProfileError",
     "NotAFileError",
     "NothingMeasuredError",
     "OutputExistsError",

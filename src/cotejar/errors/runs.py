@@ -18,6 +18,12 @@ class TraceSchemaError(TraceError):
     code = "APR-R002"
 
 
+class NoiseProfileError(TraceError):
+    """A noise profile that does not say what it must, or is of another schema."""
+
+    code = "APR-R003"
+
+
 class EngineError(CotejarError):
     """An engine that is not ours failed: nothing was measured, so nothing passes."""
 

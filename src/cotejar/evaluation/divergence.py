@@ -15,10 +15,10 @@ import numpy as np
 
 from cotejar.errors import UsageError
 from cotejar.evaluation.generating import open_generating
-from cotejar.evaluation.perplexity import require_finite
 from cotejar.evaluation.running_mean import RunningMean
 from cotejar.evaluation.saved_sums import load_sums, save_sums
 from cotejar.evaluation.text_chunks import judged_logits, log_softmax, read_chunks
+from cotejar.generation.finite import require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable

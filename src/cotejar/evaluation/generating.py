@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from cotejar.engines.registry import ENGINES, EngineName, create_engine, parse_engine_name
+from cotejar.engines.registry import (
+    ENGINES,
+    EngineName,
+    create_engine,
+    find_engine,
+    parse_engine_name,
+)
 from cotejar.errors import UnknownEngineError
 from cotejar.model.language_model import LanguageModel, open_language_model
 
@@ -20,7 +26,8 @@ def open_generating(source: str) -> tuple[EngineName, LanguageModel, GeneratingE
         CotejarError: as opening finds.
     """
     name = parse_engine_name(source)
-    if name.is_recorded or not ENGINES[name.engine].generates:
+    spec = find_engine(name.engine)
+    if spec is None or not spec.generates:
         raise UnknownEngineError(
             f"{name.engine} cannot continue a text",
             where=source,

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.errors import ModelError
 from cotejar.evaluation.generating import open_generating
 from cotejar.evaluation.running_mean import RunningMean
 from cotejar.evaluation.saved_sums import load_sums, save_sums
 from cotejar.evaluation.text_chunks import judged_logits, log_softmax, read_chunks
+from cotejar.generation.finite import require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,20 +115,3 @@ def true_log_probabilities(
     require_finite(logits_NV)
     rows = np.arange(len(next_ids))
     return log_softmax(logits_NV)[rows, list(next_ids)]
-
-
-def require_finite(logits_NV: Float[np.ndarray, "N V"]) -> None:
-    """Refuse logits of which no probability follows.
-
-    Raises:
-        ModelError: one is NaN or infinite.
-    """
-    bad = int((~np.isfinite(logits_NV)).sum())
-    if bad:
-        raise ModelError(
-            "the model computes no usable numbers",
-            where="logits",
-            expected=f"{logits_NV.size} finite logits",
-            found=f"{bad} NaN or infinite",
-            hint="`apr trace MODEL --payload` names the first layer that breaks",
-        )

@@ -257,7 +257,7 @@ def _compare_site(
         judged = [
             Judged(gate=gate, value=values[gate.metric])
             for gate in here
-            if gate.metric in values and gate.scope in {None, scope}
+            if gate.metric in values
         ]
         compared.append(
             SiteComparison(

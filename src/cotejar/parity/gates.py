@@ -9,7 +9,9 @@ honest arithmetics lay apart on two real models, times `FACTORS`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING
 
 from cotejar.errors import UsageError
@@ -110,49 +112,75 @@ SAME_ARITHMETIC = (
 )
 MEASURED = "benchmarks/results/gate-noise.md"
 
-FACTORS = {"rel_l2_max": 3.0, "rel_l2_median": 1.5, "kl_max": 2.0, "top1_flip_margin": 2.0}
+FACTORS = {
+    "rel_l2_max": 3.0,
+    "rel_l2_median": 1.5,
+    "std_ratio": 3.0,
+    "kl_max": 2.0,
+    "top1_flip_margin": 2.0,
+}
 """Limit over measured noise. A site's median token hardly varies from prompt to prompt, and
-a fault moves it; its worst token varies more."""
+a fault moves it; its worst token varies more. Of `std_ratio` the factor is a power: it is
+the spread's logarithm that noise makes larger."""
 
-_NOISE: dict[str, tuple[float, float, float, float]] = {
-    "embed": (0, 0, 0, 0),
-    "attn_norm": (6.72e-06, 5.27e-06, 0.162, 0.0381),
-    "q": (1.22e-05, 4.28e-06, 0.204, 0.0476),
-    "k": (8.11e-06, 4.68e-06, 0.155, 0.112),
-    "v": (8.4e-06, 7.72e-06, 0.217, 0.183),
-    "qkv": (1.02e-05, 3.26e-06, 0.169, 0.031),
-    "q_rope": (1.22e-05, 4.28e-06, 0.204, 0.0476),
-    "k_rope": (8.12e-06, 4.68e-06, 0.155, 0.112),
-    "attn_context": (8.41e-06, 7.72e-06, 0.253, 0.183),
-    "attn_out": (9.75e-06, 8.32e-06, 0.261, 0.211),
-    "attn_residual": (1.14e-05, 1.14e-05, 0.217, 0.135),
-    "ffn_norm": (1.12e-05, 2.99e-06, 0.189, 0.0408),
-    "ffn_gate": (1.89e-05, 2.17e-06, 0.311, 0.037),
-    "ffn_up": (1.29e-05, 2.21e-06, 0.22, 0.0468),
-    "ffn_silu_gate": (1.8e-05, 2.76e-06, 0.304, 0.0428),
-    "ffn_swiglu_inner": (2.51e-05, 6.47e-06, 0.441, 0.0648),
-    "ffn_out": (2.56e-05, 5.72e-06, 0.453, 0.0613),
-    "output": (1.14e-05, 1.14e-05, 0.217, 0.135),
-    "final_norm": (7.06e-06, 5.62e-06, 0.106, 0.0435),
-    "logits": (2.16e-05, 6.45e-06, 0.209, 0.0498),
+_NOISE: dict[str, tuple[float, ...]] = {
+    "embed": (0, 0, 0, 0, 0, 0),
+    "attn_norm": (6.72e-06, 5.27e-06, 0.162, 0.0381, 0.226, 0.0432),
+    "q": (1.22e-05, 4.28e-06, 0.204, 0.0476, 0.166, 0.0542),
+    "k": (8.11e-06, 4.68e-06, 0.155, 0.112, 0.165, 0.112),
+    "v": (8.4e-06, 7.72e-06, 0.217, 0.183, 0.238, 0.183),
+    "qkv": (1.02e-05, 3.26e-06, 0.169, 0.031, 0.149, 0.0358),
+    "q_rope": (1.22e-05, 4.28e-06, 0.204, 0.0476, 0.166, 0.0542),
+    "k_rope": (8.12e-06, 4.68e-06, 0.155, 0.112, 0.165, 0.112),
+    "attn_context": (8.41e-06, 7.72e-06, 0.253, 0.183, 0.243, 0.183),
+    "attn_out": (9.75e-06, 8.32e-06, 0.261, 0.211, 0.261, 0.211),
+    "attn_residual": (1.14e-05, 1.14e-05, 0.217, 0.135, 0.29, 0.121),
+    "ffn_norm": (1.12e-05, 2.99e-06, 0.189, 0.0408, 0.182, 0.0443),
+    "ffn_gate": (1.89e-05, 2.17e-06, 0.311, 0.037, 0.254, 0.0403),
+    "ffn_up": (1.29e-05, 2.21e-06, 0.22, 0.0468, 0.179, 0.0527),
+    "ffn_silu_gate": (1.8e-05, 2.76e-06, 0.304, 0.0428, nan, nan),
+    "ffn_swiglu_inner": (2.51e-05, 6.47e-06, 0.441, 0.0648, 0.722, 0.0803),
+    "ffn_out": (2.56e-05, 5.72e-06, 0.453, 0.0613, 0.815, 0.0843),
+    "output": (1.14e-05, 1.14e-05, 0.217, 0.135, 0.29, 0.121),
+    "final_norm": (7.06e-06, 5.62e-06, 0.106, 0.0435, 0.137, 0.0574),
+    "logits": (2.16e-05, 6.45e-06, 0.209, 0.0498, 0.262, 0.0545),
 }
 """Per slot: relative L2 of the worst token and of the median token, worst over layers, prompts
-and models; of `f32`, then of `q8`, against the float64 oracle on the same bytes.
-`benchmarks/gate_noise.py` measures them."""
+and models; of `f32`, of `q8`, then of llama.cpp, the worst of its numerics, against the float64
+oracle on the same bytes. `benchmarks/gate_noise.py` measures them."""
 
-_FIRST_NORM_NOISE = (8.44e-08, 8.44e-08)
-"""The same at `layer.0.attn_norm`, whose input is exact in both: no product comes before it."""
+_ALIKE = {"attn_post_norm": "attn_out", "ffn_post_norm": "ffn_out"}
+"""Norms that the measured models have not, each with the slot that is its input: a norm scales
+a token's values by one number, and keeps their relative error but for its weight's spread."""
+
+_SCALED_EMBEDDING = Gate(
+    metric="rel_l2_max",
+    sites="embed",
+    limit=2.0**-23,
+    origin="two roundings of float32, of the embeddings' scale and of the product, 2^-24 each",
+)
+
+_FIRST_NORM_NOISE = (8.44e-08, 8.44e-08, 1.18e-07)
+"""The same at `layer.0.attn_norm`, whose input is exact in all: no product comes before it."""
 
 _LOGITS_NOISE = {
-    "kl_max": (3.55e-10, 0.0916),
-    "top1_flip_margin": (1.2e-4, 0.295),
+    "kl_max": (3.55e-10, 0.0916, 0.1),
+    "top1_flip_margin": (1.2e-4, 0.295, 0.575),
 }
 """Largest KL of a position's next-token distribution, in nats, and largest margin of a flipped
-top-1, in logits, for the same two. `f32` flipped none: its figure is twice the largest error
+top-1, in logits, for the same three. `f32` flipped none: its figure is twice the largest error
 of a logit, 6e-5, since a flip takes the errors of two."""
 
 _KNOWN_NUMERICS = {"f64": 0, "f32": 0, "q8": 1}
-"""Which column of noise a numerics has."""
+"""Which column of noise a numerics of ours has."""
+_LLAMACPP = 2
+_COLUMN_NAMES = ("f32", "q8", "llama.cpp")
+
+
+def _noise_column(trace: ForwardTrace) -> int | None:
+    if trace.engine.name == "llamacpp":
+        return _LLAMACPP
+    return _KNOWN_NUMERICS.get(trace.engine.numerics)
 
 
 def default_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gate, ...]:
@@ -161,15 +189,28 @@ def default_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gat
     None where nobody has measured what to expect: for other numerics, or for other weights
     than the reference's. Such a pair needs a contract.
     """
-    weights = reference.model.fingerprint
-    if not weights or weights != candidate.model.fingerprint:
-        return ()
-    if reference.arithmetic is not None and reference.arithmetic == candidate.arithmetic:
+    same = reference.arithmetic is not None and reference.arithmetic == candidate.arithmetic
+    if same and _same_weights(reference, candidate):
         return SAME_ARITHMETIC
-    numerics = reference.engine.numerics, candidate.engine.numerics
-    if not all(n in _KNOWN_NUMERICS for n in numerics):
+    return noise_gates(reference, candidate)
+
+
+def noise_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gate, ...]:
+    """The gates from measured noise alone; none where nobody has measured it."""
+    if not _same_weights(reference, candidate):
         return ()
-    return _noise_gates(max(_KNOWN_NUMERICS[n] for n in numerics))
+    columns = _noise_column(reference), _noise_column(candidate)
+    if None in columns:
+        return ()
+    gates = _noise_gates({c for c in columns if c is not None})
+    if "embedding_scale" not in reference.config:
+        return gates
+    return (*(g for g in gates if g.sites != "embed"), _SCALED_EMBEDDING)
+
+
+def _same_weights(reference: ForwardTrace, candidate: ForwardTrace) -> bool:
+    weights = reference.model.fingerprint
+    return bool(weights) and weights == candidate.model.fingerprint
 
 
 def logits_noise(numerics: str) -> float | None:
@@ -183,24 +224,33 @@ def logits_noise(numerics: str) -> float | None:
     return None if column is None else _NOISE["logits"][2 * column]
 
 
-def _noise_gates(column: int) -> tuple[Gate, ...]:
+def _noise_gates(columns: set[int]) -> tuple[Gate, ...]:
+    """Of the sides' noises the larger counts, slot by slot and metric by metric."""
     gates = []
-    for slot, noise in _NOISE.items():
-        worst, median = noise[2 * column : 2 * column + 2]
-        gates.append(_noise_gate("rel_l2_max", slot, worst, column))
-        gates.append(_noise_gate("rel_l2_median", slot, median, column))
-    first = _FIRST_NORM_NOISE[column]
-    gates.append(_noise_gate("rel_l2_max", "layer.0.attn_norm", first, column))
+    alike = {slot: _NOISE[other] for slot, other in _ALIKE.items()}
+    for slot, noise in (_NOISE | alike).items():
+        gates.append(_noise_gate("rel_l2_max", slot, noise[0::2], columns))
+        gates.append(_noise_gate("rel_l2_median", slot, noise[1::2], columns))
+    first = _FIRST_NORM_NOISE
+    gates.append(_noise_gate("rel_l2_max", "layer.0.attn_norm", first, columns))
     for metric, values in _LOGITS_NOISE.items():
-        gates.append(_noise_gate(metric, "logits", values[column], column))
-    return tuple(gates)
+        gates.append(_noise_gate(metric, "logits", values, columns))
+    return tuple(gate for gate in gates if gate is not None)
 
 
-def _noise_gate(metric: str, sites: str, noise: float, column: int) -> Gate:
-    name = ("f32", "q8")[column]
+def _noise_gate(
+    metric: str, sites: str, noises: tuple[float, ...], columns: set[int]
+) -> Gate | None:
+    """None for a slot that nobody could measure."""
+    measured = [c for c in columns if not math.isnan(noises[c])]
+    if not measured:
+        return None
+    column = max(measured, key=lambda c: (noises[c], c))
+    noise, factor = noises[column], FACTORS[metric]
     return Gate(
         metric=metric,
         sites=sites,
-        limit=FACTORS[metric] * noise,
-        origin=f"{FACTORS[metric]:g} x {noise:.3g}, the noise of {name} measured in {MEASURED}",
+        limit=factor * noise,
+        origin=f"{factor:g} x {noise:.3g}, the noise of {_COLUMN_NAMES[column]} measured "
+        f"in {MEASURED}",
     )

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.engines.registry import ENGINES
+from cotejar.engines.registry import ENGINES, find_engine
 from cotejar.engines.run_trace import DEFAULT_PROMPT, require_text
 from cotejar.errors import ContextLengthError, UsageError
 from cotejar.parity.compare import Comparison, Plan, compare_traces
-from cotejar.parity.gates import Gate, default_gates
+from cotejar.parity.gates import Gate
 from cotejar.parity.metrics import measure_logits
 from cotejar.parity.preconditions import Precondition, Question, check_preconditions
 from cotejar.parity.side import open_side
@@ -240,7 +240,7 @@ def _generate(
         for side, token_ids in zip((reference, candidate), ids, strict=True)
     ]
     plan = request.plan
-    gates = _logits_gates(plan.gates or default_gates(traces[0], traces[1]))
+    gates = _logits_gates(plan.gates_for(traces[0], traces[1]))
     question = Question(
         reference=traces[0],
         candidate=traces[1],
@@ -370,7 +370,8 @@ def _text(side: Side, token_ids: Sequence[int]) -> str:
 
 
 def _require_generating(side: Side) -> None:
-    if side.recorded is None and ENGINES[side.name.engine].generates:
+    spec = None if side.recorded is not None else find_engine(side.name.engine)
+    if spec is not None and spec.generates:
         return
     able = ", ".join(spec.name for spec in ENGINES.values() if spec.generates)
     raise UsageError(

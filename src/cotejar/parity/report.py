@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cotejar.parity.metrics import distance_from_1
-from cotejar.parity.preconditions import Precondition
 from cotejar.verdict import Verdict, worst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from cotejar.parity.arbiter import Arbitration
     from cotejar.parity.compare import Comparison, SiteComparison
     from cotejar.parity.gates import Judged
-    from cotejar.parity.preconditions import NaiveRatio
+    from cotejar.parity.noise import NoiseProfile
+    from cotejar.parity.preconditions import NaiveRatio, Precondition
     from cotejar.trace.forward_trace import ForwardTrace, Scope
 
 
@@ -64,6 +65,10 @@ class ParityReport:
     comparisons: tuple[Comparison, ...]
     fault: str | None = None
     """What was injected into the candidate on purpose."""
+    noise: NoiseProfile | None = None
+    """Where the gates were to come from."""
+    arbitration: Arbitration | None = None
+    """What the oracle says, if it was asked and there was something to say."""
 
     @property
     def verdict(self) -> Verdict:
@@ -106,6 +111,20 @@ class ParityReport:
             for site in comparison.sites:
                 grouped.setdefault((site.site, site.scope), []).append(site)
         return [_summarize(group) for group in grouped.values()]
+
+    @property
+    def not_judged(self) -> list[str]:
+        """Sites that were compared and have no gate, in forward order."""
+        judged = {s.site for c in self.comparisons for s in c.sites if s.judged}
+        names = dict.fromkeys(s.site for c in self.comparisons for s in c.sites)
+        return [name for name in names if name not in judged]
+
+    @property
+    def no_gates(self) -> str | None:
+        """Why the noise profile has no gate for this pair; None where it has one."""
+        if self.noise is None:
+            return None
+        return self.noise.refusal(self.comparisons[0].reference, self.comparisons[0].candidate)
 
     @property
     def logits(self) -> LogitsSummary | None:
@@ -158,12 +177,35 @@ class ParityReport:
                 {"metric": gate.metric, "sites": gate.sites}
                 for gate in dict.fromkeys(g for c in self.comparisons for g in c.unjudged_gates)
             ],
+            "not_judged": self.not_judged,
+            "noise": self._noise_json(),
+            "arbiter": self.arbitration and self.arbitration.as_json(divergence),
             "only_in_reference": list(first.only_in_reference),
             "only_in_candidate": list(first.only_in_candidate),
             "bit_identical": self.bit_identical,
             "first_divergence": divergence.site if divergence else None,
             "logits": self._logits_json(),
             "num_compared": self.num_compared,
+        }
+
+    def _noise_json(self) -> dict[str, object] | None:
+        noise = self.noise
+        if noise is None:
+            return None
+        first = self.comparisons[0]
+        return {
+            "profile": noise.name,
+            "model": noise.model.name,
+            "fingerprint": noise.model.fingerprint,
+            "num_tokens": noise.num_tokens,
+            "date": noise.date,
+            "no_gates": self.no_gates,
+            "other_builds": [
+                {"engine": engine, "measured": measured, "run": run}
+                for engine, measured, run in noise.other_builds(
+                    (first.reference, first.candidate)
+                )
+            ],
         }
 
     def _logits_json(self) -> dict[str, object] | None:
@@ -182,11 +224,10 @@ class ParityReport:
         merged: dict[str, Precondition] = {}
         for found in (p for c in self.comparisons for p in c.preconditions):
             held = merged.setdefault(found.id, replace(found, num_checked=0, num_broken=0))
-            merged[found.id] = Precondition(
-                id=found.id,
+            merged[found.id] = replace(
+                held if held.num_broken or found.holds else found,
                 num_checked=held.num_checked + found.num_checked,
                 num_broken=held.num_broken + found.num_broken,
-                message=held.message if held.num_broken or found.holds else found.message,
             )
         return list(merged.values())
 
@@ -232,6 +273,7 @@ def _precondition_json(precondition: Precondition) -> dict[str, object]:
     return {
         "id": precondition.id,
         "holds": precondition.holds,
+        "is_undecided": precondition.is_undecided,
         "num_checked": precondition.num_checked,
         "num_broken": precondition.num_broken,
         "message": precondition.message,

@@ -74,7 +74,7 @@ def run_parity(
         if oracle is not None and not comparison.broken:
             on_progress("running the oracle")
             exact = _run_arbiter(oracle, reference, traces[0])
-            rulings.append(arbitrate(exact, traces[0], traces[1], request.plan))
+            rulings.append(arbitrate(exact, *traces, request.plan, comparison))
     return ParityReport(
         comparisons=tuple(comparisons),
         fault=request.fault,
@@ -149,7 +149,7 @@ def _run_sides(
     candidate: Side,
     prompt: str | None,
     on_progress: Callable[[str], None],
-) -> list[ForwardTrace]:
+) -> tuple[ForwardTrace, ForwardTrace]:
     """The traces of both sides, over one prompt."""
     traces = []
     sides = ((reference, request.reference_scopes), (candidate, request.candidate_scopes))
@@ -166,7 +166,7 @@ def _run_sides(
         on_progress(f"running {side.name.engine} over {len(ids)} tokens")
         capture = Capture(scopes=scopes, array_slots=EVERY_ARRAY)
         traces.append(side.trace(ids, capture=capture, prompt=prompt))
-    return traces
+    return traces[0], traces[1]
 
 
 def _explain_tokens(

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from cotejar.engines.native.engine import NativeEngine
-from cotejar.engines.registry import ENGINES, create_engine, parse_engine_name
+from cotejar.engines.registry import (
+    ENGINES,
+    create_engine,
+    find_engine,
+    parse_engine_name,
+)
 from cotejar.errors import ContextLengthError, UsageError
 from cotejar.kernels.instruction_set import num_threads, use_threads
 from cotejar.model.language_model import open_language_model
-from cotejar.parity.gates import logits_noise
 from cotejar.parity.metrics import measure_distance
+from cotejar.parity.self_noise import self_limit
 from cotejar.trace.forward_trace import Capture, Scope
 from cotejar.verdict import Verdict, worst
 
@@ -109,7 +114,8 @@ def check_engine(
         CotejarError: as opening and running find.
     """
     name = parse_engine_name(source)
-    if name.is_recorded or not ENGINES[name.engine].generates:
+    spec = find_engine(name.engine)
+    if spec is None or not spec.generates:
         able = ", ".join(spec.name for spec in ENGINES.values() if spec.generates)
         raise UsageError(
             f"{name.engine} cannot continue a text",
@@ -129,7 +135,9 @@ def check_engine(
             hint="leave it out for a text of every kind",
         )
     engine = cast("GeneratingEngine", create_engine(name, model))
-    judged_limit, origin = _limit(name.engine, name.numerics, limit)
+    judged_limit, origin = self_limit(name.engine, name.numerics)
+    if limit is not None:
+        judged_limit, origin = limit, "given"
     check = _Check(engine, model, ids, judged_limit)
     rows = []
     for row_id, title, way in check.ways():
@@ -145,17 +153,6 @@ def check_engine(
         rows=tuple(rows),
         left_out=tuple(check.left_out()),
     )
-
-
-def _limit(engine: str, numerics: str, given: float | None) -> tuple[float | None, str]:
-    if given is not None:
-        return given, "given"
-    if engine == "native" and numerics.startswith("q8"):
-        return 0.0, "integer products and sums in one order: nothing may differ"
-    noise = logits_noise(numerics)
-    if noise is None:
-        return None, f"nobody has measured the noise of {numerics}; give --limit"
-    return 2 * noise, f"2 x {noise:.3g}: two runs, each within {numerics}'s measured noise"
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,8 @@
 A case is compared where both sides can read it. PASS needs every id of every such case
 equal, and what each id spells; and at least one case. A case that a side fails at leaves
 the whole undecided, unless another case has failed already. A case that a side does not
-offer (bytes that are no UTF-8, a chat template) is listed, and counts for nothing.
+offer (bytes that are no UTF-8, a chat where neither model has a template) is listed, and
+counts for nothing. A chat template that one model alone has is a difference.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cotejar.errors import CotejarError, EngineError
-from cotejar.tokenizer.difference import TokenDifference, find_difference
+from cotejar.errors import (
+    CotejarError,
+    EngineCrashError,
+    EngineProtocolError,
+    EngineTimeoutError,
+)
+from cotejar.tokenizer.difference import TokenDifference, TokenizedText, find_difference
 from cotejar.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -20,7 +26,6 @@ if TYPE_CHECKING:
 
     from cotejar.engines.tokenizers import TokenizerSide
     from cotejar.tokenizer.corpus import Case
-    from cotejar.tokenizer.difference import TokenizedText
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +133,8 @@ def compare_tokenizers(
     """Compare two tokenizers case by case.
 
     Raises:
-        EngineError: another program's process ended; the rest cannot be compared.
+        EngineCrashError, EngineTimeoutError, EngineProtocolError: another program's process
+            has ended; the rest cannot be compared.
     """
     results = []
     for number, case in enumerate(corpus, 1):
@@ -149,7 +155,7 @@ def _compare_case(a: TokenizerSide, b: TokenizerSide, case: Case) -> CaseResult:
         if case.data is not None:
             return _compare_bytes(a, b, case)
         return _compare_text(a, b, case, (case.text, case.text))
-    except EngineError:
+    except (EngineCrashError, EngineTimeoutError, EngineProtocolError):
         raise
     except CotejarError as error:
         return CaseResult(case=case, text=case.text, failed=_brief(error))
@@ -204,7 +210,7 @@ def _compare_bytes(a: TokenizerSide, b: TokenizerSide, case: Case) -> CaseResult
 
 
 def _compare_chat(a: TokenizerSide, b: TokenizerSide, case: Case) -> CaseResult:
-    """Each side's own rendering; where only one renders, both read what it rendered.
+    """Each side's own rendering; where only one can render, both read what it rendered.
 
     The template writes what goes around the text, so nothing is added to it.
     """
@@ -215,17 +221,26 @@ def _compare_chat(a: TokenizerSide, b: TokenizerSide, case: Case) -> CaseResult:
         return CaseResult(case=case, text="", skipped="neither side has a chat template")
     texts = tuple(text if r is None else r for r in rendered)
     found = [
-        side.tokenize(t, add_special=False, parse_special=True)
-        for side, t in zip((a, b), texts, strict=True)
+        _NO_TOKENS
+        if own is None and side.renders
+        else side.tokenize(t, add_special=False, parse_special=True)
+        for side, own, t in zip((a, b), rendered, texts, strict=True)
     ]
     result = _judge(case, texts[0], found[0], found[1])
+    if any(side is _NO_TOKENS for side in found):
+        return _with_reason(result, "one model alone has a chat template")
     if texts[0] == texts[1] or result.difference is None:
         return result
     return _with_reason(result, "the two render the chat template to other texts")
 
 
+_NO_TOKENS = TokenizedText(ids=(), spellings=(), declared=None)
+"""Of a chat, where the model has no template to make a text of it."""
+
+
 def _with_reason(result: CaseResult, reason: str) -> CaseResult:
-    assert result.difference is not None, "only what differs has a reason"
+    if result.difference is None:  # a template that renders nothing is like none
+        return result
     return replace(result, difference=replace(result.difference, reason=reason))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from cotejar.report.tables import Column, output_width, render_table, visible
+from cotejar.report.arbiter import arbiter_lines
+from cotejar.report.tables import Column, output_width, render_table, render_text, visible
 from cotejar.trace.forward_trace import Scope
 from cotejar.trace.site import CAPTURE_POINTS
 from cotejar.verdict import Verdict
@@ -59,7 +60,12 @@ def parity_lines(report: ParityReport, *, detail: Detail = "slots") -> Iterator[
     if sites:
         yield from _logits_lines(report)
     yield from _unpaired_lines(report)
+    yield from _noise_lines(report)
     yield from _verdict_lines(report, sites)
+    if report.arbitration is not None:
+        yield from arbiter_lines(
+            report.arbitration, report.first_divergence, every_site=detail == "sites"
+        )
 
 
 def _table_lines(sites: Sequence[SiteSummary]) -> list[str]:
@@ -87,7 +93,8 @@ def _precondition_lines(report: ParityReport) -> Iterator[str]:
     waived = report.comparisons[0].waived
     for precondition in merged.values():
         if not precondition.holds:
-            mark = "waived" if precondition.id in waived else "BROKEN"
+            mark = "UNDECIDED" if precondition.is_undecided else "BROKEN"
+            mark = "waived" if precondition.id in waived else mark
             yield f"  {mark}  {precondition.id}: {visible(precondition.message)}"
 
 
@@ -147,12 +154,36 @@ def _unpaired_lines(report: ParityReport) -> Iterator[str]:
             yield f"not compared: {len(names)} sites of the {side} alone ({shown})"
 
 
+def _noise_lines(report: ParityReport) -> Iterator[str]:
+    """Which profile the gates are from, and what it has none for."""
+    noise = report.noise
+    if noise is None or report.no_gates is not None:
+        return
+    yield f"gates      from {visible(noise.name)}, {noise.num_tokens} tokens of {noise.date}"
+    first = report.comparisons[0]
+    for engine, measured, run in noise.other_builds((first.reference, first.candidate)):
+        yield f"  {visible(engine)} was measured as {visible(measured)}, and is {visible(run)}"
+    if report.not_judged:
+        names = ", ".join(map(visible, report.not_judged))
+        yield from render_text(f"not judged, for want of noise: {names}", output_width())
+
+
+def _broken_text(report: ParityReport) -> str:
+    """Empty where every precondition holds."""
+    undecided = [p.id for p in report.broken if p.is_undecided]
+    broken = [p.id for p in report.broken if not p.is_undecided]
+    parts = [
+        f"{word}: {', '.join(ids)}"
+        for word, ids in (("broken", broken), ("undecided", undecided))
+        if ids
+    ]
+    return "; ".join([*parts, "nothing was measured"]) if parts else ""
+
+
 def _verdict_lines(report: ParityReport, sites: Sequence[SiteSummary]) -> Iterator[str]:
     verdict = report.verdict
     if verdict is Verdict.INCOMPARABLE:
-        broken = [p.id for p in report.broken]
-        nothing = f"broken: {', '.join(broken)}; nothing was measured"
-        yield f"INCOMPARABLE  {nothing if broken else _no_gate_text(report)}"
+        yield f"INCOMPARABLE  {_broken_text(report) or _no_gate_text(report)}"
         if report.naive_ratio is not None:
             yield f"  {report.naive_ratio.sentence}"
         return
@@ -187,11 +218,13 @@ def _no_gate_text(report: ParityReport) -> str:
         what = "1 gate was" if len(unjudged) == 1 else f"{len(unjudged)} gates were"
         named = ", ".join(f"{gate.metric} at {visible(gate.sites)}" for gate in unjudged)
         return f"{what} judged nowhere: {named}"
+    if report.no_gates is not None:
+        return visible(report.no_gates)
     sides = report.comparisons[0].reference, report.comparisons[0].candidate
-    what = "{} against {}".format(*(visible(side.engine.numerics) for side in sides))
     if sides[0].model.fingerprint != sides[1].model.fingerprint:
-        what = "two models of other weights"
-    return f"no gate is known for {what} (give one with --contract)"
+        return "no gate is known for two models of other weights (give one with --contract)"
+    what = "{} against {}".format(*(visible(side.engine.numerics) for side in sides))
+    return f"no gate is known for {what} (give one with --contract, or measure: apr noise)"
 
 
 def _origin_lines(sites: Sequence[SiteSummary]) -> Iterator[str]:

@@ -103,6 +103,8 @@ class ManifestReader:
             self.fail("manifest", f"header metadata {MANIFEST_KEY}", "none")
         try:
             manifest = json.loads(text, parse_int=_read_int, parse_constant=_refuse_constant)
+            # Half a surrogate pair can be escaped in JSON, and be written nowhere again.
+            json.dumps(manifest, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             self.fail("manifest", "JSON", error)
         if not isinstance(manifest, dict):

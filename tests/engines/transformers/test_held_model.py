@@ -14,6 +14,7 @@ from cotejar.errors import (
     ArchitectureError,
     ContextLengthError,
     EmptyPromptError,
+    EngineDataError,
     MissingExtraError,
     TokenIdError,
     UnknownSiteError,
@@ -131,17 +132,83 @@ def test_ids_come_as_tokenizers_give_them(ids: Any, hold: Callable[..., Any]) ->
     assert cotejar.trace(hold(), ids).token_ids == (5, 77, 300, 12)
 
 
-def test_two_texts_at_once_are_refused(hold: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    "ids",
+    [
+        torch.tensor([[1, 2], [3, 4]]),
+        torch.tensor(5),
+        np.array([1.0, 2.0]),
+        5,
+        None,
+        "ab",
+        b"ab",
+        {1: 5},
+        {1, 5},
+        [True, False],
+    ],
+    ids=repr,
+)
+def test_what_is_no_list_of_ids_is_refused(ids: Any, hold: Callable[..., Any]) -> None:
+    """Two texts at once, and what Python would take for numbers."""
     with pytest.raises(UsageError) as raised:
-        cotejar.trace(hold(), torch.tensor([[1, 2], [3, 4]]))
+        cotejar.trace(hold(), ids)
 
     assert raised.value.problem == "these are no token ids"
     assert raised.value.parts == {
         "where": "token_ids",
         "expected": "a list of whole numbers, or a tensor of (tokens,) or (1, tokens)",
-        "found": "tensor([[1, 2],\n        [3, 4]])",
+        "found": repr(ids),
         "try": "one text is traced at a time, and without padding",
     }
+
+
+def test_autocast_is_part_of_the_numerics(hold: Callable[..., Any]) -> None:
+    """Products are bfloat16 then, and no gate of float32 may judge them."""
+    model = hold()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        engine = cotejar.trace(model, TOKENS).engine
+
+    assert engine.numerics == "bf16+f32"
+    assert "as its caller holds it and under its autocast; norms" in engine.build
+    assert cotejar.trace(model, TOKENS).engine.numerics == "f32"
+
+
+def test_a_compiled_model_is_refused_before_it_runs(hold: Callable[..., Any]) -> None:
+    with pytest.raises(ArchitectureError) as raised:
+        cotejar.trace(torch.compile(hold()), TOKENS)
+
+    assert raised.value.problem == (
+        "the parameters of OptimizedModule have names that are not known"
+    )
+    assert raised.value.parts == {
+        "where": "torch._dynamo.eval_frame.OptimizedModule",
+        "expected": "model.embed_tokens.weight",
+        "found": "21 parameters, the first is _orig_mod.model.embed_tokens.weight",
+        "try": "give the model that transformers made, not what wraps it: not what "
+        "torch.compile returned",
+    }
+
+
+def test_a_model_without_values_is_refused(hold: Callable[..., Any]) -> None:
+    model = hold().to("meta")
+
+    with pytest.raises(EngineDataError) as raised:
+        cotejar.trace(model, TOKENS)
+
+    assert raised.value.parts["where"] == "embed"
+    assert raised.value.parts["found"] == (
+        "(1, 4, 96) on the device meta, which holds no values"
+    )
+
+
+def test_a_hook_that_takes_the_logits_out_of_the_output_changes_nothing(
+    hold: Callable[..., Any],
+) -> None:
+    model = hold()
+    model.register_forward_hook(lambda _module, _inputs, output: output.logits)
+
+    assert cotejar.trace(model, TOKENS).sites["logits"].shape == (4, 320)
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,9 @@ def parity(
     apr parity oracle:model.gguf native+f32:model.gguf
     apr parity --contract contract.yaml model.gguf model.apr
     apr parity recorded:a.trace recorded:b.trace --brief
-    apr parity llamacpp:model.gguf model.gguf --generate 200 --chat
-    apr parity llamacpp:model.gguf model.gguf --noise model.noise.json --arbiter
+    apr parity llamacpp:m.gguf m.gguf --generate 200 --chat
+    apr parity oracle:m.gguf m.gguf --noise m.noise.json
+    apr parity llamacpp:m.gguf m.gguf --arbiter
 
     \b
     --waive takes
@@ -129,6 +130,7 @@ def parity(
         fault=fault,
         arbiter=arbiter,
     )
+    read = [path for path in (contract, noise) if path is not None]
     if generate is not None and arbiter:
         raise click.UsageError("--arbiter compares sites; --generate has none")
     if generate is not None:
@@ -148,13 +150,13 @@ def parity(
                 fault=fault,
             ),
             output,
+            read,
             force=force,
             as_json=as_json,
         )
     if chat or explain_step:
         raise click.UsageError("--chat and --explain-step go with --generate")
     detail: Detail = "none" if brief else "sites" if all_sites else "slots"
-    read = [path for path in (contract, noise) if path is not None]
     try:
         _compare(request, output, read, force=force, detail=detail, as_json=as_json)
     except MissingFileError as error:
@@ -249,7 +251,12 @@ def _compare(
 
 
 def _compare_generation(
-    request: GenerationRequest, output: Path | None, *, force: bool, as_json: bool
+    request: GenerationRequest,
+    output: Path | None,
+    read: list[Path],
+    *,
+    force: bool,
+    as_json: bool,
 ) -> NoReturn:
     """The same for `--generate`."""
     from cotejar.engines.registry import parse_engine_name
@@ -265,7 +272,7 @@ def _compare_generation(
         raise click.UsageError("give one of --prompt and --tokens")
     if output is not None:
         sides = (parse_engine_name(s).path for s in (request.reference, request.candidate))
-        inputs = [path for side in sides for path in input_files(side)]
+        inputs = [path for side in sides for path in input_files(side)] + read
         require_writable(output, overwrite=force, inputs=inputs)
     with progress() as show:
         report = run_generation(request, show)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotejar.engines.llamacpp.binding import load_library
@@ -20,10 +21,15 @@ _SPECIAL = 1 << 0 | 1 << 3 | 1 << 4
 """`LLAMA_TOKEN_ATTR_`: UNKNOWN, CONTROL, USER_DEFINED."""
 
 
+_OTHER_FILE = "it reads GGUF alone: `apr export MODEL.apr -o MODEL.gguf`"
+_OTHER_TOKENIZER = "a newer llama-cpp-python may know it"
+
+
 class LlamaCppTokenizer:
     """The vocabulary of one model. It takes bytes: what is no UTF-8, too."""
 
     takes_bytes = True
+    renders = False
 
     def __init__(self, path: str) -> None:
         """Load it.
@@ -44,7 +50,7 @@ class LlamaCppTokenizer:
                 where=path,
                 expected="a GGUF whose tokenizer it knows",
                 found=said[:1000] or "it said nothing",
-                hint="it reads GGUF alone: `apr export MODEL.apr -o MODEL.gguf`",
+                hint=_OTHER_FILE if not _is_gguf(path) else _OTHER_TOKENIZER,
             )
         self._vocab: Any = api.llama_model_get_vocab(self._model)
 
@@ -88,3 +94,11 @@ class LlamaCppTokenizer:
     def render(self, messages: Sequence[Mapping[str, str]]) -> None:
         """Nothing: its C interface knows some templates by their looks, and runs none."""
         del messages
+
+
+def _is_gguf(path: str) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False

@@ -23,6 +23,7 @@ from cotejar.engines.transformers.load import (
     load_model,
 )
 from cotejar.engines.transformers.observation import observe
+from cotejar.engines.transformers.session import TransformersSession
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class TransformersEngine:
             prompt=prompt,
             not_observed=not_observed,
         )
+
+    def start(self) -> TransformersSession:
+        """Begin an empty context, over transformers' own cache."""
+        return TransformersSession(self.model, self._module)
 
 
 def describe_build(attention: str) -> str:

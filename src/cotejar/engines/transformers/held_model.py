@@ -8,6 +8,8 @@ float32 where they all are float32 numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,7 @@ from cotejar.engines.transformers.observation import observe
 from cotejar.engines.transformers.structure import find_layers
 from cotejar.errors import ArchitectureError, MissingTensorError, UsageError
 from cotejar.formats.model_file import TensorEntry
+from cotejar.model.inventory import EMBEDDING
 from cotejar.model.language_model import Declared, LanguageModel
 from cotejar.model.read_config import read_config
 from cotejar.model.weights import Weights, fingerprint_weights
@@ -31,7 +34,7 @@ from cotejar.quant.block_type import BlockType
 from cotejar.trace.forward_trace import Capture, EngineInfo, TraceRecorder, parse_capture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -86,10 +89,15 @@ def list_token_ids(token_ids: Any) -> list[int]:
     Raises:
         UsageError: it is no list of whole numbers.
     """
-    values = token_ids.tolist() if hasattr(token_ids, "tolist") else list(token_ids)
+    values = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+    is_ordered = isinstance(values, Iterable) and not isinstance(values, _NO_LISTS)
+    values = list(values) if is_ordered else [None]
     if len(values) == 1 and isinstance(values[0], list):
         values = values[0]
-    if not all(isinstance(value, (int, np.integer)) for value in values):
+    # True would be an id: 1.
+    if not all(
+        isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in values
+    ):
         raise UsageError(
             "these are no token ids",
             where="token_ids",
@@ -98,6 +106,10 @@ def list_token_ids(token_ids: Any) -> list[int]:
             hint="one text is traced at a time, and without padding",
         )
     return [int(value) for value in values]
+
+
+_NO_LISTS = (str, bytes, bytearray, Mapping, AbstractSet)
+"""What can be walked through and is no list of ids: a text, or without an order."""
 
 
 def describe_model(model: Any) -> LanguageModel:
@@ -118,6 +130,15 @@ def describe_model(model: Any) -> LanguageModel:
         )
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     state = dict(model.state_dict())
+    if EMBEDDING not in state:
+        raise ArchitectureError(
+            f"the parameters of {type(model).__name__} have names that are not known",
+            where=f"{type(model).__module__}.{type(model).__name__}",
+            expected=EMBEDDING,
+            found=f"{len(state)} parameters, the first is {next(iter(state), 'none')}",
+            hint="give the model that transformers made, not what wraps it: not what "
+            "torch.compile returned",
+        )
     file = HeldFile(path=Path(name), metadata={"config": to_dict()}, state=state)
     config = read_config(file, state.keys(), rope_divisors=(), embedding_rows=0)
     weights = HeldWeights(state, norms_less_one=config.architecture == "gemma3")
@@ -236,14 +257,18 @@ class HeldFile:
 
 def _describe_engine(model: Any) -> EngineInfo:
     types = {parameter.dtype for parameter in model.parameters()}
-    numerics = "+".join(sorted(NUMERICS.get(dtype, str(dtype)) for dtype in types))
+    device = model.get_input_embeddings().weight.device
     attention = str(getattr(model.config, "_attn_implementation", "unknown"))
     build = f"{describe_build(attention)}; {type(model).__name__} as its caller holds it"
+    if torch.is_autocast_enabled(device.type):
+        types.add(torch.get_autocast_dtype(device.type))
+        build += " and under its autocast"
+    numerics = "+".join(sorted(NUMERICS.get(dtype, str(dtype)) for dtype in types))
     if numerics != "f32":
         build += f"; {float32_parts(attention)} in float32"
     return EngineInfo(
         name="transformers",
         build=build,
         numerics=numerics,
-        device=str(model.get_input_embeddings().weight.device),
+        device=str(device),
     )

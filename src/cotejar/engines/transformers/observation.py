@@ -52,9 +52,11 @@ class Observer:
         """Record a tensor of (1, tokens, ...), as modules give them."""
         tensor: Any = next(iter(value), None) if isinstance(value, tuple) else value
         expected = (1, self._num_tokens)
-        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape[:2]) != expected:
-            is_tensor = isinstance(tensor, torch.Tensor)
+        is_tensor = isinstance(tensor, torch.Tensor)
+        if not is_tensor or tuple(tensor.shape[:2]) != expected or tensor.is_meta:
             found = tuple(tensor.shape) if is_tensor else type(tensor).__name__
+            if is_tensor and tensor.is_meta:
+                found = f"{found} on the device meta, which holds no values"
             raise EngineDataError(
                 f"transformers gave no activation of {self._num_tokens} tokens",
                 where=str(Site(slot, layer)),
@@ -126,7 +128,7 @@ def observe(model: Any, token_ids: Sequence[int], recorder: TraceRecorder) -> fr
         device = model.get_input_embeddings().weight.device
         ids = torch.tensor([list(token_ids)], dtype=torch.long, device=device)
         output = model(input_ids=ids, use_cache=False, return_dict=True)
-    observer.see("logits", None, output.logits)
+    observer.see("logits", None, getattr(output, "logits", output))
     observer.finish()
     return frozenset(slot for slot in ROTATED if slot not in observer.seen)
 

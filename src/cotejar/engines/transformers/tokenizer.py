@@ -24,6 +24,7 @@ class TransformersTokenizer:
     """One tokenizer. It takes text, and never runs code that lies beside it."""
 
     takes_bytes = False
+    renders = True
 
     def __init__(self, path: str) -> None:
         """Load it from a folder, or from a GGUF, which takes transformers half a minute.
@@ -45,7 +46,9 @@ class TransformersTokenizer:
                 where=path,
                 expected="a folder with tokenizer.json, or a GGUF",
                 found=f"{type(error).__name__}: {error}"[:1000],
-                hint="transformers reads no .apr",
+                hint="fetch its tokenizer.json, tokenizer_config.json and config.json again"
+                if file.is_dir()
+                else "it reads a folder or a GGUF: `apr export MODEL.apr -o MODEL.gguf`",
             ) from error
         backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
