@@ -11,7 +11,14 @@ from cotejar.errors import TensorShapeError
 from cotejar.kernels import _compiled
 from cotejar.kernels.instruction_set import NUMPY, runnable_isas
 from cotejar.kernels.numpy_operations import exponential
-from cotejar.kernels.operations import attend, multiply_elements, rms_norm, rotate, silu
+from cotejar.kernels.operations import (
+    attend,
+    attend_each,
+    multiply_elements,
+    rms_norm,
+    rotate,
+    silu,
+)
 
 F32 = np.float32
 COMPILED = [isa for isa in runnable_isas() if isa != NUMPY]
@@ -225,6 +232,28 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
             call()
 
 
+@pytest.mark.parametrize("isa", [*COMPILED, NUMPY])
+@pytest.mark.parametrize("window", [None, 3])
+def test_contexts_side_by_side_attend_as_each_alone(isa: str, window: int | None) -> None:
+    random = np.random.default_rng(5)
+    lengths = [(1, 40), (7, 7), (20, 33), (1, 1)]
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.normal(size=shape).astype(F32)
+
+    q_THE = normal(sum(tokens for tokens, _ in lengths), 6, 16)
+    contexts = [(t, normal(s, 2, 16), normal(s, 2, 16)) for t, s in lengths]
+
+    found = attend_each(q_THE, contexts, window=window, isa=isa)
+
+    start = 0
+    for tokens, keys, values in contexts:
+        own = slice(start, start + tokens)
+        alone = attend(q_THE[own], keys, values, window=window, isa=isa)
+        assert same_bits(found[own], alone)
+        start += tokens
+
+
 def test_the_message_names_both_shapes() -> None:
     with pytest.raises(TensorShapeError) as caught:
         rms_norm(np.ones((2, 16), F32), np.ones(15, F32), 1e-5)
@@ -256,16 +285,67 @@ def zeros(*shape: int) -> np.ndarray:
             "portable", zeros(2, 1, 4), zeros(1, 2), zeros(1, 2), False, zeros(2, 1, 4)
         ),
         lambda: _compiled.attend(
-            "portable", zeros(2, 1, 4), zeros(1, 1, 4), zeros(1, 1, 4), 0, zeros(2, 1, 4)
+            "portable",
+            zeros(2, 1, 4),
+            [1],
+            [zeros(2, 1, 4)],
+            [zeros(2, 1, 4)],
+            0,
+            zeros(2, 1, 4),
         ),
         lambda: _compiled.attend(
-            "portable", zeros(1, 3, 4), zeros(1, 2, 4), zeros(1, 2, 4), 0, zeros(1, 3, 4)
+            "portable",
+            zeros(1, 1, 4),
+            [-1, 2],
+            [zeros(2, 1, 4)] * 2,
+            [zeros(2, 1, 4)] * 2,
+            0,
+            zeros(1, 1, 4),
         ),
         lambda: _compiled.attend(
-            "portable", zeros(1, 2, 4), zeros(1, 0, 4), zeros(1, 0, 4), 0, zeros(1, 2, 4)
+            "portable",
+            zeros(1, 1, 4),
+            [1],
+            [zeros(2, 1, 4)] * 2,
+            [zeros(2, 1, 4)],
+            0,
+            zeros(1, 1, 4),
         ),
         lambda: _compiled.attend(
-            "portable", zeros(1, 2, 4), zeros(1, 1, 4), zeros(1, 1, 4), -1, zeros(1, 2, 4)
+            "portable",
+            zeros(2, 1, 4),
+            [2],
+            [zeros(1, 1, 4)],
+            [zeros(1, 1, 4)],
+            0,
+            zeros(2, 1, 4),
+        ),
+        lambda: _compiled.attend(
+            "portable",
+            zeros(1, 3, 4),
+            [1],
+            [zeros(1, 2, 4)],
+            [zeros(1, 2, 4)],
+            0,
+            zeros(1, 3, 4),
+        ),
+        lambda: _compiled.attend(
+            "portable",
+            zeros(1, 2, 4),
+            [1],
+            [zeros(1, 0, 4)],
+            [zeros(1, 0, 4)],
+            0,
+            zeros(1, 2, 4),
+        ),
+        lambda: _compiled.attend(
+            "portable",
+            zeros(1, 2, 4),
+            [1],
+            [zeros(1, 1, 4)],
+            [zeros(1, 1, 4)],
+            -1,
+            zeros(1, 2, 4),
         ),
     ],
 )

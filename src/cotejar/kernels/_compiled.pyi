@@ -44,8 +44,9 @@ def rotate(
 def attend(
     isa: str,
     queries: np.ndarray,
-    keys: np.ndarray,
-    values: np.ndarray,
+    tokens: list[int],
+    keys: list[np.ndarray],
+    values: list[np.ndarray],
     window: int,
     out: np.ndarray,
 ) -> None: ...

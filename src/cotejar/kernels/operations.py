@@ -38,7 +38,7 @@ from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 from cotejar.kernels.moments import moments_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from jaxtyping import Float32
 
@@ -125,26 +125,68 @@ def attend(
     Raises:
         TensorShapeError: the shapes do not fit each other.
     """
-    tokens, num_heads, head_size = q_THE.shape
-    total, num_kv_heads, _ = k_SKE.shape
-    if (
-        k_SKE.shape != v_SKE.shape
-        or k_SKE.shape[2] != head_size
-        or num_heads % num_kv_heads
-        or tokens > total
-    ):
+    return attend_each(q_THE, [(len(q_THE), k_SKE, v_SKE)], window=window, isa=isa)
+
+
+def attend_each(
+    q_THE: Float32[np.ndarray, "T H E"],
+    contexts: Sequence[tuple[int, Float32[np.ndarray, "S K E"], Float32[np.ndarray, "S K E"]]],
+    *,
+    window: int | None = None,
+    isa: str | None = None,
+) -> Float32[np.ndarray, "T H E"]:
+    """Attention of several contexts, whose queries stand one after the other.
+
+    Args:
+        q_THE: queries of all, after RoPE.
+        contexts: how many of the queries are each one's, and its keys and values; each
+            attends to its own alone.
+        window: as in `attend`.
+        isa: likewise.
+
+    Raises:
+        TensorShapeError: the shapes do not fit each other.
+    """
+    if sum(tokens for tokens, _, _ in contexts) != len(q_THE):
+        raise _misfit("attend", f"{len(q_THE)} queries", "another number in all contexts")
+    for tokens, k_SKE, v_SKE in contexts:
+        _check_attention((tokens, *q_THE.shape[1:]), k_SKE.shape, v_SKE.shape)
+    if (isa := isa or chosen_isa()) == NUMPY:
+        ends = np.cumsum([tokens for tokens, _, _ in contexts])[:-1]
+        with np.errstate(all="ignore"):
+            attended = [
+                numpy_operations.attend(own_THE, k_SKE, v_SKE, window=window)
+                for own_THE, (_, k_SKE, v_SKE) in zip(
+                    np.split(q_THE, ends), contexts, strict=True
+                )
+            ]
+        return np.concatenate(attended)
+    q_THE = np.ascontiguousarray(q_THE)
+    out = empty_array(q_THE.shape)
+    _compiled.attend(
+        isa,
+        q_THE,
+        [tokens for tokens, _, _ in contexts],
+        [np.ascontiguousarray(k_SKE) for _, k_SKE, _ in contexts],
+        [np.ascontiguousarray(v_SKE) for _, _, v_SKE in contexts],
+        window or 0,
+        out,
+    )
+    return out
+
+
+def _check_attention(
+    q_shape: tuple[int, ...], k_shape: tuple[int, ...], v_shape: tuple[int, ...]
+) -> None:
+    tokens, num_heads, head_size = q_shape
+    total, num_kv_heads, _ = k_shape
+    fits = k_shape == v_shape and k_shape[2] == head_size and tokens <= total
+    if not fits or num_heads % num_kv_heads:
         raise _misfit(
             "attend",
             f"keys and values of (at least {tokens}, a divisor of {num_heads}, {head_size})",
-            f"{k_SKE.shape} and {v_SKE.shape}",
+            f"{k_shape} and {v_shape}",
         )
-    if (isa := isa or chosen_isa()) == NUMPY:
-        with np.errstate(all="ignore"):
-            return numpy_operations.attend(q_THE, k_SKE, v_SKE, window=window)
-    q_THE, k_SKE, v_SKE = (np.ascontiguousarray(x) for x in (q_THE, k_SKE, v_SKE))
-    out = empty_array(q_THE.shape)
-    _compiled.attend(isa, q_THE, k_SKE, v_SKE, window or 0, out)
-    return out
 
 
 def silu(

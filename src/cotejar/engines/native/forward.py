@@ -226,9 +226,14 @@ class Pass:
         v_SKE: Float32[np.ndarray, "S K E"],
     ) -> Float32[np.ndarray, "T H E"]:
         """Causal attention of the new tokens over all."""
-        if self._query_factor is not None:
-            q_THE = q_THE * np.float32(self._query_factor)
-        return operations.attend(q_THE, k_SKE, v_SKE, window=self._layers[layer].window)
+        window = self._layers[layer].window
+        return operations.attend(self.scaled_queries(q_THE), k_SKE, v_SKE, window=window)
+
+    def scaled_queries(
+        self, q_THE: Float32[np.ndarray, "T H E"]
+    ) -> Float32[np.ndarray, "T H E"]:
+        """Queries such that dividing their scores by sqrt(E) gives what the model wants."""
+        return q_THE if self._query_factor is None else q_THE * np.float32(self._query_factor)
 
     def activate(
         self,

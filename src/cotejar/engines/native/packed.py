@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.engines.native.cache import KVCache
-from cotejar.engines.native.forward import Pass
+from cotejar.engines.native.fused import FusedPass
 from cotejar.engines.native.rope import rope_tables
+from cotejar.kernels import operations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cotejar.model.language_model import LanguageModel
 
 
-class PackedPass(Pass):
+class PackedPass(FusedPass):
     """One forward pass over new tokens of several contexts."""
 
     def __init__(self, model: LanguageModel, multiply: Multiply) -> None:
@@ -87,11 +88,19 @@ class PackedPass(Pass):
         v_SKE: Float32[np.ndarray, "S K E"],  # noqa: ARG002
     ) -> Float32[np.ndarray, "T H E"]:
         """Every context attends to itself alone."""
-        attended = [
-            super(PackedPass, self).attend(layer, q_THE[rows], keys, values)
+        contexts = [
+            (rows.stop - rows.start, keys, values)
             for rows, (keys, values) in zip(self._rows, self._kept, strict=True)
         ]
-        return np.concatenate(attended)
+        window = self.model.config.window_of(layer)
+        return operations.attend_each(self.scaled_queries(q_THE), contexts, window=window)
+
+    def _asking_rows(
+        self,
+        layer: int,  # noqa: ARG002 - in no layer fewer
+        x_TD: Float32[np.ndarray, "T D"],
+    ) -> Float32[np.ndarray, "T D"]:
+        return x_TD
 
     def last_rows(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "N D"]:
         """Each context's last."""

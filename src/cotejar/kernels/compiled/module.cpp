@@ -99,28 +99,41 @@ void bind_rotate(const std::string& isa_name, const Heads& values, const Matrix&
     rotate(isa, rotation, values.data(), out.data());
 }
 
-void bind_attend(const std::string& isa_name, const Heads& queries, const Heads& keys,
-                 const Heads& values, int64_t window, const OutHeads& out) {
+// Queries of several contexts stand one after the other: `tokens[i]` of them attend to
+// `keys[i]` and `values[i]`.
+void bind_attend(const std::string& isa_name, const Heads& queries,
+                 const std::vector<int64_t>& tokens, const std::vector<Heads>& keys,
+                 const std::vector<Heads>& values, int64_t window, const OutHeads& out) {
     const Isa& isa = isa_named(isa_name);
-    require(same_shape(keys, values), "keys and values differ in shape");
     require(same_shape(queries, out), "the output has another shape than the queries");
-    require(queries.shape(2) == keys.shape(2) && keys.shape(2) > 0,
-            "queries and keys differ in head size");
-    require(keys.shape(1) > 0 && queries.shape(1) % keys.shape(1) == 0,
-            "the query heads are no multiple of the key heads");
-    require(queries.shape(0) <= keys.shape(0), "fewer positions than queries");
+    require(keys.size() == tokens.size() && values.size() == tokens.size(),
+            "another number of keys or values than of contexts");
     require(window >= 0, "a negative window");
-    const Attention attention{static_cast<int64_t>(queries.shape(0)),
-                              static_cast<int64_t>(keys.shape(0)),
-                              static_cast<int64_t>(queries.shape(1)),
-                              static_cast<int64_t>(keys.shape(1)),
-                              static_cast<int64_t>(queries.shape(2)),
-                              window,
-                              queries.data(),
-                              keys.data(),
-                              values.data()};
+    const int64_t heads = static_cast<int64_t>(queries.shape(1));
+    const int64_t head_size = static_cast<int64_t>(queries.shape(2));
+    const int64_t total = static_cast<int64_t>(queries.shape(0));
+    std::vector<Attention> all;
+    std::vector<float*> contexts;
+    int64_t first = 0;
+    for (size_t i = 0; i < tokens.size(); i++) {
+        const int64_t positions = static_cast<int64_t>(keys[i].shape(0));
+        const int64_t kv_heads = static_cast<int64_t>(keys[i].shape(1));
+        require(same_shape(keys[i], values[i]), "keys and values differ in shape");
+        require(static_cast<int64_t>(keys[i].shape(2)) == head_size && head_size > 0,
+                "queries and keys differ in head size");
+        require(kv_heads > 0 && heads % kv_heads == 0,
+                "the query heads are no multiple of the key heads");
+        require(tokens[i] >= 0 && tokens[i] <= total - first, "fewer queries than tokens");
+        require(tokens[i] <= positions, "fewer positions than queries");
+        const int64_t at = first * heads * head_size;
+        all.push_back({tokens[i], positions, heads, kv_heads, head_size, window,
+                       queries.data() + at, keys[i].data(), values[i].data()});
+        contexts.push_back(out.data() + at);
+        first += tokens[i];
+    }
+    require(first == total, "more queries than tokens");
     nb::gil_scoped_release released;
-    attend(isa, attention, out.data());
+    attend(isa, all, contexts);
 }
 
 nb::tuple tuple_of(const Moments& m) {
@@ -172,7 +185,7 @@ void bind_operations(nb::module_& module) {
                nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("adjacent"),
                nb::arg("out").noconvert());
     module.def("attend", bind_attend, nb::arg("isa"), nb::arg("queries").noconvert(),
-               nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("window"),
+               nb::arg("tokens"), nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("window"),
                nb::arg("out").noconvert());
 }
 

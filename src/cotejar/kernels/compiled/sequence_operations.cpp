@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "failure.h"
 #include "thread_pool.h"
@@ -179,26 +180,40 @@ void attend_rows(const Isa& isa, const Attention& all, int64_t kv_head, int64_t 
     isa.operations->attend(tile);
 }
 
-void attend(const Isa& isa, const Attention& all, float* context) {
-    const int64_t rows = all.tokens * (all.heads / all.kv_heads);
-    const int64_t tiles = (rows + MAX_QUERIES - 1) / MAX_QUERIES;
+void attend(const Isa& isa, const std::vector<Attention>& all,
+            const std::vector<float*>& contexts) {
+    // A unit is a tile of one attention; `ends` says whose.
+    std::vector<int64_t> ends;
+    int64_t units = 0, products = 0, bytes = 0;
+    for (const Attention& one : all) {
+        const int64_t rows = one.tokens * (one.heads / one.kv_heads);
+        units += (rows + MAX_QUERIES - 1) / MAX_QUERIES * one.kv_heads;
+        ends.push_back(units);
+        products += one.tokens * one.heads * one.positions * one.head_size;
+        bytes = std::max(bytes, static_cast<int64_t>(
+                                    attention_bytes(one.head_size, one.positions)));
+    }
     Failure failure;
     // Tiles dealt out in turn: later queries see more, so halves would not be equal work.
     auto work = [&](int part, int parts) {
         failure.guard([&] {
-            void* scratch = attention_scratch.get(attention_bytes(all.head_size, all.positions));
-            for (int64_t unit = part; unit < tiles * all.kv_heads; unit += parts) {
-                const int64_t first = unit / all.kv_heads * MAX_QUERIES;
-                attend_rows(isa, all, unit % all.kv_heads, first,
-                            std::min(MAX_QUERIES, rows - first), scratch, context);
+            void* scratch = attention_scratch.get(static_cast<size_t>(bytes));
+            size_t at = 0;
+            for (int64_t unit = part; unit < units; unit += parts) {
+                while (unit >= ends[at]) at++;
+                const Attention& one = all[at];
+                const int64_t mine = unit - (at == 0 ? 0 : ends[at - 1]);
+                const int64_t rows = one.tokens * (one.heads / one.kv_heads);
+                const int64_t first = mine / one.kv_heads * MAX_QUERIES;
+                attend_rows(isa, one, mine % one.kv_heads, first,
+                            std::min(MAX_QUERIES, rows - first), scratch, contexts[at]);
             }
         });
     };
-    const int64_t products = all.tokens * all.heads * all.positions * all.head_size;
     if (products < 4 * SMALL)
         work(0, 1);
     else
-        parallel(tiles * all.kv_heads, work);
+        parallel(units, work);
     failure.rethrow();
 }
 

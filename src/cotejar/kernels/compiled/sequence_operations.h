@@ -1,6 +1,8 @@
 // The operations over a whole sequence, split over the threads.
 #pragma once
 
+#include <vector>
+
 #include "isa.h"
 
 namespace cotejar {
@@ -36,7 +38,8 @@ struct Attention {
     const float *queries, *keys, *values;
 };
 
-void attend(const Isa& isa, const Attention& attention, float* context);
+// Each attention to its own context; all of them share the threads.
+void attend(const Isa& isa, const std::vector<Attention>& all, const std::vector<float*>& contexts);
 
 // A piece of it, for callers with threads and memory of their own: up to MAX_QUERIES of the
 // queries that share a key/value head. Query `row` is token row / group, head
