@@ -14,7 +14,7 @@ import numpy as np
 
 import cotejar
 from cotejar.errors import UsageError
-from cotejar.trace.site import CAPTURE_POINTS, Site, parse_slot
+from cotejar.trace.site import CAPTURE_POINTS, Site, known_site, parse_slot
 from cotejar.trace.stats import DDOF, ActivationStats, measure_rows, stats_pair
 
 if TYPE_CHECKING:
@@ -161,9 +161,10 @@ def _no_layer(text: str, part: str, num_layers: int) -> UsageError:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Not frozen, for the time that making one takes: see `ActivationStats`.
+@dataclass(kw_only=True, slots=True)
 class SiteRecord:
-    """What is known of one site."""
+    """What is known of one site. Nobody changes one."""
 
     site: Site
     capture_point: str
@@ -228,6 +229,7 @@ class TraceRecorder:
                 hint="leave the scope out to record both",
             )
         self._capture = capture
+        self._every_site = capture.layers is None
         self.sites: dict[str, SiteRecord] = {}
         self.arrays: dict[str, np.ndarray] = {}
 
@@ -248,8 +250,8 @@ class TraceRecorder:
             arrange: brings the array to canonical order, where the engine's own differs;
                 statistics do not see the order.
         """
-        site = Site(slot, layer)
-        if not self._capture.wants_site(site):
+        site = known_site(slot, layer)
+        if not self._wants(site):
             return
         if Scope.ALL not in self._capture.scopes:
             values_TW = values_TW[-1:]
@@ -269,13 +271,18 @@ class TraceRecorder:
         self, slot: str, moments: MomentsPair, shape: tuple[int, ...], layer: int | None
     ) -> None:
         """Record a float32 site whose values a kernel has measured on the way."""
-        site = Site(slot, layer)
-        if self._capture.wants_site(site):
+        site = known_site(slot, layer)
+        if self._wants(site):
             self._keep(site, "float32", shape, self._in_scopes(*stats_pair(moments)))
+
+    def _wants(self, site: Site) -> bool:
+        return self._every_site or self._capture.wants_site(site)
 
     def _in_scopes(
         self, every: ActivationStats, last: ActivationStats
     ) -> dict[Scope, ActivationStats]:
+        if self._capture.scopes is BOTH_SCOPES:
+            return {Scope.ALL: every, Scope.LAST: last}
         return {scope: every if scope is Scope.ALL else last for scope in self._capture.scopes}
 
     def record_joined(
@@ -294,10 +301,10 @@ class TraceRecorder:
             layer: their layer.
             join: gives the array in canonical order, and is asked if that is wanted.
         """
-        site = Site(slot, layer)
-        if not self._capture.wants_site(site):
+        site = known_site(slot, layer)
+        if not self._wants(site):
             return
-        records = [self.sites[str(Site(part, layer))] for part in parts]
+        records = [self.sites[str(known_site(part, layer))] for part in parts]
         stats = dict(records[0].stats)
         for record in records[1:]:
             stats = {scope: part.merged(record.stats[scope]) for scope, part in stats.items()}

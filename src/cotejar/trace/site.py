@@ -6,6 +6,7 @@ slot. Slots come in the order in which data flows through a layer.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -96,6 +97,12 @@ def current_capture_point(text: str) -> str:
     """The text of today for one of `FORMER_CAPTURE_POINTS`; any other as it is."""
     slot = FORMER_CAPTURE_POINTS.get(text)
     return text if slot is None else CAPTURE_POINTS[slot]
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def known_site(slot: str, layer: int | None) -> Site:
+    """The site, made once: a forward pass asks for hundreds of them."""
+    return Site(slot, layer)
 
 
 def parse_site(text: str) -> Site:
