@@ -1,0 +1,1 @@
+"""Who is wrong, where and why: replay, arithmetic ladder, hypotheses, reproduction."""

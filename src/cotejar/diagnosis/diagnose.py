@@ -1,0 +1,391 @@
+"""Preconditions, parity, replay, ladder, hypotheses, reproduction: what `apr diagnose` does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cotejar.diagnosis.arithmetic import F32, declared_arithmetic
+from cotejar.diagnosis.case import Case
+from cotejar.diagnosis.fairness import (
+    arrays_hint,
+    broken_preconditions,
+    first_nonfinite,
+    is_half_precision,
+    judge_preconditions,
+    naive_ratio,
+    wrong_fingerprint,
+    wrong_shape,
+)
+from cotejar.diagnosis.file_difference import as_reference, compare_files
+from cotejar.diagnosis.hypotheses.tokens import explain_tokens
+from cotejar.diagnosis.ladder import climb
+from cotejar.diagnosis.observed import Observed, Truth, declared_truth
+from cotejar.diagnosis.replay import replay_sides
+from cotejar.diagnosis.reproduction import (
+    first_wrong_token,
+    require_free_folder,
+    write_reproduction,
+)
+from cotejar.diagnosis.request import Request, Traced, trace_sides
+from cotejar.diagnosis.result import Diagnosis, Reproduction
+from cotejar.diagnosis.search import Cause, Found, find_causes
+from cotejar.parity.compare import Plan, compare_traces
+from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, parse_layers
+from cotejar.trace.site import parse_site
+from cotejar.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from cotejar.diagnosis.ladder import Ladder
+    from cotejar.diagnosis.observed import SideName
+    from cotejar.diagnosis.replay import LocalError
+    from cotejar.diagnosis.result import WrongSide
+    from cotejar.parity.compare import Comparison
+    from cotejar.parity.preconditions import Precondition
+    from cotejar.trace.forward_trace import ForwardTrace
+
+
+def diagnose(
+    request: Request, on_progress: Callable[[str], None] = lambda _: None
+) -> Diagnosis:
+    """Name the operation, the side and the cause; or say why that is not possible.
+
+    Raises:
+        CotejarError: a side cannot be opened or run, or an option is wrong.
+    """
+    if request.output is not None:
+        require_free_folder(request.output)
+    traced = trace_sides(request, on_progress)
+    start = _start(request, traced)
+    if broken := broken_preconditions(start.preconditions):
+        return _incomparable(start, broken, traced)
+    observed = _observe(traced)
+    if isinstance(observed, str):
+        return replace(
+            start,
+            summary=observed,
+            next_step="name the model that the trace was recorded of with --model",
+        )
+    on_progress("comparing")
+    traces = tuple(side.trace for side in observed)
+    comparison = _compare(*traces)
+    on_progress("replaying every operation")
+    layers = None
+    if request.layers is not None:
+        layers = parse_layers(request.layers, observed[0].truth.config.num_layers)
+    errors = replay_sides(observed, layers=layers, jobs=request.jobs)
+    result = replace(start, comparison=comparison, errors=tuple(errors))
+    found = first_nonfinite(*traces)
+    if found is not None and not _is_behind(found[1], errors):
+        side, site, message = found
+        return replace(
+            result,
+            verdict=Verdict.FAIL,
+            site=site,
+            wrong_side=side,
+            summary=message,
+            next_step=f"look at what makes {site} there: everything behind it is lost",
+        )
+    replayed = {error.side for error in errors}
+    for one in observed:
+        if one.side not in replayed:
+            return replace(
+                result,
+                summary=f"no operation of the {one.side} can be replayed: its inputs or its "
+                "output were not captured",
+                next_step=arrays_hint(one.side, one.trace),
+            )
+    if all(error.explained for error in errors) and observed[0].truth is not observed[1].truth:
+        on_progress("comparing the two files")
+        return _judge_files(result, observed)
+    return _judge(
+        result,
+        observed,
+        lambda case, found: _shrink(case, found, traced),
+        on_progress,
+        request.output,
+    )
+
+
+def _is_behind(site: str, errors: Sequence[LocalError]) -> bool:
+    """Is an operation before it wrong already? What came of that is no finding."""
+    order = parse_site(site).order
+    return any(not e.explained and parse_site(e.site).order < order for e in errors)
+
+
+def _start(request: Request, traced: tuple[Traced, Traced]) -> Diagnosis:
+    reference, candidate = (side.trace for side in traced)
+    return Diagnosis(
+        verdict=Verdict.INCOMPARABLE,
+        reference=replace(reference, arrays={}),
+        candidate=replace(candidate, arrays={}),
+        preconditions=tuple(judge_preconditions(reference, candidate)),
+        summary="",
+        next_step="",
+        fault=request.fault,
+    )
+
+
+def _incomparable(
+    start: Diagnosis, broken: Sequence[Precondition], traced: tuple[Traced, Traced]
+) -> Diagnosis:
+    """Nothing is measured; where the tokens differ, they say how."""
+    reasons = "; ".join(p.message for p in broken)
+    result = replace(
+        start,
+        summary=f"broken: {', '.join(p.id for p in broken)}; nothing was measured. {reasons}",
+        next_step="measure both sides alike, then diagnose again",
+        naive_ratio=naive_ratio(start.reference, start.candidate),
+    )
+    reference, candidate = traced
+    # A side that ran other tokens than it was given is the wrong one.
+    changed = [t for t in traced if t.asked is not None and t.asked != t.trace.token_ids]
+    wrong = changed[0] if len(changed) == 1 else candidate
+    right_ids = wrong.asked or reference.trace.token_ids
+    cause = explain_tokens(right_ids, wrong.trace.token_ids)
+    if cause is None or "token-ids" not in {p.id for p in broken}:
+        return result
+    side: WrongSide = "reference" if wrong is reference else "candidate"
+    found = Cause(
+        id=cause.id,
+        title=cause.title,
+        residual_before=1.0,
+        residual_after=0.0,
+        limit=0.0,
+        parameters=0,
+    )
+    return replace(result, site="tokens", wrong_side=side, causes=(found,))
+
+
+def _observe(traced: tuple[Traced, Traced]) -> list[Observed] | str:
+    """Each side with its model; or why there is none."""
+    models = [side.model for side in traced]
+    shared: dict[str, Truth] = {}
+    observed = []
+    for index, side in enumerate(traced):
+        name: SideName = "candidate" if index else "reference"
+        model = models[index] or models[1 - index]
+        if model is None:
+            return f"the {name} is a recorded trace, and nothing says which model it ran"
+        declared = model.declared
+        problem = wrong_fingerprint(name, side.trace, model) or wrong_shape(
+            name, side.trace, declared.config
+        )
+        if problem:
+            return problem
+        key = f"{model.fingerprint} {declared.config}"
+        if key not in shared:
+            shared[key] = declared_truth(declared.config, declared.weights)
+        truth = shared[key]
+        engine = side.trace.engine
+        arithmetic = declared_arithmetic(engine, declared.config.architecture)
+        arithmetic = arithmetic or replace(F32, name=engine.numerics)
+        if is_half_precision(side.trace) and arithmetic.values != "f16":
+            arithmetic = replace(arithmetic, recorded="f16")
+        observed.append(
+            Observed(side=name, trace=side.trace, truth=truth, arithmetic=arithmetic)
+        )
+    return observed
+
+
+def _compare(reference: ForwardTrace, candidate: ForwardTrace) -> Comparison:
+    plan = Plan(preconditions=("token-ids",), required_slots=())
+    return compare_traces(reference, candidate, plan)
+
+
+def _judge(
+    result: Diagnosis,
+    observed: Sequence[Observed],
+    shrink: Callable[[Case, Found], tuple[Case, Found]],
+    on_progress: Callable[[str], None],
+    output: Path | None,
+) -> Diagnosis:
+    """From local errors to a finding, or to none."""
+    wrong = [error for error in result.errors if not error.explained]
+    sides = {error.side for error in wrong}
+    ladder = _ladders(result.errors, observed, wrong[0] if wrong else None)
+    if not wrong:
+        return _nothing_wrong(replace(result, ladder=ladder), observed)
+    first = wrong[0]
+    side: WrongSide = "both" if len(sides) > 1 else first.side
+    on_progress(f"looking for the cause at {first.site}")
+    case = _case(first, observed)
+    found = find_causes(case)
+    shown = case
+    if output is not None:
+        on_progress("writing the smallest reproduction")
+        shown, again = shrink(case, found)
+        write_reproduction(output, shown, again)
+    return replace(
+        result,
+        verdict=Verdict.FAIL,
+        site=first.site,
+        wrong_side=side,
+        summary=_summary(first, side, found),
+        next_step=_next_step(first, found, output),
+        causes=found.causes,
+        nearest=found.nearest,
+        num_tried=found.num_tried,
+        ladder=ladder,
+        reproduction=Reproduction(
+            site=first.site,
+            side=first.side,
+            token_ids=shown.observed.trace.token_ids[: first_wrong_token(shown) + 1],
+            folder=None if output is None else str(output),
+        ),
+    )
+
+
+def _judge_files(result: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
+    """Both engines are right about their own file: does what differs in the files matter?"""
+    reference, candidate = (side.truth for side in observed)
+    ladder = _ladders(result.errors, observed, None)
+    difference = compare_files(reference, candidate)
+    if difference is None:
+        return replace(
+            result,
+            summary="each side is right about its own file, and the two files are of models "
+            "of different shapes",
+            next_step="compare two files of one model; `apr diff` lists their tensors",
+            ladder=ladder,
+        )
+    if not difference.is_finding:
+        return replace(
+            result,
+            verdict=Verdict.PASS,
+            summary=f"each side is right about its own file; {len(difference.requantised)} "
+            "tensors are of another type, within that type's rounding",
+            next_step="nothing to mend; `apr diff` lists the types",
+            ladder=ladder,
+        )
+    truth = as_reference(reference, candidate, difference)
+    held = replace(observed[1], truth=truth, _derived={})
+    wrong = [error for error in replay_sides([held]) if not error.explained]
+    parts = [*difference.config_keys, *difference.changed]
+    what = f"the files differ in {', '.join(parts[:3])}{' ...' if len(parts) > 3 else ''}"  # noqa: PLR2004 - the 3 before
+    if not wrong:
+        return replace(
+            result,
+            summary=f"{what}; with these tokens no operation shows it",
+            next_step="try a longer prompt; `apr diff` shows what the files hold",
+            ladder=ladder,
+        )
+    case = _case(wrong[0], [held])
+    found = find_causes(case)
+    cause = found.causes[0].title if found.causes else "no known way to be wrong explains it"
+    return replace(
+        result,
+        verdict=Verdict.FAIL,
+        errors=(*result.errors, wrong[0]),
+        site=wrong[0].site,
+        wrong_side="candidate",
+        summary=f"each engine is right about its own file, and {what}. Held against the "
+        f"reference's file the candidate is wrong at {wrong[0].site}: {cause}",
+        next_step="convert the candidate's file again; `apr diff` shows what the files hold",
+        causes=found.causes,
+        nearest=found.nearest,
+        num_tried=found.num_tried,
+        ladder=ladder,
+    )
+
+
+def _case(error: LocalError, observed: Sequence[Observed]) -> Case:
+    side = next(one for one in observed if one.side == error.side)
+    operation = side.truth.operations[error.site]
+    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
+    if inputs is None or recorded is None:  # they were there when it was replayed
+        raise RuntimeError(error.site)
+    return Case(operation, side, inputs.arrays, recorded, error)
+
+
+def _nothing_wrong(result: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
+    """PASS, unless a difference may come from what could not be replayed."""
+    done = {(error.side, error.site) for error in result.errors}
+    missing = [
+        (side, name)
+        for side in observed
+        for name, operation in side.truth.operations.items()
+        if (side.side, name) not in done and operation.site.slot not in side.trace.not_observed
+    ]
+    count = len(result.errors)
+    right = (
+        f"every one of {count} operations is right given its own input"
+        if not missing
+        else f"{count} of {count + len(missing)} operations could be replayed and are right"
+    )
+    comparison = result.comparison
+    if missing and comparison is not None and comparison.first_divergence is not None:
+        return replace(
+            result,
+            summary=f"{right}; the two part at {comparison.first_divergence.site}, which may "
+            "come from the others",
+            next_step=arrays_hint(missing[0][0].side, missing[0][0].trace),
+        )
+    return replace(
+        result,
+        verdict=Verdict.PASS,
+        summary=f"{right}; what differs is inherited from declared rounding",
+        next_step="nothing to mend; `apr parity` says how far the two lie apart",
+    )
+
+
+def _shrink(case: Case, found: Found, traced: Sequence[Traced]) -> tuple[Case, Found]:
+    """Run beginnings of the prompt until one shows the same: the shortest comes first.
+
+    A recorded side cannot be run again: what it recorded of the prompt's beginning is all.
+    """
+    index = 1 if case.observed.side == "candidate" else 0
+    side, trace = traced[index].side, case.observed.trace
+    site = case.operation.site
+    if side.recorded is not None:
+        return case, found
+    layers = None if site.layer is None else frozenset({site.layer, max(site.layer - 1, 0)})
+    capture = Capture(array_slots=EVERY_ARRAY, layers=layers)
+    for length in range(1, first_wrong_token(case) + 1):
+        if length & (length - 1) and length != first_wrong_token(case) + 1:
+            continue  # 1, 2, 4, ...
+        short = side.trace(trace.token_ids[:length], capture=capture, prompt=None)
+        observed = replace(case.observed, trace=short, _derived={})
+        wrong = [e for e in replay_sides([observed], layers=layers) if not e.explained]
+        at_site = [e for e in wrong if e.site == case.operation.name]
+        if at_site:
+            shorter = _case(at_site[0], [observed])
+            again = find_causes(shorter)
+            # From too few tokens other causes may look the same.
+            if [c.id for c in again.causes[:1]] == [c.id for c in found.causes[:1]]:
+                return shorter, again
+    return case, found
+
+
+def _ladders(
+    errors: Sequence[LocalError], observed: Sequence[Observed], finding: LocalError | None
+) -> tuple[Ladder, ...]:
+    ladders = []
+    for side in observed:
+        own = [error for error in errors if error.side == side.side]
+        if own:
+            ladders.append(climb(own, side.arithmetic, None))
+        if finding is not None and finding.side == side.side:
+            ladders.append(climb([finding], side.arithmetic, finding.site))
+    return tuple(ladders)
+
+
+def _summary(error: LocalError, side: WrongSide, found: Found) -> str:
+    who = "both sides are" if side == "both" else f"the {side} is"
+    where = f"{who} wrong at {error.site}"
+    if found.causes:
+        return f"{where}: {found.causes[0].title}"
+    return f"{where}; none of {found.num_tried} known ways to be wrong explains it"
+
+
+def _next_step(error: LocalError, found: Found, output: Path | None) -> str:
+    site = parse_site(error.site)
+    layer = "" if site.layer is None else f" of layer {site.layer}"
+    if found.causes:
+        return f"mend {site.slot}{layer} in the {error.side}, then diagnose again"
+    if output is not None:
+        return f"read {output}/show.py beside the code of {site.slot}{layer}"
+    return "write the smallest reproduction with -o FOLDER and read it beside the code"

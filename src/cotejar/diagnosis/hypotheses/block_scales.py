@@ -1,0 +1,143 @@
+"""Scales and sub-scales of blocks read in another way: order, bytes, rounding, sign.
+
+Shape letters: N blocks, S sub-blocks, Y bytes of a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cotejar.diagnosis.arithmetic import ROUNDINGS
+from cotejar.diagnosis.hypotheses.split_blocks import place_orders, shown_order
+from cotejar.diagnosis.weight_variants import HEADERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jaxtyping import Int64
+
+    from cotejar.diagnosis.hypotheses.split_blocks import Reading, Sample, Split
+    from cotejar.quant.block_type import BlockType
+
+
+def scale_readings(sample: Sample, kind: BlockType) -> Iterator[Reading]:
+    """All of them."""
+    yield from _sub_orders(sample)
+    yield from _scales(sample.split)
+    yield from _byte_orders(kind)
+
+
+def _sub_orders(sample: Sample) -> Iterator[Reading]:
+    """Sub-scales, sub-minima or both, of another sub-block."""
+    count = sample.split.sub_scales.shape[1]
+    if count <= 2:  # noqa: PLR2004 - nothing to exchange
+        return
+    names = {"sub_scales": "sub-scales", "sub_offsets": "sub-minima"}
+    has_minima = bool((sample.split.sub_offsets != 1).any())
+    sets = [["sub_scales"]] + ([["sub_offsets"], [*names]] if has_minima else [])
+    for fields in sets:
+        best, least = None, np.inf
+        for order in place_orders(count):
+            left = float(sample.left(_moved(sample.split, fields=fields, order=order)).sum())
+            if left < least:
+                best, least = order, left
+        if best is None:
+            continue
+        what = " and ".join(names[field] for field in fields)
+        yield (
+            "sub-scales",
+            f"{what} are those of another sub-block: {shown_order(best)}",
+            1,
+            partial(_moved, fields=fields, order=best),
+        )
+
+
+def _moved(blocks: Split, *, fields: list[str], order: Int64[np.ndarray, "S"]) -> Split:
+    return _changed(blocks, fields=fields, by=lambda values_NS: values_NS[:, order])
+
+
+def _changed(
+    blocks: Split, *, fields: list[str], by: Callable[[np.ndarray], np.ndarray]
+) -> Split:
+    changes: dict[str, Any] = {field: by(getattr(blocks, field)) for field in fields}
+    return replace(blocks, **changes)
+
+
+def _byte_orders(kind: BlockType) -> Iterator[Reading]:
+    """Bytes of scales and packed sub-scales, in every word of two or four bytes."""
+    for name, ranges in HEADERS.get(kind, {}).items():
+        for first, last in ranges:
+            width = 4 if (last - first) % 4 == 0 else 2
+            words = [slice(a, a + width) for a in range(first, last, width)]
+            sets = [[word] for word in words] + ([words] if len(words) > 1 else [])
+            for chosen in sets:
+                for order in place_orders(width):
+                    places = np.arange(kind.bytes_per_block)
+                    for word in chosen:
+                        places[word] = places[word][order]
+                    where = f"{chosen[0].start}..{chosen[-1].stop}"
+                    yield (
+                        "sub-scales" if name == "sub-scales" else "block-scale",
+                        f"bytes {where} of each block ({name}) are read in the order "
+                        f"{shown_order(order)} of every {width}",
+                        1,
+                        places,
+                    )
+
+
+# --- scales ------------------------------------------------------------------------------
+
+
+def _power_of_2(x: np.ndarray) -> np.ndarray:
+    size = np.where(x == 0, 1.0, np.abs(x))
+    result: np.ndarray = np.sign(x) * 2.0 ** np.rint(np.log2(size))
+    return result
+
+
+def _scales(blocks: Split) -> Iterator[Reading]:
+    """Block scales in a coarser type, sub-scales whose sign is misread."""
+    roundings: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "to bf16": ROUNDINGS["bf16"],
+        "to bf16 by cutting": ROUNDINGS["bf16 cut"],
+        "to a power of 2": _power_of_2,
+    }
+    has_offset = bool(blocks.offset.any())
+    for words, rounded in roundings.items():
+        for fields in (
+            (["scale"], ["offset"], ["scale", "offset"]) if has_offset else (["scale"],)
+        ):
+            names = " and ".join("minima" if f == "offset" else "scales" for f in fields)
+            yield (
+                "scale-rounded",
+                f"the blocks' {names} are rounded {words}",
+                0,
+                partial(_changed, fields=fields, by=rounded),
+            )
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "lose their sign": np.abs,
+        "lose their sign, -128 becoming 127": lambda s: np.minimum(np.abs(s), 127.0),
+        "are 0 where negative": lambda s: np.maximum(s, 0.0),
+        "are read as unsigned bytes": lambda s: np.where(s < 0, s + 256, s),
+        "have their highest bit left out": lambda s: np.where(s < 0, s + 128, s),
+        "have the other sign": np.negative,
+        "are one too large": lambda s: s + 1,
+        "are one too small": lambda s: s - 1,
+    }
+    if blocks.sub_scales.shape[1] > 1:
+        for words, changed in changes.items():
+            yield (
+                "sub-scales",
+                f"sub-scales {words}",
+                0,
+                partial(_changed, fields=["sub_scales"], by=changed),
+            )
+    yield (
+        "block-scale",
+        "scales lose their sign",
+        0,
+        partial(_changed, fields=["scale"], by=np.abs),
+    )

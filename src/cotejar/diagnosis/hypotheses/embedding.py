@@ -1,0 +1,109 @@
+"""The embedding: other tokens, a scale, the table misread or transposed.
+
+Shape letters: T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.numbers import factor_text
+from cotejar.diagnosis.observed import embed
+from cotejar.diagnosis.operations import Embed
+from cotejar.diagnosis.products import ROWS_AT_ONCE_BYTES
+from cotejar.diagnosis.weight_variants import plain_rows, weight_variants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.case import Case
+    from cotejar.quant.block_matrix import BlockMatrix
+
+
+def alternatives(case: Case) -> Iterator[Alternative]:
+    """Of the embedding."""
+    step = case.operation.step
+    if not isinstance(step, Embed):
+        return
+    truth, ids = case.observed.truth, case.observed.trace.token_ids
+    table = truth.weights[step.weight]
+    width = table.columns
+    right = embed(step, truth, ids)
+    gain = float((case.recorded * right).sum() / max((right * right).sum(), 1e-300))
+    for factor in (width**0.5, width**-0.5, gain):
+        id_ = "embedding-scale"
+        title = f"the embedding is multiplied by {factor_text(factor)}"
+        if step.scale != 1.0 and np.isclose(factor * step.scale, 1, rtol=1e-3):
+            title = f"the embedding's scale of {factor_text(step.scale)} is left out"
+        yield Alternative(
+            id=id_, title=title, output=factor * right, parameters=int(factor == gain)
+        )
+    used = _nearest_tokens(table, case.recorded / step.scale)
+    yield from _other_tokens(case, step, used)
+    transposed = _transposed_rows(table, ids)
+    for scale in dict.fromkeys((step.scale, 1.0)):
+        words = "" if scale == step.scale else ", and its scale is left out"
+        yield Alternative(
+            id="weight-transposed",
+            title=f"{step.weight} is read transposed{words}",
+            output=scale * transposed,
+        )
+        for variant in weight_variants(table):
+            rows = [variant.rows(i, i + 1).values for i in ids]
+            yield Alternative(
+                id=variant.id,
+                title=f"{variant.title}{words}",
+                output=scale * np.concatenate(rows),
+            )
+
+
+def _nearest_tokens(table: BlockMatrix, rows_TD: Float64[np.ndarray, "T D"]) -> Sequence[int]:
+    """The token whose row each recorded one is nearest to."""
+    at_once = max(1, ROWS_AT_ONCE_BYTES // (8 * table.columns))
+    best = np.zeros(len(rows_TD), int)
+    least = np.full(len(rows_TD), np.inf)
+    for start in range(0, table.rows, at_once):
+        stop = min(start + at_once, table.rows)
+        part = plain_rows(table, start, stop).values
+        distance = (part * part).sum(axis=1) - 2 * rows_TD @ part.T
+        index = distance.argmin(axis=1)
+        value = distance[np.arange(len(rows_TD)), index]
+        nearer = value < least
+        best[nearer], least[nearer] = start + index[nearer], value[nearer]
+    return [int(i) for i in best]
+
+
+def _other_tokens(case: Case, step: Embed, used: Sequence[int]) -> Iterator[Alternative]:
+    ids = list(case.observed.trace.token_ids)
+    wrong = [i for i, (a, b) in enumerate(zip(used, ids, strict=True)) if a != b]
+    if not wrong:
+        return
+    i = wrong[0]
+    title = f"{len(wrong)} of {len(ids)} rows are other tokens': token {i} is {used[i]}, not "
+    title += str(ids[i])
+    id_ = "tokens"
+    if used[1:] == ids[:-1]:
+        id_, title = "tokens-shifted", f"tokens are one late, behind token {used[0]} (a BOS?)"
+    elif used[:-1] == ids[1:]:
+        id_, title = "tokens-shifted", "tokens are one early: the first is left out"
+    elif len({a - b for a, b in zip(used, ids, strict=True)}) == 1:
+        title = f"every token id is {used[0] - ids[0]:+d}"
+    output = embed(step, case.observed.truth, used)
+    yield Alternative(id=id_, title=title, output=output)
+
+
+def _transposed_rows(table: BlockMatrix, ids: Sequence[int]) -> Float64[np.ndarray, "T D"]:
+    """Value d of token i as it stands in (D, V): place d * V + i of the flat table."""
+    rows, columns = table.rows, table.columns
+    out = np.empty((len(ids), columns))
+    for t, i in enumerate(ids):
+        flat = np.arange(columns) * rows + i
+        for d, place in enumerate(flat):
+            row, column = divmod(int(place), columns)
+            out[t, d] = table.decode_rows(row, row + 1)[0, column]
+    return out

@@ -1,0 +1,211 @@
+"""RMSNorm: eps, its weight, 1 + w, another norm, none, low precision.
+
+A norm is a gain a token and a weight a channel, so both can be read off what was recorded:
+the gain gives eps, the quotient by the normed input gives the weight that was used.
+
+Shape letters: T tokens, W width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis import exact
+from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT
+from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.numbers import nice
+from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
+from cotejar.diagnosis.operations import Norm, vector
+from cotejar.trace.site import SLOTS, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.case import Case
+
+_FEWEST_TOKENS = 2
+"""From fewer tokens a weight a channel could be read off anything."""
+
+
+def alternatives(case: Case) -> Iterator[Alternative]:
+    """Of a site that is a norm."""
+    step = case.operation.step
+    if not isinstance(step, Norm):
+        return
+    x_TW = case.inputs[0]
+    weight_W = vector(case.observed.truth.weights, step.weight)
+    yield from _eps(case.recorded, x_TW, weight_W, step.eps)
+    yield from _formulas(x_TW, weight_W, step.eps)
+    yield from _low_precision(case, x_TW, weight_W, step.eps)
+    yield from _other_inputs(case, weight_W, step.eps)
+    yield from _other_weights(case, step)
+
+
+def _eps(
+    recorded_TW: Float64[np.ndarray, "T W"],
+    x_TW: Float64[np.ndarray, "T W"],
+    weight_W: Float64[np.ndarray, "W"],
+    eps: float,
+) -> Iterator[Alternative]:
+    """Gain = 1 / sqrt(mean square + eps), so eps = 1 / gain^2 - mean square."""
+    plain_TW = x_TW * weight_W
+    gain_T = (recorded_TW * plain_TW).sum(axis=1) / (plain_TW * plain_TW).sum(axis=1)
+    square_T = np.mean(x_TW * x_TW, axis=1)
+    fitted_T = 1 / gain_T**2 - square_T
+    # The token of the smallest input shows eps best.
+    fitted = float(fitted_T[np.argmin(square_T)])
+    for value in dict.fromkeys((nice(fitted), fitted)):
+        if np.isfinite(value) and value >= 0:
+            title = f"eps of the norm is {value:.3g} and ought to be {eps:.3g}"
+            output = exact.rms_norm(x_TW, weight_W, value)
+            yield Alternative(id="norm-eps", title=title, output=output, parameters=1)
+    outside = x_TW / (np.sqrt(square_T)[:, None] + eps) * weight_W
+    yield Alternative(
+        id="norm-eps-outside", title="eps is added outside the root", output=outside
+    )
+
+
+def _formulas(
+    x_TW: Float64[np.ndarray, "T W"], weight_W: Float64[np.ndarray, "W"], eps: float
+) -> Iterator[Alternative]:
+    ones_W = np.ones_like(weight_W)
+    normed_TW = exact.rms_norm(x_TW, ones_W, eps)
+    centred_TW = x_TW - x_TW.mean(axis=1, keepdims=True)
+    yield Alternative(
+        id="norm-missing", title="the norm is left out: its input came through", output=x_TW
+    )
+    for id_, title, output in (
+        ("norm-one-plus-weight", "the weight is taken as 1 + w", normed_TW * (1 + weight_W)),
+        ("norm-weight-less-one", "1 is missing in the weight", normed_TW * (weight_W - 1)),
+        ("norm-weight-missing", "the weight is left out", normed_TW),
+        ("norm-weight-only", "only the weight is applied, no norm", x_TW * weight_W),
+        ("norm-weight-twice", "the weight is applied twice", normed_TW * weight_W**2),
+        ("norm-divided", "the weight divides", normed_TW / weight_W),
+        ("norm-twice", "the norm is applied twice", exact.rms_norm(normed_TW, weight_W, eps)),
+        (
+            "norm-centred",
+            "a LayerNorm: the mean is subtracted first",
+            exact.rms_norm(centred_TW, weight_W, eps),
+        ),
+        (
+            "norm-sum",
+            "divided by the root of the sum, not of the mean",
+            x_TW / np.sqrt((x_TW * x_TW).sum(axis=1, keepdims=True) + eps) * weight_W,
+        ),
+        (
+            "norm-over-tokens",
+            "the mean square is taken over all tokens",
+            x_TW / np.sqrt(np.mean(x_TW * x_TW) + eps) * weight_W,
+        ),
+        (
+            "norm-one-gain",
+            "every token is divided by the last one's mean square",
+            x_TW / np.sqrt(np.mean(x_TW[-1] ** 2) + eps) * weight_W,
+        ),
+    ):
+        yield Alternative(id=id_, title=title, output=output)
+
+
+_STAGES = ("input", "squares", "mean square", "gain", "normed input", "weight", "output")
+"""Where a norm can round on its way."""
+
+
+def _low_precision(
+    case: Case, x_TW: Float64[np.ndarray, "T W"], weight_W: Float64[np.ndarray, "W"], eps: float
+) -> Iterator[Alternative]:
+    """Every set of stages rounded: programs differ in which they keep in float32."""
+    for how in ("f16", "bf16"):
+        for mask in range(1, 1 << len(_STAGES)):
+            stages = [s for i, s in enumerate(_STAGES) if mask >> i & 1]
+
+            def low(stage: str, values: np.ndarray, stages: list[str] = stages) -> np.ndarray:
+                return ROUNDINGS[how](values) if stage in stages else values  # noqa: B023
+
+            given_TW = low("input", x_TW)
+            square_T1 = low("squares", given_TW * given_TW).mean(axis=1, keepdims=True)
+            gain_T1 = low("gain", 1 / np.sqrt(low("mean square", square_T1) + eps))
+            normed_TW = low("normed input", given_TW * gain_T1)
+            output = low("output", normed_TW * low("weight", weight_W[None]))
+            yield Alternative(
+                id=f"norm-{how}",
+                title=f"the norm runs in {how}: rounded are {', '.join(stages)}",
+                output=case.but_for_ties(output, UNIT[how]),
+            )
+
+
+def _other_inputs(
+    case: Case, weight_W: Float64[np.ndarray, "W"], eps: float
+) -> Iterator[Alternative]:
+    """The norm of what another site of the layer holds."""
+    layer, right = case.operation.site.layer, case.operation.inputs[0]
+    sites = [Site(slot, layer) for slot in SLOTS] if layer is not None else []
+    num_layers = case.observed.truth.config.num_layers
+    before = num_layers if layer is None else layer
+    sites += [Site("output", before - 1) if before else Site("embed")]
+    sites += [Site("attn_residual", before - 1)] if before else []
+    for site in sites:
+        other = None if site in {right, case.operation.site} else case.recorded_at(site)
+        if other is not None and other.shape == case.recorded.shape:
+            yield Alternative(
+                id="other-input",
+                title=f"the input is {site}, not {right}",
+                output=exact.rms_norm(other, weight_W, eps),
+            )
+
+
+def _other_weights(case: Case, step: Norm) -> Iterator[Alternative]:
+    """Every vector of that width in the model, and the one that can be read off."""
+    x_TW, weights = case.inputs[0], case.observed.truth.weights
+    width = x_TW.shape[1]
+    normed_TW = exact.rms_norm(x_TW, np.ones(width), step.eps)
+    squares_W = (normed_TW * normed_TW).sum(axis=0)
+    with np.errstate(all="ignore"):
+        used_W = (case.recorded * normed_TW).sum(axis=0) / squares_W
+    if not np.isfinite(used_W).all():
+        return
+    same = [n for n, m in weights.items() if m.rows == 1 and m.columns == width]
+    distances = {n: float(np.linalg.norm(used_W - vector(weights, n))) for n in same}
+    nearest = min(distances, key=lambda n: distances[n], default=None)
+    if nearest is not None and nearest != step.weight:
+        id_, title = name_swap(step.weight, nearest)
+        if id_ == "other-layer":
+            id_, title = _whole_layers(case, step.weight, nearest)
+        yield Alternative(
+            id=id_,
+            title=title,
+            output=normed_TW * vector(weights, nearest),
+        )
+    if len(x_TW) > _FEWEST_TOKENS:
+        right_W = vector(weights, step.weight)
+        wrong = int((np.abs(used_W - right_W) > 1e-4 * np.abs(right_W)).sum())
+        yield Alternative(
+            id="norm-weight",
+            title=f"the weight differs in {wrong} of {width} channels",
+            output=normed_TW * used_W,
+            parameters=width,
+        )
+
+
+def _whole_layers(case: Case, right: str, used: str) -> tuple[str, str]:
+    """The layer whose weight is used: has it this one's in turn, or its own?"""
+    layer, other = (int(name.split(".")[2]) for name in (right, used))
+    operation = case.observed.truth.operations[str(Site(case.operation.site.slot, other))]
+    recorded = case.recorded_at(operation.site)
+    inputs = case.observed.inputs(operation)
+    title = f"layer {layer} takes the weights of layer {other}"
+    step = operation.step
+    if recorded is None or inputs is None or not isinstance(step, Norm):
+        return "other-layer", title
+    left = {}
+    for name in (right, used):
+        output = exact.rms_norm(
+            inputs.arrays[0], vector(case.observed.truth.weights, name), step.eps
+        )
+        left[name] = float(np.linalg.norm(recorded - output))
+    if left[right] < left[used]:
+        return "layers-swapped", f"layers {layer} and {other} change places"
+    return "layer-repeated", f"{title}, which has them as well"

@@ -1,0 +1,53 @@
+"""Fitted numbers as people write them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NAMES = {
+    math.sqrt(2): "sqrt(2)",
+    1 / math.sqrt(2): "1/sqrt(2)",
+}
+
+
+_GREATEST_DIVISOR = 4096
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def nice(value: float, digits: int = 2) -> float:
+    """The same number with so many significant digits: what somebody may have typed."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    return float(f"{value:.{digits - 1}e}")
+
+
+def factor_text(value: float) -> str:
+    """`2`, `1/8`, `sqrt(2)` or `1.06`."""
+    for exact, name in _NAMES.items():
+        if math.isclose(value, exact, rel_tol=1e-4):
+            return name
+    if 0 < abs(value) < 1:
+        divisor = round(1 / value)
+        if abs(divisor) <= _GREATEST_DIVISOR and math.isclose(divisor * value, 1, rel_tol=1e-4):
+            return f"1/{divisor}" if divisor > 0 else f"-1/{-divisor}"
+    return f"{value:.4g}"
+
+
+def search_number(distance: Callable[[float], float], low: float, high: float) -> float:
+    """The least distance over one positive number: a grid, then golden sections of it."""
+    grid = np.geomspace(low, high, 37)
+    best = int(np.argmin([distance(float(g)) for g in grid]))
+    a, b = np.log(grid[max(best - 1, 0)]), np.log(grid[min(best + 1, len(grid) - 1)])
+    while b - a > 1e-10:  # noqa: PLR2004 - relative to the number
+        left, right = b - _GOLDEN * (b - a), a + _GOLDEN * (b - a)
+        if distance(float(np.exp(left))) < distance(float(np.exp(right))):
+            b = right
+        else:
+            a = left
+    return float(np.exp((a + b) / 2))

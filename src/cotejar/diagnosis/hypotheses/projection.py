@@ -1,0 +1,278 @@
+"""A product with the right weight: bias, order of outputs, gain a row, another input.
+
+Shape letters: T tokens, R rows (outputs), C columns (inputs).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis import exact
+from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
+from cotejar.diagnosis.observed import cap
+from cotejar.diagnosis.operations import Project, vector
+from cotejar.diagnosis.products import multiply
+from cotejar.trace.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float64, Int
+
+    from cotejar.diagnosis.case import Case
+
+_FEWEST_TOKENS = 3
+"""From fewer tokens a number an output could be read off anything."""
+
+
+def alternatives(case: Case) -> Iterator[Alternative]:
+    """Of a site that is a product."""
+    if not isinstance(case.operation.step, Project):
+        return
+    for product_TR in case.products:
+        yield from _bias(case, product_TR)
+        yield from _order(case, product_TR)
+        if len(product_TR) >= _FEWEST_TOKENS:
+            yield from _row_gains(case, product_TR)
+        yield from _softcap(case, product_TR)
+    yield from _other_inputs(case)
+
+
+def _bias(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alternative]:
+    weights, bias_R = case.observed.truth.weights, case.bias
+    if bias_R is not None:
+        for id_, title, factor in (
+            ("bias-missing", "is left out", 0.0),
+            ("bias-doubled", "is added twice", 2.0),
+            ("bias-sign", "is subtracted", -1.0),
+        ):
+            yield Alternative(
+                id=id_,
+                title=f"the bias {case.project.bias} {title}",
+                output=_capped(case, product_TR + factor * bias_R),
+            )
+        if case.project.row_order is not None:
+            # The rows are reordered, and the bias is not.
+            yield Alternative(
+                id="bias-order",
+                title="the bias is in another order than the weight's rows",
+                output=case.in_order(product_TR) + bias_R,
+            )
+    for name, matrix in weights.items():
+        same = matrix.rows == 1 and matrix.columns == product_TR.shape[1]
+        if same and name != case.project.bias:
+            other = "ought to be " + case.project.bias if case.project.bias else "is none"
+            id_ = "bias-extra" if case.project.bias is None else "bias-other"
+            yield Alternative(
+                id=id_,
+                title=f"{name} is added as a bias, and the bias {other}",
+                output=_capped(case, product_TR + vector(weights, name)),
+            )
+    if len(product_TR) < _FEWEST_TOKENS or case.project.softcap is not None:
+        return
+    added_R = (case.recorded_rows - product_TR).mean(axis=0)
+    changed = added_R if bias_R is None else added_R - bias_R
+    wrong = int((np.abs(changed) > 1e-3 * np.abs(added_R).max()).sum())
+    same = np.allclose(added_R, added_R[0], rtol=1e-3)
+    what = f"{added_R[0]:.4g} everywhere" if same else f"another in {wrong} of {len(added_R)}"
+    yield Alternative(
+        id="bias-extra" if bias_R is None else "bias-wrong",
+        title="there is a bias and ought to be none: " + what
+        if bias_R is None
+        else f"the bias is {what} outputs",
+        output=case.in_order(product_TR + added_R),
+        parameters=len(added_R),
+    )
+
+
+def _capped(case: Case, output_TR: Float64[np.ndarray, "T R"]) -> Float64[np.ndarray, "T R"]:
+    return case.in_order(cap(output_TR, case.project.softcap))
+
+
+def _order(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alternative]:
+    """Outputs that are all there, in another order."""
+    step = case.project
+    right = case.finish(product_TR)
+    if case.operation.site.slot in {"q", "k"}:
+        # Neighbouring pairs for halves, or the reverse, in what is computed or captured.
+        config = case.observed.truth.config
+        order = exact.half_split_order(config.head_dim, config.rope.dim)
+        heads = exact.split_heads(right, config.head_dim)
+        product = exact.split_heads(case.in_order(product_TR), config.head_dim)
+        bias = 0.0 if case.bias is None else case.in_order(case.bias[None])
+        for moved in (order, np.argsort(order)):
+            for output in (
+                exact.join_heads(heads[..., moved]),
+                exact.join_heads(product[..., moved]) + bias,
+            ):
+                yield Alternative(
+                    id="rope-pairing",
+                    title="values of a head are in the order of the other RoPE pairing "
+                    "(neighbours for halves, or the reverse)",
+                    output=output,
+                )
+    if step.row_order is None and len(right) < _FEWEST_TOKENS:
+        return
+    if case.project.softcap is not None:
+        return
+    bias = np.zeros((1, 1)) if case.bias is None else case.in_order(case.bias[None])
+    plain = case.in_order(product_TR)
+    # The whole output moved, or the weight's rows and not the bias.
+    for found, added in ((right, np.zeros((1, 1))), (plain, bias)):
+        matched = match_outputs(case.recorded - added, found)
+        if matched is not None:
+            id_, title = _name_order(matched, case)
+            output = found[:, matched] + added
+            yield Alternative(id=id_, title=title, output=output, parameters=2)
+
+
+def match_outputs(
+    recorded_TR: Float64[np.ndarray, "T R"], right_TR: Float64[np.ndarray, "T R"]
+) -> Int[np.ndarray, "R"] | None:
+    """Which right output each recorded one is; None where they are no permutation.
+
+    Outputs, as vectors over tokens, are sorted by a random projection: equal ones meet.
+    """
+    rng = np.random.default_rng(0)
+    key_T = rng.standard_normal(len(right_TR))
+    right_keys, recorded_keys = key_T @ right_TR, key_T @ recorded_TR
+    by_key = np.argsort(right_keys, kind="stable")
+    place = np.searchsorted(right_keys[by_key], recorded_keys)
+    best = np.full(recorded_TR.shape[1], -1)
+    least = np.full(recorded_TR.shape[1], np.inf)
+    for step in (-2, -1, 0, 1):
+        index = by_key[np.clip(place + step, 0, len(by_key) - 1)]
+        distance = ((recorded_TR - right_TR[:, index]) ** 2).sum(axis=0)
+        nearer = distance < least
+        best[nearer], least[nearer] = index[nearer], distance[nearer]
+    is_order = len(np.unique(best)) == len(best) and not (best == np.arange(len(best))).all()
+    return best if is_order else None
+
+
+def _name_order(order: Int[np.ndarray, "R"], case: Case) -> tuple[str, str]:
+    size, e = len(order), case.observed.truth.config.head_dim
+    moved = int((order != np.arange(size)).sum())
+    step = int(order[0])
+    if (order == (np.arange(size) + step) % size).all():
+        return (
+            "rows-shifted",
+            f"outputs are shifted by {step if step < size / 2 else step - size}",
+        )
+    if size % e == 0:
+        heads = order.reshape(-1, e)
+        if (heads - heads[:, :1] == np.arange(e)).all() and (heads[:, 0] % e == 0).all():
+            shown = " ".join(str(h) for h in (heads[:, 0] // e).tolist()[:8])
+            return "head-order", f"heads are in another order: {shown} ..."
+    return "output-order", f"{moved} of {size} outputs are in another order"
+
+
+def _row_gains(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alternative]:
+    """Every output times a number of its own: scales of rows, rows of zeros."""
+    right = case.finish(product_TR)
+    squares_R = (right * right).sum(axis=0)
+    gain_R = np.ones(right.shape[1])
+    np.divide((case.recorded * right).sum(axis=0), squares_R, out=gain_R, where=squares_R > 0)
+    wrong = np.flatnonzero(np.abs(gain_R - 1) > 1e-4)  # noqa: PLR2004 - well above rounding
+    if not len(wrong):
+        return
+    values = gain_R[wrong]
+    if np.allclose(values, values[0], rtol=1e-3, atol=1e-6):
+        if len(wrong) == len(gain_R):
+            return  # a gain of the whole output, which `plain` names
+        zero = abs(values[0]) < 1e-6  # noqa: PLR2004 - a row of zeros
+        gain_R[wrong] = 0.0 if zero else values.mean()
+        what = "are 0" if zero else f"are multiplied by {factor_text(float(values.mean()))}"
+        yield Alternative(
+            id="rows-zero" if zero else "rows-scaled",
+            title=f"outputs {wrong[0]}..{wrong[-1]} ({len(wrong)}) {what}",
+            output=right * gain_R,
+            parameters=2,
+        )
+        return
+    yield Alternative(
+        id="rows-scaled",
+        title=f"{len(wrong)} of {len(gain_R)} outputs are scaled, by {values.min():.3g} to "
+        f"{values.max():.3g}",
+        output=right * gain_R,
+        parameters=len(wrong),
+    )
+
+
+def _softcap(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alternative]:
+    """Cap * tanh(y / cap), which gemma2's logits have."""
+    if case.operation.site.slot != "logits":
+        return
+    right = case.in_order(product_TR if case.bias is None else product_TR + case.bias)
+    if case.project.softcap is not None:
+        yield Alternative(
+            id="softcap-missing", title="the softcap of the logits is left out", output=right
+        )
+    for before in (right, case.finish(product_TR)):
+        for bound in (30.0, 50.0, 15.0, 20.0, 10.0, 100.0, *_fitted_bound(case, before)):
+            yield Alternative(
+                id="softcap",
+                title=f"logits are bounded by a softcap of {bound:g}",
+                output=bound * np.tanh(before / bound),
+                parameters=1,
+            )
+
+
+_SAMPLED_LOGITS = 4096
+
+
+def _fitted_bound(case: Case, before_TR: Float64[np.ndarray, "T R"]) -> Iterator[float]:
+    """From the largest logits, which a bound bends most."""
+    flat = before_TR.reshape(-1)
+    count = min(_SAMPLED_LOGITS, flat.size)
+    largest = np.argpartition(-np.abs(np.nan_to_num(flat)), count - 1)[:count]
+    x, y = flat[largest], case.recorded.reshape(-1)[largest]
+    found = search_number(
+        lambda bound: float(np.linalg.norm(y - bound * np.tanh(x / bound))), 0.5, 4096
+    )
+    yield nice(found)
+    yield nice(found, 4)
+
+
+_WRONG_INPUTS = {
+    "q": ("input",),
+    "k": ("input",),
+    "v": ("input",),
+    "attn_out": ("v", "q_rope", "attn_norm"),
+    "ffn_gate": ("attn_residual", "attn_norm", "input"),
+    "ffn_up": ("attn_residual", "attn_norm", "input"),
+    "ffn_out": ("ffn_silu_gate", "ffn_up", "ffn_gate"),
+    "logits": ("last output",),
+}
+
+
+def _other_inputs(case: Case) -> Iterator[Alternative]:
+    """The product of what another site holds, or of another token's values."""
+    site = case.operation.site
+    found: list[tuple[str, str, np.ndarray]] = []
+    for name in _WRONG_INPUTS.get(site.slot, ()):
+        other = _site_named(name, site, case)
+        array = case.recorded_at(other)
+        if array is not None and array.shape == case.inputs[0].shape:
+            found.append(
+                ("other-input", f"the input is {other}, not {case.operation.inputs[0]}", array)
+            )
+    x_TC = case.inputs[0]
+    if len(x_TC) > 1:
+        late = x_TC[np.maximum(np.arange(len(x_TC)) - 1, 0)]
+        found.append(("token-shifted", "each token gets the one before's values", late))
+    for id_, title, array in found:
+        for product_TR in multiply(case.matrix, case.round_input(array)):
+            for words, output in case.finishes(product_TR):
+                yield Alternative(id=id_, title=f"{title}{words}", output=output)
+
+
+def _site_named(name: str, site: Site, case: Case) -> Site:
+    if name == "last output":
+        return Site("output", case.observed.truth.config.num_layers - 1)
+    if name == "input":
+        layer = site.layer or 0
+        return Site("output", layer - 1) if layer else Site("embed")
+    return Site(name, site.layer)

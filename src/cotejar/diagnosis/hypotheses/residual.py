@@ -1,0 +1,108 @@
+"""The residual stream: a part missing, doubled or scaled, another stream, a layer skipped.
+
+What was recorded is fitted by least squares as a sum of two sites; the two factors say it.
+
+Shape letters: T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
+from cotejar.diagnosis.operations import Add
+from cotejar.trace.site import SLOTS, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.case import Case
+
+_NAMED = {
+    (0.0, 1.0): (
+        "residual-missing",
+        "the residual stream is left out: only the branch is there",
+    ),
+    (1.0, 0.0): ("branch-missing", "the branch is not added: {skipped} is skipped"),
+    (2.0, 1.0): ("residual-doubled", "the residual stream is added twice"),
+    (1.0, 2.0): ("branch-doubled", "the branch is added twice"),
+    (2.0, 2.0): ("residual-doubled", "the sum is added twice"),
+    (1.0, -1.0): ("branch-sign", "the branch is subtracted"),
+    (-1.0, 1.0): ("residual-sign", "the residual stream is subtracted"),
+    (0.0, 0.0): ("output-zero", "the sum is 0"),
+}
+
+
+def alternatives(case: Case) -> Iterator[Alternative]:
+    """Of a site that adds a branch to the stream."""
+    if not isinstance(case.operation.step, Add):
+        return
+    stream, branch = case.inputs
+    skipped = "attention" if case.operation.site.slot == "attn_residual" else "feed-forward"
+    for (a, b), (id_, title) in _NAMED.items():
+        yield Alternative(
+            id=id_, title=title.format(skipped=skipped), output=a * stream + b * branch
+        )
+    a, b = _fit(case.recorded, stream, branch)
+    for digits in (2, 4, 12):
+        x, y = nice(a, digits), nice(b, digits)
+        which = "branch" if abs(a - 1) < abs(b - 1) else "residual"
+        yield Alternative(
+            id=f"{which}-scaled",
+            title=f"the stream is scaled by {factor_text(x)} and the branch by "
+            f"{factor_text(y)}; both ought to be 1",
+            output=x * stream + y * branch,
+            parameters=2,
+        )
+    yield from _other_parts(case)
+
+
+def _fit(
+    recorded: Float64[np.ndarray, "T D"],
+    stream: Float64[np.ndarray, "T D"],
+    branch: Float64[np.ndarray, "T D"],
+) -> tuple[float, float]:
+    # A massive activation of one token would decide alone: every token counts the same.
+    size = np.maximum(np.linalg.norm(recorded, axis=1, keepdims=True), 1e-300)
+    parts = np.stack([(stream / size).reshape(-1), (branch / size).reshape(-1)], axis=1)
+    factors = np.linalg.lstsq(parts, (recorded / size).reshape(-1), rcond=None)[0]
+    return float(factors[0]), float(factors[1])
+
+
+def _other_parts(case: Case) -> Iterator[Alternative]:
+    """The sum of two other sites of the layer, one of the right two among them or not."""
+    stream, branch = case.inputs
+    names = [str(site) for site in case.operation.inputs]
+    sites = [Site(slot, case.operation.site.layer) for slot in SLOTS]
+    sites += [case.operation.inputs[0]]
+    layer = case.operation.site.layer or 0
+    before = Site("output", layer - 1) if layer else Site("embed")
+    sites.append(before)
+    came_in = case.recorded_at(before)
+    if case.operation.site.slot == "output" and came_in is not None:
+        yield Alternative(
+            id="layer-skipped",
+            title=f"the layer is skipped: {before} came through",
+            output=came_in,
+        )
+    for site in dict.fromkeys(sites):
+        other = case.recorded_at(site)
+        if other is None or other.shape != stream.shape or site == case.operation.site:
+            continue
+        if str(site) != names[0]:
+            yield Alternative(
+                id="residual-other",
+                title=f"the branch is added to {site}, not to {names[0]}",
+                output=other + branch,
+            )
+        if str(site) != names[1]:
+            yield Alternative(
+                id="residual-other",
+                title=f"{site} is added, not {names[1]}",
+                output=stream + other,
+            )

@@ -1,0 +1,394 @@
+"""RoPE: which values turn together, by which angle, from which position.
+
+A turned pair, taken as a complex number, is the pair before times exp(i angle); summed over
+heads the quotient gives every angle that was used, and the angles give positions, theta,
+scaling, how many pairs turn and in which direction, without a list of suspects.
+
+Shape letters: T tokens, H heads, E head size, P pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis import exact
+from cotejar.diagnosis.arithmetic import ROUNDINGS
+from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
+from cotejar.diagnosis.operations import Norm, Rotate, vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.case import Case
+
+_STILL = 1e-6
+"""Radians a position below which a pair is taken not to turn."""
+_FEWEST_TOKENS = 3
+_FEWEST_PAIRS = 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Turning:
+    """One rotation to explain: heads before, heads after."""
+
+    before: Float64[np.ndarray, "T H E"]
+    after: Float64[np.ndarray, "T H E"]
+    frequencies: Float64[np.ndarray, "P"]
+    theta: float
+
+    @property
+    def positions(self) -> Float64[np.ndarray, "T"]:
+        return np.arange(len(self.before), dtype=np.float64)
+
+    def turned(
+        self,
+        frequencies_P: Float64[np.ndarray, "P"] | None = None,
+        positions_T: Float64[np.ndarray, "T"] | None = None,
+    ) -> Float64[np.ndarray, "T W"]:
+        """By other frequencies, or from other positions."""
+        frequencies_P = self.frequencies if frequencies_P is None else frequencies_P
+        positions_T = self.positions if positions_T is None else positions_T
+        return exact.join_heads(exact.turn(self.before, np.outer(positions_T, frequencies_P)))
+
+
+def alternatives(case: Case) -> Iterator[Alternative]:
+    """Of a site that is turned."""
+    step = case.operation.step
+    if not isinstance(step, Rotate):
+        return
+    plain_THE = exact.split_heads(case.inputs[0], step.head_dim)
+    after_THE = exact.split_heads(case.recorded, step.head_dim)
+    frequencies_P = np.array(step.frequencies)
+    before_THE = _normed(case, step.norm, plain_THE)
+    turning = _Turning(
+        before=before_THE,
+        after=after_THE,
+        frequencies=frequencies_P,
+        theta=step.theta,
+    )
+    yield from _listed(turning)
+    yield from _pairings(turning)
+    yield from _partial(turning)
+    yield from _measured(turning)
+    yield from _low_precision(turning)
+    if step.norm is not None:
+        yield from _without_norm(case, step, plain_THE)
+
+
+def _normed(case: Case, norm: Norm | None, values: np.ndarray) -> np.ndarray:
+    if norm is None:
+        return values
+    return exact.rms_norm(values, vector(case.observed.truth.weights, norm.weight), norm.eps)
+
+
+def _listed(turning: _Turning) -> Iterator[Alternative]:
+    for id_, title, output in (
+        ("rope-missing", "RoPE is left out", exact.join_heads(turning.before)),
+        ("rope-direction", "pairs turn backwards", turning.turned(-turning.frequencies)),
+        ("rope-twice", "RoPE is applied twice", turning.turned(2 * turning.frequencies)),
+    ):
+        yield Alternative(id=id_, title=title, output=output)
+    positions_T = turning.positions
+    angles_TP = np.outer(positions_T, turning.frequencies)
+    pairs = angles_TP.shape[1]
+    first, second = np.split(turning.before[..., : 2 * pairs], 2, axis=-1)
+    rest = turning.before[..., 2 * pairs :]
+    cos, sin = np.cos(angles_TP)[:, None], np.sin(angles_TP)[:, None]
+    for id_, title, a, b in (
+        (
+            "rope-sine-sign",
+            "a sine has the wrong sign",
+            first * cos + second * sin,
+            second * cos + first * sin,
+        ),
+        (
+            "rope-sine-sign",
+            "a sine has the wrong sign",
+            first * cos - second * sin,
+            second * cos - first * sin,
+        ),
+        (
+            "rope-cos-sin-swapped",
+            "cosine and sine change places",
+            first * sin - second * cos,
+            second * sin + first * cos,
+        ),
+        (
+            "rope-halves-swapped",
+            "the halves of a pair change places",
+            second * cos + first * sin,
+            first * cos - second * sin,
+        ),
+    ):
+        output = exact.join_heads(np.concatenate([a, b, rest], axis=-1))
+        yield Alternative(id=id_, title=title, output=output)
+
+
+def _pairings(turning: _Turning) -> Iterator[Alternative]:
+    """Neighbours for halves: in what turns, in its angles alone, or in what comes out."""
+    e, pairs = turning.before.shape[2], len(turning.frequencies)
+    order = exact.half_split_order(e, 2 * pairs)
+    back = np.argsort(order)
+    angles_TP = np.outer(turning.positions, turning.frequencies)
+    before_THE = turning.before
+    for first in (np.arange(e), order, back):
+        for last in (np.arange(e), order, back):
+            if first is last and (first == np.arange(e)).all():
+                continue
+            output_THE = exact.turn(before_THE[..., first], angles_TP)[..., last]
+            yield Alternative(
+                id="rope-pairing",
+                title="RoPE turns the wrong pairs (neighbours for halves, or the reverse)",
+                output=exact.join_heads(output_THE),
+            )
+    # Tables laid out for neighbours, each angle twice in a row, on pairs that are halves.
+    twice_TE = np.repeat(angles_TP, 2, axis=1)
+    first, second = np.split(before_THE[..., : 2 * pairs], 2, axis=-1)
+    turned = np.concatenate([-second, first], axis=-1)
+    rest = before_THE[..., 2 * pairs :]
+    mixed = before_THE[..., : 2 * pairs] * np.cos(twice_TE)[:, None]
+    mixed = mixed + turned * np.sin(twice_TE)[:, None]
+    yield Alternative(
+        id="rope-pairing",
+        title="RoPE's tables are laid out for neighbours and its pairs are halves",
+        output=exact.join_heads(np.concatenate([mixed, rest], axis=-1)),
+    )
+
+
+def _partial(turning: _Turning) -> Iterator[Alternative]:
+    """Fewer values of each head turn: their pairs and frequencies may be those of either."""
+    e, pairs = turning.before.shape[2], len(turning.frequencies)
+    right_P = turning.frequencies
+    if pairs < _FEWEST_PAIRS:
+        return
+    order = exact.half_split_order(e, 2 * pairs)
+    back = np.argsort(order)
+    for count in range(1, pairs):
+        own_P = right_P[0] * (right_P[1] / right_P[0]) ** (np.arange(count) * pairs / count)
+        for table_P in (right_P[:count], own_P):
+            angles_TP = np.outer(turning.positions, table_P)
+            among = np.zeros((len(angles_TP), pairs))
+            among[:, :count] = angles_TP
+            halves = exact.turn(turning.before, angles_TP)
+            stored = _neighbours_turned(turning.before[..., back], angles_TP)[..., order]
+            for output_THE in (halves, exact.turn(turning.before, among), stored):
+                yield Alternative(
+                    id="rope-partial",
+                    title=f"{2 * count} of {2 * pairs} values of a head turn",
+                    output=exact.join_heads(output_THE),
+                )
+
+
+def _neighbours_turned(
+    values_THE: Float64[np.ndarray, "T H E"], angles_TP: Float64[np.ndarray, "T P"]
+) -> Float64[np.ndarray, "T H E"]:
+    """Pairs (2i, 2i + 1) turned, as many as there are angles."""
+    e, pairs = values_THE.shape[2], angles_TP.shape[1]
+    order = exact.half_split_order(e, 2 * pairs)
+    return exact.turn(values_THE[..., order], angles_TP)[..., np.argsort(order)]
+
+
+def _measured(turning: _Turning) -> Iterator[Alternative]:
+    """Read the angles off; then say what they are."""
+    if len(turning.before) < _FEWEST_TOKENS:
+        return
+    quotient_TP = _quotients(turning)
+    yield from _positions(turning, quotient_TP)
+    used_P, offset = _fit_frequencies(quotient_TP)
+    if not np.isfinite(used_P).all():
+        return
+    right_P = turning.frequencies
+    yield from _theta(turning, used_P)
+    ratio_P = used_P / right_P
+    scale = float(np.median(ratio_P)) or _STILL
+    for value in dict.fromkeys((nice(scale, 4), 1 / nice(1 / scale, 4), scale)):
+        yield Alternative(
+            id="rope-scaling",
+            title=f"positions are scaled by {factor_text(value)}",
+            output=turning.turned(value * right_P),
+            parameters=1,
+        )
+    moving = int((np.abs(used_P) > _STILL).sum())
+    if 0 < moving < len(used_P) and (np.abs(used_P[:moving]) > _STILL).all():
+        turning_P = np.where(np.arange(len(used_P)) < moving, used_P, 0.0)
+        yield Alternative(
+            id="rope-partial",
+            title=f"{2 * moving} of {2 * len(used_P)} values of a head turn, by a table of "
+            "their own",
+            output=turning.turned(turning_P),
+            parameters=moving,
+        )
+    yield Alternative(
+        id="rope-frequencies",
+        title="pairs turn by other frequencies, as another scaling or table gives: "
+        f"{ratio_P.min():.3g} to {ratio_P.max():.3g} times the right ones",
+        output=turning.turned(used_P, turning.positions + offset),
+        parameters=len(used_P),
+    )
+
+
+def _quotients(turning: _Turning) -> np.ndarray:
+    """Summed over heads, after times the conjugate of before: its argument is the angle."""
+    pairs = len(turning.frequencies)
+    x, y = turning.before, turning.after
+    before = x[..., :pairs] + 1j * x[..., pairs : 2 * pairs]
+    after = y[..., :pairs] + 1j * y[..., pairs : 2 * pairs]
+    quotient_TP: np.ndarray = (after * before.conj()).sum(axis=1)
+    return quotient_TP
+
+
+def _fit_frequencies(quotient_TP: np.ndarray) -> tuple[np.ndarray, float]:
+    """Radians a position of every pair, and the position of the first token."""
+    unit_TP = quotient_TP / np.maximum(np.abs(quotient_TP), 1e-300)
+    steps_P = np.angle((unit_TP[1:] * unit_TP[:-1].conj()).sum(axis=0))
+    positions_T1 = np.arange(len(unit_TP))[:, None]
+    # What is left after the first guess is small, so that it is not wrapped.
+    rest_TP = np.angle(unit_TP * np.exp(-1j * positions_T1 * steps_P))
+    centred_T1 = positions_T1 - positions_T1.mean()
+    slope_P = (centred_T1 * rest_TP).sum(axis=0) / (centred_T1**2).sum()
+    used_P = steps_P + slope_P
+    at_0 = np.angle((unit_TP * np.exp(-1j * positions_T1 * used_P)).sum(axis=0))
+    moving = np.abs(used_P) > _STILL
+    offset = float(np.median(at_0[moving] / used_P[moving])) if moving.any() else 0.0
+    return used_P, offset
+
+
+def _theta(turning: _Turning, used_P: np.ndarray) -> Iterator[Alternative]:
+    """Log frequency falls along the pairs by ln(theta) / P where there is one theta."""
+    right_P = turning.frequencies
+    pairs = len(right_P)
+    if pairs < _FEWEST_PAIRS or not (used_P > _STILL).any():
+        return
+    # Where the model scales pairs apart from theta, that part stays as it is.
+    index_P = np.arange(pairs)
+    usable = used_P > max(_STILL, 1e-4 * float(used_P.max()))
+    if usable.sum() < _FEWEST_PAIRS:
+        return
+    slope, start = np.polyfit(index_P[usable], np.log(used_P[usable] / right_P[usable]), 1)
+    theta_factor = float(np.exp(-slope * pairs))
+    scale = float(np.exp(start))
+    right_theta = turning.theta
+    for digits in (1, 2, 4, 9):
+        theta = nice(right_theta * theta_factor, digits)
+        table_P = right_P * (theta / right_theta) ** (-index_P / pairs)
+        yield Alternative(
+            id="rope-theta",
+            title=f"theta is {theta:,.6g} and ought to be {nice(right_theta, 6):,.6g}",
+            output=turning.turned(table_P),
+            parameters=1,
+        )
+    yield Alternative(
+        id="rope-theta-scaling",
+        title=f"theta is {theta:,.6g} and positions are scaled by {factor_text(scale)}",
+        output=turning.turned(table_P * scale),
+        parameters=2,
+    )
+
+
+def _positions(turning: _Turning, quotient_TP: np.ndarray) -> Iterator[Alternative]:
+    """The whole position at which each token's angles fit best."""
+    tokens = len(quotient_TP)
+    tried = np.arange(-tokens - 8, 3 * tokens + 9)
+    unit_TP = quotient_TP / np.maximum(np.abs(quotient_TP), 1e-300)
+    fit_TS = (unit_TP @ np.exp(-1j * np.outer(turning.frequencies, tried))).real
+    found_T = tried[fit_TS.argmax(axis=1)]
+    offsets = found_T - np.arange(tokens)
+    if not offsets.any():
+        return
+    output = turning.turned(None, found_T.astype(np.float64))
+    if (offsets == offsets[0]).all():
+        title = f"positions start at {found_T[0]} and ought to start at 0"
+        yield Alternative(id="rope-position-offset", title=title, output=output, parameters=1)
+        return
+    moved = int((offsets != 0).sum())
+    first = int(np.flatnonzero(offsets)[0])
+    yield Alternative(
+        id="rope-positions",
+        title=f"{moved} of {tokens} positions are others; token {first} is turned as if at "
+        f"{found_T[first]}",
+        output=output,
+        parameters=2,
+    )
+
+
+def _low_precision(turning: _Turning) -> Iterator[Alternative]:
+    angles_TP = np.outer(turning.positions, turning.frequencies)
+    pairs = angles_TP.shape[1]
+    first, second = np.split(turning.before[..., : 2 * pairs], 2, axis=-1)
+    rest = turning.before[..., 2 * pairs :]
+    for how in ("f16", "bf16"):
+        rounded = ROUNDINGS[how]
+        low_angles = exact.turn(turning.before, rounded(angles_TP))
+        low_frequencies = turning.turned(rounded(turning.frequencies[None])[0])
+        cos, sin = (rounded(f(angles_TP))[:, None] for f in (np.cos, np.sin))
+        tables = [first * cos - second * sin, second * cos + first * sin, rest]
+        for title, output in (
+            (f"angles are rounded to {how}", exact.join_heads(low_angles)),
+            (f"frequencies are rounded to {how}", low_frequencies),
+            (
+                f"cosine and sine are rounded to {how}",
+                exact.join_heads(np.concatenate(tables, axis=-1)),
+            ),
+        ):
+            yield Alternative(
+                id=f"rope-{how}", title=f"RoPE runs in {how}: {title}", output=output
+            )
+
+
+def _without_norm(case: Case, step: Rotate, plain_THE: np.ndarray) -> Iterator[Alternative]:
+    """The RMSNorm of each head before RoPE: missing, after RoPE, or of other figures."""
+    if step.norm is None:
+        return
+    weights = case.observed.truth.weights
+    weight_E = vector(weights, step.norm.weight)
+    angles_TP = np.outer(np.arange(len(plain_THE)), step.frequencies)
+    other = step.norm.weight.replace("q_norm", "?").replace("k_norm", "q_norm")
+    other_E = vector(weights, other.replace("?", "k_norm"))
+    ones_E = np.ones_like(weight_E)
+    turned_THE = exact.turn(plain_THE, angles_TP)
+    normed = exact.rms_norm
+    flat_TW = plain_THE.reshape(len(plain_THE), 1, -1)
+    whole_THE = normed(flat_TW, np.ones(flat_TW.shape[2]), step.norm.eps)
+    for id_, title, output_THE in (
+        ("head-norm-missing", "the norm of each head is left out", turned_THE),
+        (
+            "head-norm-after-rope",
+            "heads are normed after RoPE, not before",
+            normed(turned_THE, weight_E, step.norm.eps),
+        ),
+        (
+            "head-norm-swapped",
+            "the norms of q and k change places",
+            exact.turn(normed(plain_THE, other_E, step.norm.eps), angles_TP),
+        ),
+        (
+            "head-norm-weight-missing",
+            "the weight of the norm of each head is left out",
+            exact.turn(normed(plain_THE, ones_E, step.norm.eps), angles_TP),
+        ),
+        (
+            "head-norm-over-all",
+            "the norm is taken over all heads together",
+            exact.turn(whole_THE.reshape(plain_THE.shape) * weight_E, angles_TP),
+        ),
+        (
+            "head-norm-one-plus-weight",
+            "the weight of the norm of each head is taken as 1 + w",
+            exact.turn(normed(plain_THE, 1 + weight_E, step.norm.eps), angles_TP),
+        ),
+    ):
+        yield Alternative(id=id_, title=title, output=exact.join_heads(output_THE))
+    for factor in (10.0, 0.1, 100.0, 0.01):
+        output_THE = exact.turn(normed(plain_THE, weight_E, step.norm.eps * factor), angles_TP)
+        yield Alternative(
+            id="head-norm-eps",
+            title=f"eps of the norm of each head is {step.norm.eps * factor:.3g}",
+            output=exact.join_heads(output_THE),
+            parameters=1,
+        )

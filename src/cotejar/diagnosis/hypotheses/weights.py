@@ -1,0 +1,181 @@
+"""A product with the right input and a wrong weight: transposed, misread, another tensor's.
+
+A few rows at which the output is wrong are multiplied first; only what explains those is
+multiplied whole.
+
+Shape letters: T tokens, R rows (outputs), C columns (inputs), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
+from cotejar.diagnosis.limits import ACCEPTED, divide
+from cotejar.diagnosis.observed import cap
+from cotejar.diagnosis.operations import Project
+from cotejar.diagnosis.products import ROWS_AT_ONCE_BYTES
+from cotejar.diagnosis.weight_variants import WeightVariant, plain_rows, weight_variants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.arithmetic import ProductInput
+    from cotejar.diagnosis.case import Case
+    from cotejar.diagnosis.weight_variants import Rows
+    from cotejar.quant.block_matrix import BlockMatrix
+
+_SAMPLES, _SAMPLE_ROWS = 6, 8
+"""So many runs of so many rows tell whether a variant is worth the whole product."""
+
+
+def alternatives(case: Case) -> Iterator[Alternative]:
+    """Of a site that is a product."""
+    if not isinstance(case.operation.step, Project):
+        return
+    samples = telling_rows(case)
+    yield from _transposed(case)
+    variants = [*_other_tensors(case), *weight_variants(case.matrix)]
+    right = [plain_rows(case.matrix, rows.start, rows.stop).values for rows in samples]
+    for variant in variants:
+        if _is_right(variant, samples, right):
+            continue
+        for given in case.givens:
+            if not explains_rows(case, variant, given, samples):
+                case.screened.append(variant.title)
+            else:
+                product_TR = multiply_variant(variant, given, case.matrix)
+                for words, output in case.finishes(product_TR):
+                    yield Alternative(
+                        id=variant.id, title=f"{variant.title}{words}", output=output
+                    )
+
+
+def telling_rows(case: Case) -> list[slice]:
+    """Runs of rows whose outputs are furthest off, apart from each other."""
+    right = case.products[0] if case.bias is None else case.products[0] + case.bias
+    off_R = ((case.recorded_rows - right) ** 2).sum(axis=0)
+    starts = np.arange(0, len(off_R), _SAMPLE_ROWS)
+    by_run = np.add.reduceat(np.nan_to_num(off_R, nan=np.inf), starts)
+    worst = starts[np.argsort(-by_run, kind="stable")[:_SAMPLES]]
+    # And some from anywhere, so that a variant does not only fit where it is worst.
+    spread = np.linspace(0, max(len(off_R) - _SAMPLE_ROWS, 0), _SAMPLES).astype(int)
+    begins = dict.fromkeys([*worst.tolist(), *spread.tolist()])
+    return [slice(a, min(a + _SAMPLE_ROWS, len(off_R))) for a in begins]
+
+
+def _is_right(
+    variant: WeightVariant, samples: list[slice], right: list[Float64[np.ndarray, "R C"]]
+) -> bool:
+    """Does this weight come out the same however it is read? Then it explains nothing."""
+    return all(
+        np.array_equal(variant.rows(rows.start, rows.stop).values, values)
+        for rows, values in zip(samples, right, strict=True)
+    )
+
+
+def explains_rows(
+    case: Case, variant: WeightVariant, given: ProductInput, samples: list[slice]
+) -> bool:
+    """Judged like a whole output, but against the sample's own size; one miss is enough."""
+    softcap, tokens = case.project.softcap, len(given.values)
+    errors: dict[float | None, np.ndarray] = {cap: np.zeros(tokens) for cap in (softcap, None)}
+    size_T, spread_T = np.zeros(tokens), np.zeros(tokens)
+    unit = case.observed.arithmetic.sum_unit + case.observed.arithmetic.value_unit
+    # A sample is a part of the whole: it may err by more than its share.
+    share = 8 * ACCEPTED * unit * np.sqrt(given.values.shape[1])
+    for rows in samples:
+        found = variant.rows(rows.start, rows.stop)
+        if found.values.shape[1] != given.values.shape[1]:
+            return False
+        output_TR = _product(found, given)
+        if case.bias is not None:
+            output_TR = output_TR + case.bias[rows]
+        size_T += (output_TR**2).sum(axis=1)
+        spread_T += (given.values**2) @ (found.values**2).sum(axis=0)
+        allowed_T = share * (np.sqrt(size_T) + np.sqrt(spread_T))
+        for bound in errors:
+            off_TR = case.recorded_rows[:, rows] - cap(output_TR, bound)
+            errors[bound] += (off_TR**2).sum(axis=1)
+        if not any((divide(np.sqrt(e), allowed_T) <= 1).all() for e in errors.values()):
+            return False
+    return True
+
+
+def _product(rows: Rows, given: ProductInput) -> Float64[np.ndarray, "T R"]:
+    output_TR: np.ndarray = given.values @ rows.values.T
+    if rows.offsets is not None and given.excess is not None:
+        output_TR += given.excess @ rows.offsets.T
+    return output_TR
+
+
+def multiply_variant(
+    variant: WeightVariant, given: ProductInput, matrix: BlockMatrix
+) -> Float64[np.ndarray, "T R"]:
+    """The product of a weight read in another way."""
+    output_TR = np.empty((len(given.values), matrix.rows))
+    at_once = max(1, ROWS_AT_ONCE_BYTES // (8 * matrix.columns))
+    for start in range(0, matrix.rows, at_once):
+        stop = min(start + at_once, matrix.rows)
+        output_TR[:, start:stop] = _product(variant.rows(start, stop), given)
+    return output_TR
+
+
+def _transposed(case: Case) -> Iterator[Alternative]:
+    """The weight's bytes, rows after rows, taken for columns after columns."""
+    for given in case.givens:
+        product_TR = _multiply_transposed(case.matrix, given)
+        for words, output in case.finishes(product_TR):
+            yield Alternative(
+                id="weight-transposed",
+                title=f"{case.project.weight} is read transposed{words}",
+                output=output,
+            )
+
+
+def _multiply_transposed(
+    matrix: BlockMatrix, given: ProductInput
+) -> Float64[np.ndarray, "T R"]:
+    """Value i of the flat weight belongs to column i // R and row i % R."""
+    rows, columns = matrix.rows, matrix.columns
+    x_TC = given.values
+    output_TR = np.zeros((len(x_TC), rows))
+    at_once = max(1, ROWS_AT_ONCE_BYTES // (8 * columns))
+    for start in range(0, rows, at_once):
+        stop = min(start + at_once, rows)
+        flat = matrix.decode_rows(start, stop).reshape(-1).astype(np.float64)
+        first, end = start * columns, stop * columns
+        position = first
+        while position < end:
+            column, row = divmod(position, rows)
+            length = min(rows - row, end - position)
+            if row == 0 and end - position >= rows:  # whole columns at once
+                count = (end - position) // rows
+                part = flat[position - first :][: count * rows].reshape(count, rows)
+                output_TR += x_TC[:, column : column + count] @ part
+                position += count * rows
+                continue
+            part = flat[position - first :][:length]
+            output_TR[:, row : row + length] += np.outer(x_TC[:, column], part)
+            position += length
+    return output_TR
+
+
+def _other_tensors(case: Case) -> Iterator[WeightVariant]:
+    """Every other weight of the model that has the same shape."""
+    right, weights = case.project.weight, case.observed.truth.weights
+    for name, other in weights.items():
+        same = (other.rows, other.columns) == (case.matrix.rows, case.matrix.columns)
+        if name == right or not same:
+            continue
+
+        def rows(start: int, stop: int, other: BlockMatrix = other) -> Rows:
+            return plain_rows(other, start, stop)
+
+        id_, title = name_swap(right, name)
+        yield WeightVariant(id=id_, title=title, rows=rows)

@@ -1,0 +1,190 @@
+"""How large a local error may be, from the arithmetic alone.
+
+A limit is a token's: the largest relative L2 distance between what an engine computed and
+what float64 makes of the same recorded inputs, after every rounding that the engine's
+numerics declares has been repeated exactly. What is left are the roundings of the sums.
+
+**A sum of n products** in precision u. Rounding errors behave as independent (Higham and
+Mary, 2019, "A new approach to probabilistic rounding error analysis"), so that output i
+errs by about u sqrt(n) times the root mean square of its partial sums, which is at most
+the larger of |y_i| and s_i = sqrt(sum_j (w_ij x_j)^2). Over a token's outputs
+
+    limit = DEVIATIONS u sqrt(n) sqrt(|y|^2 + sum_i s_i^2) / |y|
+
+and sum_i s_i^2 = sum_j x_j^2 c_j^2 with c_j the norms of the weight's columns.
+
+**RMSNorm**: the sum of W positive squares errs by at most sqrt(W) u as above, halved by the
+root; four more operations round.
+
+**RoPE**: an angle, made in float32 by repeated multiplication, errs by at most 2 u T radians
+at position T (pair p by p u, and pair p turns T theta^(-p/P)); four more operations round.
+
+**Attention**: a score errs by at most u |q| |k| scale sqrt(E) / sqrt(E), and in a low
+precision is itself rounded; an error d of the scores changes weights by 2 d relatively.
+
+**Elementwise**: an addition or a product rounds once, an activation eight times.
+
+Where arrays were recorded in a coarser type than the run computes in, that rounding of inputs
+and output is added.
+
+Shape letters: T tokens, C columns, R rows, W width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis import exact
+from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT
+from cotejar.diagnosis.operations import (
+    Activate,
+    Add,
+    Attend,
+    Multiply,
+    Norm,
+    Rotate,
+    key_heads,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.arithmetic import Arithmetic
+    from cotejar.diagnosis.operations import Step
+
+DEVIATIONS = 4.0
+"""Standard deviations of a sum's rounding error that are still honest."""
+
+ACCEPTED = 3.0
+"""A cause is named if what it leaves is within so many limits."""
+
+
+def product_limit(
+    arithmetic: Arithmetic,
+    *,
+    columns: int,
+    output_T: Float64[np.ndarray, "T"],
+    spread_T: Float64[np.ndarray, "T"],
+) -> Float64[np.ndarray, "T"]:
+    """Of a product: `output_T` is |y| a token, `spread_T` sqrt(sum_i s_i^2)."""
+    condition_T = np.sqrt(1 + divide(spread_T, output_T) ** 2)
+    sums_T = DEVIATIONS * arithmetic.sum_unit * np.sqrt(columns) * condition_T
+    # Inputs that were rounded when they were recorded err independently, as sums do.
+    sums_T = sums_T + 2 * DEVIATIONS * arithmetic.recorded_unit * condition_T
+    limit_T: np.ndarray = 2 * arithmetic.value_unit + sums_T
+    return limit_T
+
+
+def step_limit(
+    step: Step,
+    inputs: Sequence[Float64[np.ndarray, "T W"]],
+    output_TW: Float64[np.ndarray, "T W"],
+    arithmetic: Arithmetic,
+) -> Float64[np.ndarray, "T"]:
+    """Of every other operation."""
+    tokens, width = output_TW.shape
+    unit = arithmetic.value_unit + 4 * arithmetic.recorded_unit
+    sums = arithmetic.sum_unit
+    match step:
+        case Norm():
+            limit = 4 * unit + np.sqrt(width) * sums
+        case Rotate():
+            norms = 0 if step.norm is None else 4 * unit + np.sqrt(step.head_dim) * sums
+            limit = 4 * unit + 2 * tokens * sums + norms
+        case Attend():
+            return _attention_limit(step, inputs, output_TW, arithmetic)
+        case Activate():
+            # Some values of a table fall on the other side of the middle of two.
+            limit = 8 * unit + (UNIT["f16"] / 4 if arithmetic.gelu_table else 0.0)
+        case Add() | Multiply():
+            limit = unit
+        case _:  # embed: the table's rows are exact, and a scale rounds once
+            limit = 2 * unit
+    return np.full(tokens, limit + unit)
+
+
+def derived_limit(steps: Sequence[Step], arithmetic: Arithmetic) -> float:
+    """What inputs that were not recorded add: the roundings of the operations between."""
+    unit, sums = arithmetic.value_unit, arithmetic.sum_unit
+    total = 0.0
+    for step in steps:
+        match step:
+            case Activate():
+                table = UNIT["f16"] / 4 if arithmetic.gelu_table else 0.0
+                total += 8 * unit + table
+            case Add() | Multiply():
+                total += unit
+            case _:  # norms, turns and products: sums of at most some thousands
+                total += 8 * unit + DEVIATIONS * 64 * sums
+    return total
+
+
+def _attention_limit(
+    step: Attend,
+    inputs: Sequence[Float64[np.ndarray, "T W"]],
+    output_TW: Float64[np.ndarray, "T W"],
+    arithmetic: Arithmetic,
+) -> Float64[np.ndarray, "T"]:
+    q_THE, k_TKE, v_TKE = (exact.split_heads(a, step.head_dim) for a in inputs)
+    tokens, heads = q_THE.shape[:2]
+    mapped = np.array(key_heads(step, heads))
+    # The largest key so far, head by head, for every query.
+    key_TH = np.maximum.accumulate(np.linalg.norm(k_TKE, axis=2), axis=0)[:, mapped]
+    score_TH = np.linalg.norm(q_THE, axis=2) * key_TH * step.scale
+    score_error_TH = 2 * arithmetic.sum_unit * score_TH
+    if arithmetic.value_unit > arithmetic.sum_unit:
+        score_error_TH = 2 * arithmetic.value_unit * score_TH
+    score_error_TH = score_error_TH + 2 * arithmetic.recorded_unit * score_TH
+    value_TH = np.maximum.accumulate(np.linalg.norm(v_TKE, axis=2), axis=0)[:, mapped]
+    error_TH = (2 * score_error_TH + np.sqrt(tokens) * arithmetic.context_unit) * value_TH
+    total_T = np.linalg.norm(error_TH, axis=1)
+    if arithmetic.probabilities != "exact":
+        sure_TH = 4 * arithmetic.sum_unit * (4 + score_TH)
+        total_T = total_T + _undecided(step, (q_THE, k_TKE, v_TKE), arithmetic, sure_TH)
+    units = 5 * arithmetic.value_unit + 4 * arithmetic.recorded_unit
+    return units + divide(total_T, np.linalg.norm(output_TW, axis=1))
+
+
+def _undecided(
+    step: Attend,
+    heads: tuple[Float64[np.ndarray, "T H E"], ...],
+    arithmetic: Arithmetic,
+    sure_TH: Float64[np.ndarray, "T H"],
+) -> Float64[np.ndarray, "T"]:
+    """What may come of weights of attention so near the middle of two that either is honest.
+
+    `sure_TH` is how exactly a weight is known before it is rounded, relatively.
+    """
+    rounded, (q_THE, k_TKE, v_TKE) = ROUNDINGS[arithmetic.probabilities], heads
+    sure = float(sure_TH.max())
+
+    def spread(weights_TT: np.ndarray) -> np.ndarray:
+        gap: np.ndarray = rounded(weights_TT * (1 + sure)) - rounded(weights_TT * (1 - sure))
+        return gap
+
+    allowed_THE = exact.attend(
+        q_THE,
+        k_TKE,
+        np.abs(v_TKE),
+        scale=step.scale,
+        visible_TT=exact.visible_keys(len(q_THE), step.window),
+        key_heads=key_heads(step, q_THE.shape[1]),
+        softcap=step.softcap,
+        round_weights=spread,
+    )
+    norms_T: np.ndarray = np.linalg.norm(exact.join_heads(allowed_THE), axis=1)
+    return norms_T
+
+
+def divide(
+    numerator: Float64[np.ndarray, "T"], denominator: Float64[np.ndarray, "T"]
+) -> Float64[np.ndarray, "T"]:
+    """0/0 is 0, x/0 infinite; NaN stays NaN."""
+    quotient = np.where(numerator == 0, 0.0, np.inf)
+    quotient[np.isnan(numerator)] = np.nan
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient

@@ -1,0 +1,166 @@
+"""Which known way to be wrong reproduces what was recorded?
+
+Every family is asked for alternatives; those that come within `limits.ACCEPTED` limits of
+what was recorded explain it. Of those, one with fewer fitted numbers is the better
+explanation, and what only says what happened to the output comes after what says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis.hypotheses import (
+    activation,
+    attention,
+    attention_heads,
+    attention_masks,
+    block_codes,
+    elementwise,
+    embedding,
+    norm,
+    one_place,
+    other_inputs,
+    permutation,
+    plain,
+    projection,
+    residual,
+    rope,
+    rounding,
+    undeclared_rounding,
+    weights,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.case import Alternative, Case, Judged
+
+FAMILIES = (
+    embedding,
+    norm,
+    rope,
+    attention,
+    projection,
+    weights,
+    activation,
+    residual,
+    rounding,
+    permutation,
+    elementwise,
+    block_codes,
+    undeclared_rounding,
+    one_place,
+    attention_masks,
+    attention_heads,
+    other_inputs,
+)
+"""Those that say why; `plain` is asked if none of them explains it."""
+
+FEW_PARAMETERS = 3
+"""What is fitted with more numbers is named only where nothing simpler explains it."""
+
+EQUAL = 4.0
+"""Two explanations are equal if one leaves at most so many times what the other leaves."""
+
+NEGLIGIBLE = 1 / 64
+"""Of a limit: less than that tells no two explanations apart."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cause:
+    """A way to be wrong that explains what was recorded, or comes nearest to it."""
+
+    id: str
+    title: str
+    residual_before: float
+    """Relative L2 of the worst token, with the right operation."""
+    residual_after: float
+    """The same with the wrong one."""
+    limit: float
+    """What honest arithmetic leaves there."""
+    parameters: int
+    """Numbers that were fitted."""
+    also: int = 0
+    """Other sites that it explains as well."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Found:
+    """What the search gives."""
+
+    causes: tuple[Cause, ...]
+    """Best first; empty where nothing explains it."""
+    nearest: Cause | None
+    """Of those that do not explain it, the one that leaves least."""
+    num_tried: int
+    output: Float64[np.ndarray, "T W"] | None = None
+    """What the best cause makes of the inputs."""
+
+
+def find_causes(case: Case) -> Found:
+    """Ask every family; then, if need be, what can happen to any operation."""
+    accepted: dict[str, tuple[int, Cause, float]] = {}
+    outputs: dict[str, Float64[np.ndarray, "T W"]] = {}
+    nearest: Cause | None = None
+    tried = 0
+    for rank, families in enumerate((FAMILIES, (plain,))):
+        for alternative, judged in _judged(case, families):
+            tried += 1
+            cause = _cause(case, alternative, judged)
+            if judged.accepted:
+                held = accepted.get(cause.id)
+                if held is None or _order(rank, cause) < _order(held[0], held[1]):
+                    accepted[cause.id] = (rank, cause, judged.ratio)
+                    outputs[cause.id] = alternative.output
+            elif nearest is None or cause.residual_after < nearest.residual_after:
+                nearest = cause
+        if accepted:
+            break
+    causes = tuple(cause for _, cause, _ in _best(list(accepted.values())))
+    output = outputs[causes[0].id] if causes else None
+    tried += len(case.screened)
+    return Found(causes=causes, nearest=nearest, num_tried=tried, output=output)
+
+
+def _best(accepted: list[tuple[int, Cause, float]]) -> list[tuple[int, Cause, float]]:
+    """Those that explain it as well as the best does, the simplest first.
+
+    What is barely wrong is barely not explained, by many things: only what leaves about as
+    little as the best counts. A vector of fitted numbers leaves least and says least.
+    """
+    few = [one for one in accepted if one[1].parameters <= FEW_PARAMETERS]
+    if not few:
+        return sorted(accepted, key=lambda a: _order(a[0], a[1]))
+    least = min(ratio for _, _, ratio in few)
+    equal = [one for one in few if one[2] <= max(EQUAL * least, NEGLIGIBLE)]
+    fewest = min(one[1].parameters for one in equal)
+    equal = [one for one in equal if one[1].parameters == fewest]
+    return sorted(equal, key=lambda a: _order(a[0], a[1]))
+
+
+def _judged(case: Case, families: tuple[object, ...]) -> Iterator[tuple[Alternative, Judged]]:
+    with np.errstate(all="ignore"):
+        for family in families:
+            for alternative in family.alternatives(case):  # type: ignore[attr-defined]  # a module
+                yield alternative, case.judge(alternative.output)
+
+
+def _cause(case: Case, alternative: Alternative, judged: Judged) -> Cause:
+    return Cause(
+        id=alternative.id,
+        title=alternative.title,
+        residual_before=case.error.rel_l2,
+        residual_after=judged.rel_l2,
+        limit=judged.limit,
+        parameters=alternative.parameters,
+        also=alternative.also,
+    )
+
+
+def _order(rank: int, cause: Cause) -> tuple[int, int, int, float]:
+    return rank, cause.parameters, -cause.also, cause.residual_after
