@@ -15,7 +15,12 @@ from cotejar.engines.llamacpp import tensor as mirror
 from cotejar.engines.native.engine import NativeEngine
 from cotejar.engines.oracle import OracleEngine
 from cotejar.engines.registry import create_engine, parse_engine_name
-from cotejar.errors import ContextLengthError, EngineBuildError, EngineError
+from cotejar.errors import (
+    ArchitectureError,
+    ContextLengthError,
+    EngineBuildError,
+    EngineError,
+)
 from cotejar.formats.convert import import_model
 from cotejar.kernels.products import multiply_q8
 from cotejar.model.language_model import open_language_model
@@ -110,6 +115,63 @@ def test_every_site_is_the_oracles(tiny: Any, name: str) -> None:
             assert record.stats[scope].rms == pytest.approx(
                 exact.sites[site].stats[scope].rms, rel=limit
             )
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        TinyDecoder(architecture="mistral", sliding_window=4),
+        TinyDecoder(architecture="qwen2", sliding_window=4),
+        TinyDecoder(architecture="qwen3", sliding_window=4),
+    ],
+    ids=lambda decoder: decoder.architecture,
+)
+def test_a_window_that_llamacpp_leaves_out_is_refused_where_it_would_cut(
+    tiny: Any, decoder: TinyDecoder
+) -> None:
+    model = tiny(decoder)
+    engine, exact = engine_of(model), OracleEngine(model)
+    whole = worst(*(e.trace(IDS[:4], capture=EVERYTHING) for e in (exact, engine)))
+    assert max(whole.values()) < FLOAT32_NOISE
+
+    session = engine.start()
+    session.append(IDS[:4])
+    for run in (
+        lambda: engine.trace(IDS[:5], capture=EVERYTHING),
+        lambda: session.append(IDS[4:5]),
+    ):
+        with pytest.raises(ArchitectureError) as caught:
+            run()
+
+        architecture = model.config.architecture
+        assert str(caught.value) == (
+            "error[APR-M002]: llama.cpp runs no sliding window in the architecture "
+            f"{architecture}\n"
+            "  where     engine llamacpp\n"
+            "  expected  at most 4 tokens, of which the window cuts none\n"
+            "  found     5 tokens\n"
+            "  try       shorten the text, or use another engine: oracle, native and "
+            "transformers run the window"
+        )
+
+
+def test_beyond_the_window_llamacpp_runs_the_model_without_it(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why that is refused; a release that runs the window would be seen here."""
+    from cotejar.engines.llamacpp import engine as llamacpp
+
+    monkeypatch.setattr(llamacpp, "_require_uncut", lambda *_: None)
+    model = tiny(TinyDecoder(architecture="mistral", sliding_window=4))
+    without = model.altered(config=replace(model.config, sliding_window=None))
+
+    theirs = llamacpp.LlamaCppEngine(model, numerics="q8").trace(IDS[:5], capture=EVERYTHING)
+
+    exact, uncut = (
+        OracleEngine(m).trace(IDS[:5], capture=EVERYTHING) for m in (model, without)
+    )
+    assert max(worst(uncut, theirs).values()) < FLOAT32_NOISE
+    assert worst(exact, theirs)["layer.0.attn_context"] > 0.01
 
 
 def test_passes_of_a_few_tokens_are_put_together(tiny: Any) -> None:

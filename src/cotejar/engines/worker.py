@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cotejar.engines.child_process import DIE_WITH_PARENT, FOLDER_PREFIX
-from cotejar.errors import CotejarError
+from cotejar.errors import CotejarError, WriteError
 from cotejar.model.language_model import open_language_model
 from cotejar.trace.forward_trace import Capture, Scope
 from cotejar.trace.trace_file import encode_trace
@@ -97,7 +97,7 @@ class Worker:
         trace = self._opened().trace(
             request["token_ids"], capture=capture, prompt=request["prompt"]
         )
-        Path(request["out"]).write_bytes(encode_trace(trace))
+        _write(request["out"], encode_trace(trace))
         return {}
 
     def _start(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -148,9 +148,22 @@ def _write_logits(path: str, session: Session, logits: np.ndarray) -> dict[str, 
     """In float64 if they are, else in float32; little-endian, row by row."""
     dtype = "float64" if logits.dtype == np.float64 else "float32"
     wire = np.ascontiguousarray(logits, np.dtype(dtype).newbyteorder("<"))
-    with Path(path).open("wb") as file:
-        file.write(wire.data)
+    _write(path, wire.data)
     return {"num_tokens": session.num_tokens, "dtype": dtype}
+
+
+def _write(path: str, data: bytes | memoryview) -> None:
+    try:
+        with Path(path).open("wb") as file:
+            file.write(data)
+    except OSError as error:  # no fault of the engine's
+        raise WriteError(
+            "an engine's data could not be written whole",
+            where=path,
+            expected=f"room for {memoryview(data).nbytes} bytes",
+            found=f"{error.strerror}",
+            hint="free some space, or let TMPDIR name a folder on another disk",
+        ) from None
 
 
 def main() -> None:

@@ -298,16 +298,20 @@ def test_a_script_without_its_interpreter_could_not_be_started(bench: Any) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_ends_when_whoever_asked_for_it_does(
-    bench: Any, token: str, assert_all_ended: Any, number: signal.Signals
+    bench: Any, token: str, assert_all_ended: Any, number: signal.Signals, tmp_path: Path
 ) -> None:
+    """And nothing temporary is left of it."""
     bench.test(f"python -c 'import time; time.sleep(60)' {token}")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     program = (
         "from cotejar.contracts.corpus import read_corpus\n"
         "from cotejar.contracts.falsify.run import Options, falsify_corpus\n"
         f"falsify_corpus(read_corpus({str(bench.file)!r}), Options())\n"
     )
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as asking:
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as asking:
         deadline = time.monotonic() + 60
         while not _is_running(token):
             assert time.monotonic() < deadline
@@ -316,6 +320,9 @@ def test_a_command_ends_when_whoever_asked_for_it_does(
 
     assert_all_ended(token)
     assert not bench.evidence.exists()
+    while any(temporary.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _is_running(token: str) -> bool:

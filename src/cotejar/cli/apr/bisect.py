@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from cotejar.cli.finite_range import FiniteRange
+
 
 @click.command("bisect", short_help="Find the difference that makes it bad.")
 @click.option("--good", required=True, help="A model, a commit, or KEY=VALUE words.")
@@ -25,7 +27,13 @@ import click
     show_default=True,
     help="Keeps outcomes; an interrupted search goes on.",
 )
-@click.option("--timeout", default=600.0, show_default=True, help="Seconds for one run.")
+@click.option(
+    "--timeout",
+    type=FiniteRange(0, 1e7, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds for one run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def bisect(
     good: str,
@@ -44,9 +52,12 @@ def bisect(
     commits, each is a working tree of its own; options are set in the environment.
 
     \b
-    apr bisect --good q8.gguf --bad q4.gguf --check "apr parity f16.gguf {} --brief"
-    apr bisect --over commits --good v1.2 --bad HEAD --check "make test"
-    apr bisect --over options --good "COTEJAR_ISA=portable" --bad "COTEJAR_ISA=avx2" \\
+    apr bisect --good q8.gguf --bad q4.gguf \\
+        --check "apr parity f16.gguf {} --brief"
+    apr bisect --over commits --good v1.2 --bad HEAD \\
+        --check "make test"
+    apr bisect --over options --good "COTEJAR_ISA=avx2" \\
+        --bad "COTEJAR_ISA=avx512vnni" \\
         --check "apr check model.gguf"
 
     Exits 0 when one difference is named, 2 on bad input, 3 when none can be.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cotejar.cli.finite_range import FiniteRange
 from cotejar.cli.token_ids import ids
 
 
@@ -12,7 +13,9 @@ from cotejar.cli.token_ids import ids
 @click.option("--engine", metavar="ENGINE[+NUMERICS]", help="Instead of a prefix of MODEL.")
 @click.option("-p", "--prompt", help="The text that is cut up.  [default: one of every kind]")
 @click.option("--tokens", type=ids, default=(), help="Token ids instead: 1,2,3.")
-@click.option("--limit", type=float, help="On relative L2, instead of the measured one.")
+@click.option(
+    "--limit", type=FiniteRange(0), help="On relative L2, instead of the measured one."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(
     model: str,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from cotejar.cli.finite_range import FiniteRange
+
 
 @click.command("diff", short_help="Show what differs between two models, or two traces.")
 @click.argument("a")
@@ -30,7 +32,7 @@ import click
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="REL_L2",
     help="Relative L2 up to which values count as the same.  [default: 0]",
 )

@@ -13,19 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class _Bias(click.ParamType):
-    name = "TOKEN=NUMBER"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, float]:
-        if isinstance(value, tuple):
-            return value
-        token, _, bias = str(value).partition("=")
-        try:
-            return int(token), float(bias)
-        except ValueError:
-            self.fail(f"{value!r} is no TOKEN=NUMBER, such as 198=-inf", param, ctx)
+def token_bias(text: str) -> tuple[int, float]:
+    """Read `TOKEN=NUMBER`; click shows the function's name where it refuses."""
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no TOKEN=NUMBER, such as 198=-inf") from None
 
 
 _OPTIONS = (
@@ -50,7 +44,11 @@ _OPTIONS = (
         help="Tokens that penalties look back over; -1 for all.",
     ),
     click.option(
-        "--logit-bias", multiple=True, type=_Bias(), help="Add to a token's logit; may repeat."
+        "--logit-bias",
+        multiple=True,
+        type=token_bias,
+        metavar="TOKEN=NUMBER",
+        help="Add to a token's logit; may repeat.",
     ),
     click.option(
         "--sampler-order",

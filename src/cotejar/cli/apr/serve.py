@@ -21,7 +21,8 @@ def serve(
 
     \b
     apr serve demo:smollm2
-    apr serve model.gguf --port 9000 --trace-dir traces --trace-every 100
+    apr serve model.gguf --port 9000 \\
+        --trace-dir traces --trace-every 100
 
     There is no password: whoever reaches the address is answered. Needs the extra `serve`.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cotejar.cli.finite_range import FiniteRange
 from cotejar.cli.pv.print_text import print_text
 from cotejar.cli.pv.report_corpus import report_corpus
 
@@ -24,7 +25,7 @@ from cotejar.cli.pv.report_corpus import report_corpus
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0, min_open=True, max=10**7),
+    type=FiniteRange(min=0, min_open=True, max=10**7),
     help="Seconds for each test, instead of its own and the project's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cotejar.cli.finite_range import FiniteRange
 from cotejar.cli.pv.print_text import print_text
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ LEVELS = ("basic", "standard", "strict", "proven")
 )
 @click.option(
     "--min-coverage",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.5,
     show_default=True,
     help="Share of --source that must be bound.",
@@ -39,7 +40,7 @@ LEVELS = ("basic", "standard", "strict", "proven")
 @click.option("--baseline", type=click.Path(), help="Let pass what this earlier run found.")
 @click.option("--trend", is_flag=True, help="Compare with earlier runs, and add this one.")
 @click.option("--show-trend", is_flag=True, help="List the last 10 runs, and do nothing else.")
-@click.option("--min-score", type=click.FloatRange(0, 1), help="Fail what scores below this.")
+@click.option("--min-score", type=FiniteRange(0, 1), help="Fail what scores below this.")
 @click.option("--min-level", type=click.Choice(LEVELS), help="Warn of what lists less.")
 @click.option("--strict-test-binding", is_flag=True, help="Warn of tests that are prose.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cotejar.cli.finite_range import FiniteRange
 from cotejar.cli.pv.report_corpus import report_corpus
 from cotejar.cli.pv.validate import num_usable_cores
 
@@ -27,7 +28,7 @@ from cotejar.cli.pv.validate import num_usable_cores
     "--timeout",
     "timeout_seconds",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True, max=10**7),
     default=60.0,
     show_default=True,
     help="For all claims of a harness together.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cotejar.cli.finite_range import FiniteRange
 from cotejar.cli.pv.report_corpus import report_corpus
 
 
@@ -12,7 +13,7 @@ from cotejar.cli.pv.report_corpus import report_corpus
 @click.option("--binding", type=click.Path(), help="A registry of equations and functions.")
 @click.option(
     "--min-score",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Fail when any contract is below this.",
 )
 @click.option(

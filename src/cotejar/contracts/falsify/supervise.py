@@ -79,6 +79,7 @@ def run_command(
             "cwd": str(project.root),
             "env": _environment(scratch),
             "limits": asdict(limits),
+            "scratch": str(scratch),
             "writable": [str(folder) for folder in writable],
             "landlock": landlock,
         }

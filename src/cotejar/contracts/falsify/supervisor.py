@@ -1,8 +1,9 @@
 """The process between `pv` and a command: it starts it, watches it, and ends all of it.
 
 One JSON request line on stdin, one JSON reply on stdout. When stdin ends, whoever asked is
-gone, and the command is ended too. It is a process of its own so that it alone adopts and
-reaps the command's orphans; it imports nothing but the standard library.
+gone: the command is ended too, and its scratch folder removed. It is a process of its own so
+that it alone adopts and reaps the command's orphans; it imports nothing but the standard
+library.
 
 | limit       | how                                                                     |
 | ----------- | ----------------------------------------------------------------------- |
@@ -24,6 +25,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
 import time
@@ -110,6 +112,8 @@ def main() -> NoReturn:
     """Serve one request and exit."""
     request = json.loads(sys.stdin.buffer.readline())
     reply = supervise(request)
+    if reply["stopped"] == "interrupted":  # whoever made the folder may be gone
+        shutil.rmtree(request["scratch"], ignore_errors=True)
     sys.stdout.write(json.dumps(reply))
     sys.stdout.flush()
     os._exit(0)

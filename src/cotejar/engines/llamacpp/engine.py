@@ -22,6 +22,7 @@ from cotejar.engines.llamacpp.graph import NOT_OBSERVED
 from cotejar.engines.llamacpp.watch import Watch
 from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.tracing import finish_trace, join_recorders
+from cotejar.errors import ArchitectureError
 from cotejar.formats.convert import export_model, import_model
 from cotejar.kernels.instruction_set import num_threads
 from cotejar.model.language_model import open_language_model
@@ -91,6 +92,7 @@ class LlamaCppEngine:
         """Run the tokens from position 0, `ubatch_tokens` a pass; arrays are float32.
 
         Raises:
+            ArchitectureError: a window would cut the text, and llama.cpp runs it without.
             EngineError: llama.cpp fails, or its graph lacks a site.
         """
         declared = self.model.declared.config
@@ -99,6 +101,7 @@ class LlamaCppEngine:
             vocab_size=declared.vocab_size,
             context_length=declared.context_length,
         )
+        _require_uncut(declared, len(token_ids))
         watch = Watch(self._library.ggml, self._config, capture)
         context = Context(
             self._library,
@@ -173,11 +176,31 @@ class LlamaCppSession:
             num_before=self.num_tokens,
         )
         needed = self.num_tokens + len(token_ids)
+        _require_uncut(declared, needed)
         if needed > self._context.capacity:
             roomy = min(max(needed, 2 * self._context.capacity), declared.context_length)
             self._context = self._context.grown(roomy)
         size = self._ubatch_tokens
         return [token_ids[at : at + size] for at in range(0, len(token_ids), size)]
+
+
+def _require_uncut(config: DecoderConfig, num_tokens: int) -> None:
+    """Refuse a text longer than a window that llama.cpp does not run.
+
+    Of the architectures here it runs gemma3's alone (ggml-org/llama.cpp issue 3377); in the
+    others it takes a file with the window's key, and attends to everything.
+    """
+    window = config.sliding_window
+    if window is None or num_tokens <= window or config.architecture == "gemma3":
+        return
+    raise ArchitectureError(
+        f"llama.cpp runs no sliding window in the architecture {config.architecture}",
+        where="engine llamacpp",
+        expected=f"at most {window} tokens, of which the window cuts none",
+        found=f"{num_tokens} tokens",
+        hint="shorten the text, or use another engine: oracle, native and transformers "
+        "run the window",
+    )
 
 
 def _load(library: Library, model: LanguageModel) -> tuple[Model, DecoderConfig]:
