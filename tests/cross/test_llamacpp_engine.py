@@ -450,7 +450,7 @@ def test_a_library_without_a_function_is_refused() -> None:
     with pytest.raises(EngineBuildError) as caught:
         mirror.declare_functions(ctypes.CDLL(None))
 
-    assert caught.value.parts["expected"] == "a function ggml_init"
+    assert caught.value.parts["expected"].startswith("a function ggml_")
 
 
 @pytest.mark.qwen

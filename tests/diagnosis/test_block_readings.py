@@ -71,6 +71,10 @@ def sub_scale_bytes_turned(raw: np.ndarray) -> None:
     raw[:, 4:8] = np.roll(raw[:, 4:8], 1, axis=1)
 
 
+def minima_without_high_bits(raw: np.ndarray) -> None:
+    raw[:, 8:12] &= 0x3F
+
+
 def one_block_doubled(raw: np.ndarray) -> None:
     raw[7, :2] = (raw[7, :2].copy().view(np.float16) * 2).view(np.uint8)
 
@@ -102,6 +106,8 @@ CASES = {
     "bytes of sub-scales": (
         "Q4_K", sub_scale_bytes_turned, "sub-scales",
         "bytes 4..8 of each block (sub-scales) are read in the order 3 0 1 2 of every 4"),
+    "high bits of minima": ("Q4_K", minima_without_high_bits, "sub-scales",
+                            "sub-minima from 4 on keep 4 low bits alone"),
     "one block": ("mistral", one_block_doubled, "block-wrong",
                   "block 2 of row 1 counts 2 times"),
     "one scale": ("llama", one_block_doubled, "block-wrong",

@@ -245,8 +245,9 @@ def test_what_was_replayed_in_part_does_not_pass_for_the_rest(
 
     assert (result.verdict, result.wrong_side) == (Verdict.INCOMPARABLE, "neither")
     assert result.summary == (
-        "2 of 70 operations could be replayed and are right; the two part at final_norm, "
-        "which may come from the others"
+        "2 operations could be replayed and are right; 34 of 35 of the reference were not "
+        "seen: embed to final_norm; 34 of 35 of the candidate were not seen: embed to "
+        "final_norm; the two part at final_norm"
     )
     assert result.next_step.startswith("capture every array of the reference: `apr trace ")
 

@@ -31,6 +31,12 @@ def squared_input(right, model):
     return right["layer.1.ffn_swiglu_inner"].astype(np.float64) ** 2 @ weight.T
 
 
+def normed_again(right, model):
+    x = right["final_norm"].astype(np.float64)
+    weight = weight_of(model, "model.norm.weight")[0]
+    return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + model.config.rms_eps) * weight
+
+
 CASES: dict[str, tuple[str, str, Fault, tuple[str, str]]] = {
     "ReLU": ("llama", "layer.1.ffn_up",
              lambda right, model: np.maximum(right["layer.1.ffn_up"], 0),
@@ -78,6 +84,8 @@ CASES: dict[str, tuple[str, str, Fault, tuple[str, str]]] = {
     "gate activated twice": ("llama", "layer.1.ffn_silu_gate",
                              lambda right, model: silu(silu(right["layer.1.ffn_gate"])),
                              ("activation-twice", "the gate is activated twice, by SiLU")),
+    "norm twice": ("qwen2", "final_norm", normed_again,
+                   ("norm-twice", "the norm is applied twice, with its weight")),
     "norm": ("qwen2", "layer.1.attn_norm",
              lambda right, model: right["layer.1.attn_norm"] * np.float32(1.003),
              ("norm-scaled", "the normed values are multiplied by 1.003")),

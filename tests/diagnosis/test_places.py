@@ -54,6 +54,25 @@ def fused_cut_late(right, model):
     return both[:, 8 : 8 + right["layer.1.k"].shape[1]]
 
 
+def sum_that_ends_early(right, model):
+    x = right["layer.1.ffn_swiglu_inner"].astype(np.float64)
+    weight = weight_of(model, "model.layers.1.mlp.down_proj.weight")
+    return x[:, :128] @ weight[:, :128].T
+
+
+def norm_of_the_first_half(right, model):
+    x = right["layer.1.output"].astype(np.float64)
+    square = (x[:, :48] ** 2).mean(axis=1, keepdims=True)
+    weight = weight_of(model, "model.norm.weight")[0]
+    return x / np.sqrt(square + model.config.rms_eps) * weight
+
+
+def value_of_layer_0(right, model):
+    x, part = right["layer.1.attn_norm"], "model.layers.0.self_attn.v_proj"
+    bias = model.declared.weights.vector(f"{part}.bias")
+    return x.astype(np.float64) @ weight_of(model, f"{part}.weight").T + bias
+
+
 CASES: dict[str, tuple[str, str, Fault, tuple[str, str]]] = {
     "tokens exchanged": (
         "llama", "layer.1.attn_residual",
@@ -93,6 +112,15 @@ CASES: dict[str, tuple[str, str, Fault, tuple[str, str]]] = {
         "llama", "layer.1.ffn_norm",
         norm_of_another_stream,
         ("other-input", "the input is layer.0.attn_residual, not layer.1.attn_residual")),
+    "a sum that ends early": (
+        "qwen3", "layer.1.ffn_out", sum_that_ends_early,
+        ("input-cut", "only the first 128 of 160 inputs are summed")),
+    "a norm of half the channels": (
+        "llama", "final_norm", norm_of_the_first_half,
+        ("norm-over-part", "the mean square is that of part 0 of 2 of the channels")),
+    "weight and bias of another layer": (
+        "qwen2", "layer.1.v", value_of_layer_0,
+        ("other-layer", "weight and bias are those of layer.0.v")),
 }  # fmt: skip
 
 

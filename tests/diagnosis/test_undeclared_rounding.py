@@ -69,6 +69,9 @@ CASES = {
              "weight and activations are rounded to tf32"),
     "float8 cache": ("layer.1.attn_context", cached(e4m3, e4m3), "cache-rounded",
                      "keys and values are rounded to float8 e4m3"),
+    "keys by channel": (
+        "layer.1.attn_context", cached(lambda k: integers(k, 7, 0), lambda v: v),
+        "cache-rounded", "keys are rounded to int4 a channel"),
     "keys and values apart": (
         "layer.1.attn_context", cached(lambda k: integers(k, 7, 1), e4m3), "cache-rounded",
         "keys are rounded to int4 a row, values are rounded to float8 e4m3"),

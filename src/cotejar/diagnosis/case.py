@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from cotejar.trace.site import Site
 
 
+LOWERED = 4.0
+"""A cause that leaves more than a limit leaves at most this part of what there was."""
+
 TIES = 0.03
 """Share of the values that may be rounded the other way."""
 
@@ -39,6 +42,8 @@ class Judged:
     """Relative L2 of the token that is furthest beyond its limit."""
     limit: float
     """Of that token."""
+    before: float = np.inf
+    """Limits that the right operation leaves, at its worst token."""
 
     @property
     def ratio(self) -> float:
@@ -47,8 +52,10 @@ class Judged:
 
     @property
     def accepted(self) -> bool:
-        """Does it explain what was recorded? NaN does not."""
-        return self.ratio <= ACCEPTED
+        """Does it explain what was recorded? NaN does not, nor what changes little."""
+        if self.ratio <= 1:
+            return self.ratio <= self.before / 2
+        return self.ratio <= min(ACCEPTED, self.before / LOWERED)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +70,8 @@ class Alternative:
     fewer is the better explanation."""
     also: int = 0
     """Other recorded sites that it explains as well, and that the right operation does not."""
+    declared: bool = False
+    """Does it leave out what this very model declares? Of two that are equal it comes first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +106,9 @@ class Case:
         worst = int(ratio_T.argmax())
         rel_l2 = float(left_T[worst])
         return Judged(
-            rel_l2=np.inf if np.isnan(rel_l2) else rel_l2, limit=float(limit_T[worst])
+            rel_l2=np.inf if np.isnan(rel_l2) else rel_l2,
+            limit=float(limit_T[worst]),
+            before=self.error.ratio,
         )
 
     def but_for_ties(
@@ -122,7 +133,9 @@ class Case:
     def recorded_at(self, site: Site) -> Float64[np.ndarray, "T W"] | None:
         """Another site of the same side, if its values are there and are finite."""
         array = self.observed.recorded(site)
-        return array if array is not None and np.isfinite(array).all() else None
+        if array is None or not np.isfinite(array).all():
+            return None
+        return array[-len(self.recorded) :]
 
     # --- of a product alone ---------------------------------------------------------
 

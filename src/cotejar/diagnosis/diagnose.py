@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cotejar.diagnosis.arithmetic import F32, declared_arithmetic
 from cotejar.diagnosis.case import Case
+from cotejar.diagnosis.coverage import find_unseen
 from cotejar.diagnosis.fairness import (
     arrays_hint,
     broken_preconditions,
@@ -14,6 +15,7 @@ from cotejar.diagnosis.fairness import (
     is_half_precision,
     judge_preconditions,
     naive_ratio,
+    without_last_rows,
     wrong_fingerprint,
     wrong_shape,
 )
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from cotejar.diagnosis.coverage import Unseen
     from cotejar.diagnosis.ladder import Ladder
     from cotejar.diagnosis.observed import SideName
     from cotejar.diagnosis.replay import LocalError
@@ -69,44 +72,93 @@ def diagnose(
             summary=observed,
             next_step="name the model that the trace was recorded of with --model",
         )
+    return _examine(start, observed, traced, request, on_progress)
+
+
+def _examine(
+    start: Diagnosis,
+    observed: Sequence[Observed],
+    traced: tuple[Traced, Traced],
+    request: Request,
+    on_progress: Callable[[str], None],
+) -> Diagnosis:
+    """What may be compared: local errors, and what they say."""
     on_progress("comparing")
-    traces = tuple(side.trace for side in observed)
-    comparison = _compare(*traces)
+    reference, candidate = (side.trace for side in observed)
+    comparison = _compare(*without_last_rows(reference, candidate))
     on_progress("replaying every operation")
     layers = None
     if request.layers is not None:
         layers = parse_layers(request.layers, observed[0].truth.config.num_layers)
     errors = replay_sides(observed, layers=layers, jobs=request.jobs)
     result = replace(start, comparison=comparison, errors=tuple(errors))
-    found = first_nonfinite(*traces)
+    found = first_nonfinite(reference, candidate)
     if found is not None and not _is_behind(found[1], errors):
-        side, site, message = found
-        return replace(
-            result,
-            verdict=Verdict.FAIL,
-            site=site,
-            wrong_side=side,
-            summary=message,
-            next_step=f"look at what makes {site} there: everything behind it is lost",
-        )
-    replayed = {error.side for error in errors}
-    for one in observed:
-        if one.side not in replayed:
+        return _not_finite(result, observed, found, request.output)
+    silent = [one for one in observed if one.side not in {error.side for error in errors}]
+    if all(error.explained for error in errors):
+        if silent:
             return replace(
                 result,
-                summary=f"no operation of the {one.side} can be replayed: its inputs or its "
-                "output were not captured",
-                next_step=arrays_hint(one.side, one.trace),
+                summary=f"no operation of the {silent[0].side} can be replayed: its inputs or "
+                "its output were not captured",
+                next_step=arrays_hint(silent[0].side, silent[0].trace),
             )
-    if all(error.explained for error in errors) and observed[0].truth is not observed[1].truth:
+        result = replace(result, ladder=_ladders(errors, observed, None))
+        unseen = find_unseen(observed, errors, layers)
+        if observed[0].truth is observed[1].truth:
+            return _nothing_wrong(result, observed, unseen)
         on_progress("comparing the two files")
-        return _judge_files(result, observed)
-    return _judge(
+        return _judge_files(result, observed, unseen)
+    judged = _judge(
         result,
         observed,
         lambda case, found: _shrink(case, found, traced),
         on_progress,
         request.output,
+    )
+    if silent:
+        words = f"; no operation of the {silent[0].side} can be replayed"
+        return replace(judged, summary=f"{judged.summary}{words}")
+    return judged
+
+
+def _not_finite(
+    result: Diagnosis,
+    observed: Sequence[Observed],
+    found: tuple[WrongSide, str, str],
+    output: Path | None,
+) -> Diagnosis:
+    """The first NaN or infinity is the finding; what went in shows it, where it is known."""
+    side, site, message = found
+    next_step = f"look at what makes {site} there: everything behind it is lost"
+    error = next((e for e in result.errors if e.site == site and not e.explained), None)
+    reproduction = None
+    if error is not None:
+        case = _case(error, observed)
+        reproduction = _reproduction(case, output)
+        if output is not None:
+            write_reproduction(output, case, Found(causes=(), nearest=None, num_tried=0))
+            next_step = f"run {output}/show.py: {next_step}"
+    elif output is not None:
+        next_step += f"; nothing was written to {output}, for what went in was not captured"
+    return replace(
+        result,
+        verdict=Verdict.FAIL,
+        site=site,
+        wrong_side=side,
+        summary=message,
+        next_step=next_step,
+        reproduction=reproduction,
+    )
+
+
+def _reproduction(case: Case, output: Path | None) -> Reproduction:
+    return Reproduction(
+        site=case.operation.name,
+        side=case.observed.side,
+        token_ids=case.observed.trace.token_ids[: first_wrong_token(case) + 1],
+        folder=None if output is None else str(output),
     )
 
 
@@ -203,13 +255,11 @@ def _judge(
     on_progress: Callable[[str], None],
     output: Path | None,
 ) -> Diagnosis:
-    """From local errors to a finding, or to none."""
+    """From local errors, one of them unexplained, to a finding."""
     wrong = [error for error in result.errors if not error.explained]
     sides = {error.side for error in wrong}
-    ladder = _ladders(result.errors, observed, wrong[0] if wrong else None)
-    if not wrong:
-        return _nothing_wrong(replace(result, ladder=ladder), observed)
     first = wrong[0]
+    ladder = _ladders(result.errors, observed, first)
     side: WrongSide = "both" if len(sides) > 1 else first.side
     on_progress(f"looking for the cause at {first.site}")
     case = _case(first, observed)
@@ -230,19 +280,15 @@ def _judge(
         nearest=found.nearest,
         num_tried=found.num_tried,
         ladder=ladder,
-        reproduction=Reproduction(
-            site=first.site,
-            side=first.side,
-            token_ids=shown.observed.trace.token_ids[: first_wrong_token(shown) + 1],
-            folder=None if output is None else str(output),
-        ),
+        reproduction=_reproduction(shown, output),
     )
 
 
-def _judge_files(result: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
+def _judge_files(
+    result: Diagnosis, observed: Sequence[Observed], unseen: Sequence[Unseen]
+) -> Diagnosis:
     """Both engines are right about their own file: does what differs in the files matter?"""
     reference, candidate = (side.truth for side in observed)
-    ladder = _ladders(result.errors, observed, None)
     difference = compare_files(reference, candidate)
     if difference is None:
         return replace(
@@ -250,16 +296,16 @@ def _judge_files(result: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
             summary="each side is right about its own file, and the two files are of models "
             "of different shapes",
             next_step="compare two files of one model; `apr diff` lists their tensors",
-            ladder=ladder,
         )
     if not difference.is_finding:
+        if unseen:
+            return _nothing_wrong(result, observed, unseen)
         return replace(
             result,
             verdict=Verdict.PASS,
             summary=f"each side is right about its own file; {len(difference.requantised)} "
             "tensors are of another type, within that type's rounding",
             next_step="nothing to mend; `apr diff` lists the types",
-            ladder=ladder,
         )
     truth = as_reference(reference, candidate, difference)
     held = replace(observed[1], truth=truth, _derived={})
@@ -271,7 +317,6 @@ def _judge_files(result: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
             result,
             summary=f"{what}; with these tokens no operation shows it",
             next_step="try a longer prompt; `apr diff` shows what the files hold",
-            ladder=ladder,
         )
     case = _case(wrong[0], [held])
     found = find_causes(case)
@@ -288,7 +333,6 @@ def _judge_files(result: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
         causes=found.causes,
         nearest=found.nearest,
         num_tried=found.num_tried,
-        ladder=ladder,
     )
 
 
@@ -301,28 +345,27 @@ def _case(error: LocalError, observed: Sequence[Observed]) -> Case:
     return Case(operation, side, inputs.arrays, recorded, error)
 
 
-def _nothing_wrong(result: Diagnosis, observed: Sequence[Observed]) -> Diagnosis:
-    """PASS, unless a difference may come from what could not be replayed."""
-    done = {(error.side, error.site) for error in result.errors}
-    missing = [
-        (side, name)
-        for side in observed
-        for name, operation in side.truth.operations.items()
-        if (side.side, name) not in done and operation.site.slot not in side.trace.not_observed
-    ]
+def _nothing_wrong(
+    result: Diagnosis, observed: Sequence[Observed], unseen: Sequence[Unseen]
+) -> Diagnosis:
+    """PASS, unless something was not seen that had to be, or that a difference may come of."""
     count = len(result.errors)
-    right = (
-        f"every one of {count} operations is right given its own input"
-        if not missing
-        else f"{count} of {count + len(missing)} operations could be replayed and are right"
-    )
+    right = f"every one of {count} operations is right given its own input"
+    if unseen:
+        missing = "; ".join(one.sentence for one in unseen)
+        right = f"{count} operations could be replayed and are right; {missing}"
     comparison = result.comparison
-    if missing and comparison is not None and comparison.first_divergence is not None:
+    parts = comparison is not None and comparison.first_divergence is not None
+    if unseen and (parts or any(one.is_required for one in unseen)):
+        named = next((one for one in unseen if one.is_required), unseen[0])
+        side = next(one for one in observed if one.side == named.side)
+        where = ""
+        if comparison is not None and comparison.first_divergence is not None:
+            where = f"; the two part at {comparison.first_divergence.site}"
         return replace(
             result,
-            summary=f"{right}; the two part at {comparison.first_divergence.site}, which may "
-            "come from the others",
-            next_step=arrays_hint(missing[0][0].side, missing[0][0].trace),
+            summary=f"{right}{where}",
+            next_step=arrays_hint(side.side, side.trace),
         )
     return replace(
         result,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.parity.preconditions import Question, check_preconditions, find_naive_ratio
-from cotejar.trace.forward_trace import BOTH_SCOPES
+from cotejar.trace.forward_trace import BOTH_SCOPES, Scope
 from cotejar.trace.site import CAPTURE_POINTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cotejar.diagnosis.observed import SideName
+    from cotejar.diagnosis.result import WrongSide
     from cotejar.model.config import DecoderConfig
     from cotejar.model.language_model import LanguageModel
     from cotejar.parity.preconditions import Precondition
-    from cotejar.trace.forward_trace import ForwardTrace
+    from cotejar.trace.forward_trace import ForwardTrace, SiteRecord
 
 WANTED = ("token-ids", "positions", "capture-points", "shapes", "sample-count", "ddof")
 """What a diagnosis insists on. Other weights, another configuration and numbers that are not
@@ -26,7 +28,45 @@ finite are what it is there to find; a site on one side alone is replayed on tha
 
 def judge_preconditions(reference: ForwardTrace, candidate: ForwardTrace) -> list[Precondition]:
     """Every precondition of `WANTED`."""
-    return check_preconditions(_question(reference, candidate), WANTED)
+    return check_preconditions(_question(*without_last_rows(reference, candidate)), WANTED)
+
+
+def without_last_rows(
+    reference: ForwardTrace, candidate: ForwardTrace
+) -> tuple[ForwardTrace, ForwardTrace]:
+    """Both, less the sites that either recorded of the last token alone, and both alike.
+
+    Many programs compute the logits of no other. Such a site is replayed; it has nothing to
+    be compared in the scope of all tokens.
+    """
+    alike = {
+        name
+        for name, record in reference.sites.items()
+        if record.site.slot in LAST_ALONE
+        and _is_last_alone(record)
+        and (other := candidate.sites.get(name)) is not None
+        and _is_last_alone(other)
+        and other.shape == record.shape
+    }
+    if not alike:
+        return reference, candidate
+    return _without(reference, alike), _without(candidate, alike)
+
+
+LAST_ALONE = ("final_norm", "logits")
+"""Sites that a program may compute for the last token alone."""
+
+
+def _is_last_alone(record: SiteRecord) -> bool:
+    return record.shape[0] == 1 and set(record.stats) == {Scope.LAST}
+
+
+def _without(trace: ForwardTrace, names: set[str]) -> ForwardTrace:
+    return replace(
+        trace,
+        sites={name: record for name, record in trace.sites.items() if name not in names},
+        arrays={name: array for name, array in trace.arrays.items() if name not in names},
+    )
 
 
 def _question(reference: ForwardTrace, candidate: ForwardTrace) -> Question:
@@ -78,7 +118,10 @@ def wrong_shape(side: SideName, trace: ForwardTrace, config: DecoderConfig) -> s
         expected = (tokens, widths[record.site.slot])
         is_layer = record.site.layer is None or record.site.layer < config.num_layers
         found = record.shape
-        if found != expected or not is_layer:
+        allowed = {expected}
+        if record.site.slot in LAST_ALONE:
+            allowed.add((1, expected[1]))
+        if found not in allowed or not is_layer:
             return (
                 f"{name} of the {side} has shape {found}, and of this model over these "
                 f"tokens it has {expected if is_layer else 'no such layer'}"
@@ -106,8 +149,8 @@ def is_half_precision(trace: ForwardTrace) -> bool:
 
 def first_nonfinite(
     reference: ForwardTrace, candidate: ForwardTrace
-) -> tuple[SideName, str, str] | None:
-    """Side, site and sentence of the first site with a NaN or an infinity."""
+) -> tuple[WrongSide, str, str] | None:
+    """Side, or both, site and sentence of the first site with a NaN or an infinity."""
     found: list[tuple[tuple[int, int], SideName, str, int, int]] = []
     sides: tuple[tuple[SideName, ForwardTrace], ...] = (
         ("reference", reference),
@@ -122,12 +165,15 @@ def first_nonfinite(
                 break
     if not found:
         return None
-    _, side, name, bad_count, count = min(found)
+    order, side, name, bad_count, count = min(found, key=lambda one: one[0])
+    is_both = [other[0] for other in found].count(order) > 1
+    where = "on both sides" if is_both else f"in the {side}"
+    whose = f" of the {side}" if is_both else ""
     message = (
-        f"the first numbers that are not finite are in the {side}: {bad_count:,} of "
-        f"{count:,} values at {name} are NaN or infinite"
+        f"the first numbers that are not finite are {where}: {bad_count:,} of "
+        f"{count:,} values at {name}{whose} are NaN or infinite"
     )
-    return side, name, message
+    return "both" if is_both else side, name, message
 
 
 def arrays_hint(side: SideName, trace: ForwardTrace) -> str:

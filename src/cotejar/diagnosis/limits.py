@@ -14,15 +14,23 @@ the larger of |y_i| and s_i = sqrt(sum_j (w_ij x_j)^2). Over a token's outputs
 and sum_i s_i^2 = sum_j x_j^2 c_j^2 with c_j the norms of the weight's columns.
 
 **RMSNorm**: the sum of W positive squares errs by at most sqrt(W) u as above, halved by the
-root; four more operations round.
+root. What is normed is rounded to the type of values, and again with the weight.
 
 **RoPE**: an angle, made in float32 by repeated multiplication, errs by at most 2 u T radians
-at position T (pair p by p u, and pair p turns T theta^(-p/P)); four more operations round.
+at position T (pair p by p u, and pair p turns T theta^(-p/P)). Cosine and sine, the products
+and their sum are rounded to the type of values.
 
-**Attention**: a score errs by at most u |q| |k| scale sqrt(E) / sqrt(E), and in a low
-precision is itself rounded; an error d of the scores changes weights by 2 d relatively.
+**Attention**: a score errs by at most u |q| |k| scale sqrt(E) / sqrt(E); an error d of the
+scores changes weights by 2 d relatively. In a low precision, of unit roundoff U, scores s_j
+are rounded as a product, scaled, and less their maximum; weights p_j and the context c once:
 
-**Elementwise**: an addition or a product rounds once, an activation eight times.
+    limit^2 = DEVIATIONS^2 (sum_j p_j^2 (d_j^2 |v_j - c|^2 + U^2 |v_j|^2) + (U |c|)^2)
+    d_j^2 = 2 (U s_j)^2 + (U (s_j - max s))^2
+
+because to first order dc = sum_j p_j d_j (v_j - c), and the d_j are independent.
+
+**Elementwise**: an addition, a product or an activation rounds to the type of values once; an
+activation is some seven operations in the type of sums.
 
 Where arrays were recorded in a coarser type than the run computes in, that rounding of inputs
 and output is added.
@@ -91,15 +99,16 @@ def step_limit(
     sums = arithmetic.sum_unit
     match step:
         case Norm():
-            limit = 4 * unit + np.sqrt(width) * sums
+            limit = 2 * unit + (2 + np.sqrt(width)) * sums
         case Rotate():
-            norms = 0 if step.norm is None else 4 * unit + np.sqrt(step.head_dim) * sums
-            limit = 4 * unit + 2 * tokens * sums + norms
+            norms = 0 if step.norm is None else 2 * unit + (2 + np.sqrt(step.head_dim)) * sums
+            limit = 2 * unit + (2 + 2 * tokens) * sums + norms
         case Attend():
             return _attention_limit(step, inputs, output_TW, arithmetic)
         case Activate():
             # Some values of a table fall on the other side of the middle of two.
-            limit = 8 * unit + (UNIT["f16"] / 4 if arithmetic.gelu_table else 0.0)
+            table = UNIT["f16"] / 4 if arithmetic.gelu_table else 0.0
+            limit = unit + 7 * sums + table
         case Add() | Multiply():
             limit = unit
         case _:  # embed: the table's rows are exact, and a scale rounds once
@@ -135,18 +144,46 @@ def _attention_limit(
     # The largest key so far, head by head, for every query.
     key_TH = np.maximum.accumulate(np.linalg.norm(k_TKE, axis=2), axis=0)[:, mapped]
     score_TH = np.linalg.norm(q_THE, axis=2) * key_TH * step.scale
-    score_error_TH = 2 * arithmetic.sum_unit * score_TH
-    if arithmetic.value_unit > arithmetic.sum_unit:
-        score_error_TH = 2 * arithmetic.value_unit * score_TH
-    score_error_TH = score_error_TH + 2 * arithmetic.recorded_unit * score_TH
+    score_error_TH = 2 * (arithmetic.sum_unit + arithmetic.recorded_unit) * score_TH
     value_TH = np.maximum.accumulate(np.linalg.norm(v_TKE, axis=2), axis=0)[:, mapped]
     error_TH = (2 * score_error_TH + np.sqrt(tokens) * arithmetic.context_unit) * value_TH
     total_T = np.linalg.norm(error_TH, axis=1)
     if arithmetic.probabilities != "exact":
         sure_TH = 4 * arithmetic.sum_unit * (4 + score_TH)
         total_T = total_T + _undecided(step, (q_THE, k_TKE, v_TKE), arithmetic, sure_TH)
-    units = 5 * arithmetic.value_unit + 4 * arithmetic.recorded_unit
+    unit = arithmetic.value_unit
+    if unit > arithmetic.sum_unit:
+        total_T = total_T + unit * _rounded_scores(step, (q_THE, k_TKE, v_TKE))
+        unit = arithmetic.sum_unit
+    units = 5 * unit + 4 * arithmetic.recorded_unit
     return units + divide(total_T, np.linalg.norm(output_TW, axis=1))
+
+
+def _rounded_scores(
+    step: Attend, heads: tuple[Float64[np.ndarray, "T H E"], ...]
+) -> Float64[np.ndarray, "T"]:
+    """What rounding scores, weights and context to the type of values does, over its unit."""
+    q_THE, k_TKE, v_TKE = heads
+    seen_TT = exact.visible_keys(len(q_THE), step.window)
+    squares_T = np.zeros(len(q_THE))
+    for head, key_head in enumerate(key_heads(step, q_THE.shape[1])):
+        scores_TT = q_THE[:, head] @ k_TKE[:, key_head].T * step.scale
+        values_TE = v_TKE[:, key_head]
+        # A softcap divides, bounds and multiplies: two more roundings.
+        rounds_TT = (2 if step.softcap is None else 4) * scores_TT**2
+        if step.softcap is not None:
+            scores_TT = step.softcap * np.tanh(scores_TT / step.softcap)
+        scores_TT = np.where(seen_TT, scores_TT, -np.inf)
+        weights_TT = exact.softmax(scores_TT)
+        below_TT = scores_TT - scores_TT.max(axis=1, keepdims=True)
+        rounds_TT += np.where(seen_TT, below_TT, 0.0) ** 2
+        context_TE = weights_TT @ values_TE
+        value_T = np.square(values_TE).sum(axis=1)
+        context_T1 = np.square(context_TE).sum(axis=1, keepdims=True)
+        away_TT = np.maximum(value_T - 2 * context_TE @ values_TE.T + context_T1, 0.0)
+        rounded_TT = weights_TT**2 * (rounds_TT * away_TT + value_T)
+        squares_T += rounded_TT.sum(axis=1) + context_T1[:, 0]
+    return DEVIATIONS * np.sqrt(squares_T)
 
 
 def _undecided(

@@ -106,6 +106,11 @@ class Observed:
                 array, from_sites = found
                 derived += [str(site), *from_sites]
             arrays.append(array)
+        recorded = self.recorded(operation.site)
+        if recorded is not None and len(recorded) == 1:  # of the last token alone
+            arrays = [array[-1:] for array in arrays]
+        elif recorded is not None and any(len(a) != len(recorded) for a in arrays):
+            return None
         return Inputs(arrays=tuple(arrays), derived=tuple(dict.fromkeys(derived)))
 
     def _derive(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.diagnosis.arithmetic import ROUNDINGS, ProductInput
+from cotejar.formats.mapped_file import release_pages
 from cotejar.quant.block_type import BlockType
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def stream_products(
                 if one.excess is not None:
                     products[i] = products[i] + one.excess @ offset_RB.T
         yield rows, rows_RC, products
+    release_pages(matrix.raw)
 
 
 def multiply(

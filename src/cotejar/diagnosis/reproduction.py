@@ -63,9 +63,17 @@ def require_free_folder(folder: Path) -> None:
 
 
 def first_wrong_token(case: Case) -> int:
-    """The first token at which the operation is not explained."""
-    ratios = case.error.ratios
-    return next(t for t, ratio in enumerate(ratios) if not ratio <= 1)
+    """Index of the first token at which the operation is not explained."""
+    return _first_wrong_row(case) + num_unrecorded(case)
+
+
+def num_unrecorded(case: Case) -> int:
+    """Tokens before the first that was recorded: all but the last, or none."""
+    return len(case.observed.trace.token_ids) - len(case.recorded)
+
+
+def _first_wrong_row(case: Case) -> int:
+    return next(t for t, ratio in enumerate(case.error.ratios) if not ratio <= 1)
 
 
 def write_reproduction(folder: Path, case: Case, found: Found) -> None:
@@ -74,7 +82,7 @@ def write_reproduction(folder: Path, case: Case, found: Found) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    token = first_wrong_token(case)
+    token = _first_wrong_row(case)
     rows = _rows(case, token)
     arrays = _gather(case, token, rows)
     arrays["recorded"] = case.recorded[token, rows]
@@ -87,8 +95,8 @@ def write_reproduction(folder: Path, case: Case, found: Found) -> None:
         "side": case.observed.side,
         "engine": case.observed.trace.engine.name,
         "numerics": case.observed.trace.engine.numerics,
-        "token_ids": list(case.observed.trace.token_ids[: token + 1]),
-        "token": token,
+        "token_ids": list(case.observed.trace.token_ids[: first_wrong_token(case) + 1]),
+        "token": first_wrong_token(case),
         "cause": cause or None,
         "outputs": rows.tolist() if isinstance(rows, np.ndarray) else "all",
     }

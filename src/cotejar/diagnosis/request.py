@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cotejar.engines.run_trace import DEFAULT_PROMPT, require_text
 from cotejar.errors import UsageError
+from cotejar.formats.mapped_file import release_pages
 from cotejar.model.language_model import LanguageModel, open_language_model
 from cotejar.parity.side import open_side
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture
@@ -78,6 +79,8 @@ def trace_sides(request: Request, on_progress: Callable[[str], None]) -> tuple[T
         ids, prompt = _tokens(request, side, recorded)
         on_progress(f"running {side.name.engine} over {len(ids)} tokens")
         trace = side.trace(ids, capture=Capture(array_slots=EVERY_ARRAY), prompt=prompt)
+        if side.model is not None:
+            release_pages(side.model.weights.lm_head.raw)
         asked = tuple(int(i) for i in ids)
         traced.append(Traced(side=side, trace=trace, model=side.model, asked=asked))
     return traced[0], traced[1]

@@ -64,8 +64,11 @@ FAMILIES = (
 FEW_PARAMETERS = 3
 """What is fitted with more numbers is named only where nothing simpler explains it."""
 
-EQUAL = 4.0
+EQUAL = 2.0
 """Two explanations are equal if one leaves at most so many times what the other leaves."""
+
+ROUNDER = 0.9
+"""A fitted number takes the place of a rounder one if it leaves less than so much of it."""
 
 NEGLIGIBLE = 1 / 64
 """Of a limit: less than that tells no two explanations apart."""
@@ -87,6 +90,8 @@ class Cause:
     """Numbers that were fitted."""
     also: int = 0
     """Other sites that it explains as well."""
+    declared: bool = False
+    """It leaves out what this very model declares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -114,7 +119,7 @@ def find_causes(case: Case) -> Found:
             cause = _cause(case, alternative, judged)
             if judged.accepted:
                 held = accepted.get(cause.id)
-                if held is None or _order(rank, cause) < _order(held[0], held[1]):
+                if held is None or _is_better((rank, cause), (held[0], held[1])):
                     accepted[cause.id] = (rank, cause, judged.ratio)
                     outputs[cause.id] = alternative.output
             elif nearest is None or cause.residual_after < nearest.residual_after:
@@ -159,8 +164,16 @@ def _cause(case: Case, alternative: Alternative, judged: Judged) -> Cause:
         limit=judged.limit,
         parameters=alternative.parameters,
         also=alternative.also,
+        declared=alternative.declared,
     )
 
 
-def _order(rank: int, cause: Cause) -> tuple[int, int, int, float]:
-    return rank, cause.parameters, -cause.also, cause.residual_after
+def _order(rank: int, cause: Cause) -> tuple[int, int, int, bool, float]:
+    return rank, cause.parameters, -cause.also, not cause.declared, cause.residual_after
+
+
+def _is_better(new: tuple[int, Cause], held: tuple[int, Cause]) -> bool:
+    """Of two of one name. The one that was offered first has the rounder number."""
+    if _order(*new)[:-1] != _order(*held)[:-1]:
+        return _order(*new) < _order(*held)
+    return new[1].residual_after < ROUNDER * held[1].residual_after

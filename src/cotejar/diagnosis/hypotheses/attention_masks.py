@@ -9,7 +9,8 @@ Shape letters: T tokens, N sampled queries, H heads, E head size.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -17,9 +18,9 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attended import Attended, weigh
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool
 
     from cotejar.diagnosis.case import Case
 
@@ -46,48 +47,114 @@ def _numbers(tokens: int) -> list[int]:
     return every if len(every) <= _MOST_TRIED else every[:half] + every[-half:]
 
 
-def _masks(
-    tokens: int, right: Bool[np.ndarray, "T T"], query: Int[np.ndarray, "N"]
-) -> Iterator[tuple[str, str, str, int, Bool[np.ndarray, "N T"]]]:
-    """Kind, id, title, numbers fitted, and what those queries see."""
-    q, key = query[:, None], np.arange(tokens)[None, :]
-    causal, own = key <= q, right[query]
+_Pattern: TypeAlias = tuple[str, str, int, "Callable[[np.ndarray, np.ndarray], np.ndarray]"]
+"""Id, title, numbers fitted, and which keys queries (N, 1) see of keys (1, T)."""
+
+
+def _kinds(tokens: int) -> dict[str, list[_Pattern]]:
+    """Every pattern with every number, by kind; a window, where there is one, stays."""
+    found: dict[str, list[_Pattern]] = {}
     for n in _numbers(tokens):
-        if n > 1:
-            title = f"a token sees its own chunk of {n} tokens alone"
-            yield "chunk", "mask-chunks", title, 1, own & (q // n == key // n)
-            title = f"the first {n} tokens see each other, those after them too (a prefix)"
-            yield "prefix", "mask-prefix", title, 1, own | ((q < n) & (key < n))
-        title = f"the mask of the tokens from {n} on starts at key 0: it is aligned top left"
-        yield "corner", "mask-top-left", title, 1, np.where(q >= n, own & (key <= q - n), own)
-        title = f"the tokens from {n} on do not see those before (a chunk without its past)"
-        yield "past", "mask-no-past", title, 1, own & ((q < n) | (key >= n))
-        title = f"later tokens do not see token {n}"
-        yield "hidden", "mask-key-hidden", title, 1, own & ((key != n) | (q == n))
-        for sinks in _SINKS:
-            title = f"a token sees a window of {n} and the first {sinks}"
-            seen = causal & ((q - key < n) | (key < sinks))
-            yield f"sinks {sinks}", "window-sinks", title, 2, seen
+        patterns: list[_Pattern] = [
+            (
+                "mask-chunks",
+                f"a token sees its own chunk of {n} tokens alone",
+                1,
+                partial(_in_chunk, n=n),
+            ),
+            (
+                "mask-prefix",
+                f"the first {n} tokens see each other, those after them too (a prefix)",
+                1,
+                partial(_in_prefix, n=n),
+            ),
+            (
+                "mask-top-left",
+                f"the mask of the tokens from {n} on starts at key 0: it is aligned top left",
+                1,
+                partial(_from_the_corner, n=n),
+            ),
+            (
+                "mask-no-past",
+                f"the tokens from {n} on do not see those before (a chunk without its past)",
+                1,
+                partial(_without_past, n=n),
+            ),
+            (
+                "mask-key-hidden",
+                f"later tokens do not see token {n}",
+                1,
+                partial(_but_for_key, n=n),
+            ),
+        ]
+        for number, pattern in enumerate([*patterns, *_with_sinks(n)]):
+            found.setdefault(f"{pattern[0]} {number}", []).append(pattern)
+    return found
+
+
+def _with_sinks(n: int) -> list[_Pattern]:
+    return [
+        (
+            "window-sinks",
+            f"a token sees a window of {n} and the first {sinks}",
+            2,
+            partial(_window_and_sinks, n=n, sinks=sinks),
+        )
+        for sinks in _SINKS
+    ]
+
+
+def _in_chunk(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
+    seen: np.ndarray = (key <= query) & (query // n == key // n)
+    return seen
+
+
+def _in_prefix(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
+    seen: np.ndarray = (key <= query) | ((query < n) & (key < n))
+    return seen
+
+
+def _from_the_corner(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
+    return np.where(query >= n, key <= query - n, key <= query)
+
+
+def _without_past(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
+    seen: np.ndarray = (key <= query) & ((query < n) | (key >= n))
+    return seen
+
+
+def _but_for_key(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
+    seen: np.ndarray = (key <= query) & ((key != n) | (query == n))
+    return seen
+
+
+def _window_and_sinks(query: np.ndarray, key: np.ndarray, *, n: int, sinks: int) -> np.ndarray:
+    seen: np.ndarray = (key <= query) & ((query - key < n) | (key < sinks))
+    return seen
 
 
 def _patterns(attended: Attended) -> Iterator[Alternative]:
     """The best of every kind."""
-    best: dict[str, tuple[float, str]] = {}
-    tokens = len(attended.q)
-    for kind, _, title, _, seen in _masks(tokens, attended.visible, attended.sample):
-        left = float(attended.left(seen).max())
-        if kind not in best or left < best[kind][0]:
-            best[kind] = (left, title)
-    titles = {title for _, title in best.values()}
-    every = np.arange(tokens)
-    for _, id_, title, numbers, seen in _masks(tokens, attended.visible, every):
-        if title in titles:
-            yield Alternative(
-                id=id_,
-                title=title,
-                output=attended.output(visible_TT=seen),
-                parameters=numbers,
-            )
+    tokens, window = len(attended.q), attended.step.window
+    key = np.arange(tokens)[None, :]
+
+    def visible(pattern: _Pattern, query: np.ndarray) -> np.ndarray:
+        seen = pattern[3](query[:, None], key)
+        if window is not None and pattern[0] != "window-sinks":
+            seen = seen & (query[:, None] - key < window)
+        return seen
+
+    for patterns in _kinds(tokens).values():
+        best = min(
+            patterns, key=lambda one: float(attended.left(visible(one, attended.sample)).max())
+        )
+        id_, title, numbers, _ = best
+        yield Alternative(
+            id=id_,
+            title=title,
+            output=attended.output(visible_TT=visible(best, np.arange(tokens))),
+            parameters=numbers,
+        )
 
 
 def _one_by_one(attended: Attended) -> Iterator[Alternative]:

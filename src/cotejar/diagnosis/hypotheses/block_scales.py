@@ -16,7 +16,7 @@ from cotejar.diagnosis.hypotheses.split_blocks import place_orders, shown_order
 from cotejar.diagnosis.weight_variants import HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from jaxtyping import Int64
 
@@ -60,6 +60,25 @@ def _moved(blocks: Split, *, fields: list[str], order: Int64[np.ndarray, "S"]) -
     return _changed(blocks, fields=fields, by=lambda values_NS: values_NS[:, order])
 
 
+def _masked(blocks: Split) -> Iterator[Reading]:
+    """Sub-minima that lose high bits; of sub-scales, others ask."""
+    if not (blocks.sub_offsets != 1).any():
+        return
+    for bits in (3, 4, 5):
+        for first in (0, 4):  # K-quants pack the last four in another way than the first
+
+            def low(sub_NS: np.ndarray, bits: int = bits, first: int = first) -> np.ndarray:
+                kept: np.ndarray = sub_NS.astype(np.int64) & ((1 << bits) - 1)
+                return np.where(np.arange(sub_NS.shape[1]) >= first, kept, sub_NS)
+
+            yield (
+                "sub-scales",
+                f"sub-minima from {first} on keep {bits} low bits alone",
+                0,
+                partial(_changed, fields=["sub_offsets"], by=low),
+            )
+
+
 def _changed(
     blocks: Split, *, fields: list[str], by: Callable[[np.ndarray], np.ndarray]
 ) -> Split:
@@ -98,6 +117,24 @@ def _power_of_2(x: np.ndarray) -> np.ndarray:
     return result
 
 
+def _as_bf16_bits(x: np.ndarray) -> np.ndarray:
+    bits = x.astype(np.float16).view(np.uint16).astype(np.uint32) << np.uint32(16)
+    return bits.view(np.float32).astype(np.float64)
+
+
+_OF_SUB_SCALES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "lose their sign": np.abs,
+    "lose their sign, -128 becoming 127": lambda s: np.minimum(np.abs(s), 127.0),
+    "are 0 where negative": lambda s: np.maximum(s, 0.0),
+    "are read as unsigned bytes": lambda s: np.where(s < 0, s + 256, s),
+    "have their highest bit left out": lambda s: np.where(s < 0, s + 128, s),
+    "have the other sign": np.negative,
+    "are one too large": lambda s: s + 1,
+    "are one too small": lambda s: s - 1,
+}
+"""How signed sub-scales may be misread, by name."""
+
+
 def _scales(blocks: Split) -> Iterator[Reading]:
     """Block scales in a coarser type, sub-scales whose sign is misread."""
     roundings: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -117,24 +154,21 @@ def _scales(blocks: Split) -> Iterator[Reading]:
                 0,
                 partial(_changed, fields=fields, by=rounded),
             )
-    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "lose their sign": np.abs,
-        "lose their sign, -128 becoming 127": lambda s: np.minimum(np.abs(s), 127.0),
-        "are 0 where negative": lambda s: np.maximum(s, 0.0),
-        "are read as unsigned bytes": lambda s: np.where(s < 0, s + 256, s),
-        "have their highest bit left out": lambda s: np.where(s < 0, s + 128, s),
-        "have the other sign": np.negative,
-        "are one too large": lambda s: s + 1,
-        "are one too small": lambda s: s - 1,
-    }
     if blocks.sub_scales.shape[1] > 1:
-        for words, changed in changes.items():
+        for words, changed in _OF_SUB_SCALES.items():
             yield (
                 "sub-scales",
                 f"sub-scales {words}",
                 0,
                 partial(_changed, fields=["sub_scales"], by=changed),
             )
+    yield from _masked(blocks)
+    yield (
+        "block-scale",
+        "the bits of scales, a float16, are read as bf16",
+        0,
+        partial(_changed, fields=["scale"], by=_as_bf16_bits),
+    )
     yield (
         "block-scale",
         "scales lose their sign",

@@ -10,6 +10,7 @@ Shape letters: T tokens, W width, R rows (outputs), C columns (inputs).
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses import activation
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
+from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.observed import cap, replay
 from cotejar.diagnosis.operations import Activate, Add, Embed, Multiply, Norm, Project
 from cotejar.diagnosis.products import multiply
@@ -72,7 +74,7 @@ FUNCTIONS: Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     ),
     "log_softmax": ("the logarithm of the softmax", _log_softmax),
     "softmax": ("the softmax", lambda x: np.exp(_log_softmax(x))),
-    "unit_length": ("x over the token's length", _unit_length),
+    "unit_length": ("x over the token's L2 norm", _unit_length),
     **{
         name: (title, function)
         for name, (title, function) in activation.FUNCTIONS.items()
@@ -80,6 +82,14 @@ FUNCTIONS: Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     },
 }
 """By name: what a title says of it, and the function of T x W values."""
+
+
+_OF_WHOLE_ROWS = frozenset(
+    FUNCTIONS[name][0]
+    for name in ("centred", "less_greatest", "log_softmax", "softmax", "unit_length")
+)
+_SOME_OUTPUTS = 2048
+"""Of a wider output, so many tell whether a function is worth all of them."""
 
 
 def alternatives(case: Case) -> Iterator[Alternative]:
@@ -103,14 +113,26 @@ def _on_output(case: Case) -> Iterator[Alternative]:
             title=f"the gate is activated twice, by {title}",
             output=function(right),
         )
-    for title, output, numbers in _applied(right, case.recorded):
+    some = slice(None, None, max(1, right.shape[1] // _SOME_OUTPUTS))
+    before_T = np.linalg.norm((case.recorded - right)[:, some], axis=1)
+    for title, function, numbers in _applied(right, case.recorded):
+        if some.step > 1 and title not in _OF_WHOLE_ROWS:
+            left_T = np.linalg.norm(case.recorded[:, some] - function(right[:, some]), axis=1)
+            if not (2 * left_T <= before_T).all():
+                case.screened.append(title)
+                continue
         yield Alternative(
             id="output-function",
             title=f"the output comes through a function: {title}",
-            output=output,
+            output=function(right),
             parameters=numbers,
         )
     if isinstance(case.operation.step, Norm):
+        yield Alternative(
+            id="norm-twice",
+            title="the norm is applied twice, with its weight",
+            output=replay(case.operation, (right,), case.observed),
+        )
         gain = float(np.median(_ratios(case.recorded, right)))
         for value in dict.fromkeys((nice(gain, 4), gain)):
             yield Alternative(
@@ -131,28 +153,28 @@ def _ratios(
 
 def _applied(
     right: Float64[np.ndarray, "T W"], recorded: Float64[np.ndarray, "T W"]
-) -> Iterator[tuple[str, Float64[np.ndarray, "T W"], int]]:
-    """Title, what comes out, how many numbers were fitted to `recorded`."""
+) -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray], int]]:
+    """Title, function, how many numbers were fitted to `recorded`."""
     for title, function in FUNCTIONS.values():
-        yield title, function(right), 0
+        yield title, function, 0
     low, high = float(recorded.min()), float(recorded.max())
     # A bound is one where several values meet; a maximum that one value has is no bound.
     for bound, title, clipped in (
-        (high, f"values above {high:.4g} are clipped", np.minimum(right, high)),
-        (low, f"values below {low:.4g} are clipped", np.maximum(right, low)),
+        (high, f"values above {high:.4g} are clipped", lambda x: np.minimum(x, high)),
+        (low, f"values below {low:.4g} are clipped", lambda x: np.maximum(x, low)),
     ):
         if np.count_nonzero(recorded == bound) > 1:
             yield title, clipped, 1
     if low != -high:
         title = f"values are clipped to {low:.4g} .. {high:.4g}"
-        yield title, np.clip(right, low, high), 2
+        yield title, lambda x: np.clip(x, low, high), 2
     softcap = _softcap(right, recorded)
     if softcap is not None:
         for value in dict.fromkeys((nice(softcap, 3), softcap)):
-            yield f"{value:.4g} tanh(x / {value:.4g})", cap(right, value), 1
+            yield f"{value:.4g} tanh(x / {value:.4g})", partial(cap, softcap=value), 1
     added = float(np.median(recorded - right))
     for value in dict.fromkeys((nice(added, 3), added)):
-        yield f"{value:.4g} is added", right + value, 1
+        yield f"{value:.4g} is added", partial(np.add, value), 1
 
 
 def _softcap(
@@ -186,11 +208,11 @@ def _before_bias(case: Case) -> Iterator[Alternative]:
         return
     for product_TR in case.products:
         without = case.recorded_rows - bias_R
-        for title, found, numbers in _applied(product_TR, without):
+        for title, function, numbers in _applied(product_TR, without):
             yield Alternative(
                 id="product-function",
                 title=f"the product comes through a function before the bias: {title}",
-                output=case.finish(found),
+                output=case.finish(function(product_TR)),
                 parameters=numbers,
             )
         gain = float((product_TR * without).sum() / (product_TR**2).sum())
@@ -221,6 +243,11 @@ def _before_product(case: Case) -> Iterator[Alternative]:
         for title, values in named
         if np.isfinite(values).all() and not np.array_equal(values, x_TC)
     ]
+    sample = SampledProduct.of(case)
+    case.screened.extend(title for title, values in named if not sample.is_worth(values))
+    named = [(title, values) for title, values in named if sample.is_worth(values)]
+    if not named:
+        return
     given = [(title, one) for title, values in named for one in case.round_input(values)]
     products = multiply(
         case.matrix, [one for _, one in given], weights=case.observed.arithmetic.weights
@@ -262,12 +289,12 @@ def _on_inputs(case: Case) -> Iterator[Alternative]:
             )
         if isinstance(case.operation.step, Add):
             other = case.inputs[1 - place]
-            for title, changed, numbers in _applied(values, case.recorded - other):
+            for title, function, numbers in _applied(values, case.recorded - other):
                 if numbers:
                     yield Alternative(
                         id="input-function",
                         title=f"{site} comes through a function before it is used: {title}",
-                        output=other + changed,
+                        output=other + function(values),
                         parameters=numbers,
                     )
 

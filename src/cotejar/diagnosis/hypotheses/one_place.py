@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from cotejar.diagnosis.arithmetic import ProductInput
     from cotejar.diagnosis.case import Case
+    from cotejar.quant.block_matrix import BlockMatrix
 
 _FEWEST_TOKENS = 4
 """From fewer tokens some input or block fits by chance."""
@@ -74,12 +75,7 @@ def _one_input(
     left = np.linalg.norm(error_TR - np.outer(x_T, change_R))
     if left > 100 * _EXPLAINED * np.linalg.norm(error_TR):
         return
-    weight_R = np.concatenate(
-        [
-            case.matrix.decode_rows(start, min(start + 4096, case.matrix.rows))[:, column]
-            for start in range(0, case.matrix.rows, 4096)
-        ]
-    ).astype(np.float64)
+    weight_R = _column(case.matrix, column)
     gain = float((change_R * weight_R).sum() / max((weight_R**2).sum(), 1e-300))
     lost = -gain if abs(gain + 1) > 1e-3 else 1.0  # noqa: PLR2004 - above rounding
     words = "is left out" if lost == 1 else f"counts {factor_text(1 - lost)} times"
@@ -104,6 +100,15 @@ def _one_input(
         output=case.finish(product_TR + np.outer(x_T, change_R)),
         parameters=len(change_R),
     )
+
+
+def _column(matrix: BlockMatrix, column: int) -> Float64[np.ndarray, "R"]:
+    """Decoded some thousand rows at a time."""
+    parts = [
+        matrix.decode_rows(start, min(start + 4096, matrix.rows))[:, column]
+        for start in range(0, matrix.rows, 4096)
+    ]
+    return np.concatenate(parts).astype(np.float64)
 
 
 def _one_block(

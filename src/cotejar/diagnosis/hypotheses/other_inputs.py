@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Attend, Embed, Project
 from cotejar.diagnosis.products import multiply
@@ -17,14 +16,11 @@ from cotejar.diagnosis.products import multiply
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from jaxtyping import Float64
 
     from cotejar.diagnosis.case import Case
     from cotejar.trace.site import Site
-
-_SAMPLE_ROWS = 32
-_BETTER = 4.0
-"""A product that is worth computing whole leaves so many times less of a sample."""
 
 
 def alternatives(case: Case) -> Iterator[Alternative]:
@@ -46,10 +42,12 @@ def alternatives(case: Case) -> Iterator[Alternative]:
 def _sites(
     case: Case, shape: tuple[int, ...]
 ) -> Iterator[tuple[Site, Float64[np.ndarray, "T W"]]]:
-    """Every recorded site of that shape, but those that it reads and itself."""
+    """Every recorded site of that shape that comes before it, but those that it reads."""
     for operation in case.observed.truth.operations.values():
         site = operation.site
-        if site == case.operation.site or site in case.operation.inputs:
+        if site == case.operation.site:
+            return
+        if site in case.operation.inputs:
             continue
         array = case.recorded_at(site)
         if array is not None and array.shape == shape:
@@ -58,18 +56,9 @@ def _sites(
 
 def _products(case: Case) -> Iterator[Alternative]:
     """A few rows tell which input is worth the whole product."""
-    if case.project.softcap is not None:
-        return
-    rows = np.unique(np.linspace(0, case.matrix.rows - 1, _SAMPLE_ROWS).astype(int))
-    weight_RC = np.concatenate(
-        [case.matrix.decode_rows(int(r), int(r) + 1) for r in rows]
-    ).astype(np.float64)
-    bias_R = 0.0 if case.bias is None else case.bias[rows]
-    wanted_TR = case.recorded_rows[:, rows] - bias_R
-    before_T = np.linalg.norm(wanted_TR - case.inputs[0] @ weight_RC.T, axis=1)
+    sample = SampledProduct.of(case)
     for site, array in _sites(case, case.inputs[0].shape):
-        left_T = np.linalg.norm(wanted_TR - array @ weight_RC.T, axis=1)
-        if not (left_T * _BETTER <= before_T).all():
+        if not sample.is_worth(array):
             continue
         for product_TR in multiply(
             case.matrix, case.round_input(array), weights=case.observed.arithmetic.weights

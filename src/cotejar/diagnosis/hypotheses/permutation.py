@@ -11,13 +11,15 @@ Shape letters: T tokens, W width, R rows (outputs), C columns (inputs), P parts 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.observed import replay
-from cotejar.diagnosis.operations import Project
+from cotejar.diagnosis.operations import Norm, Project, vector
 from cotejar.diagnosis.products import multiply
 from cotejar.trace.site import Site
 
@@ -42,6 +44,10 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     if isinstance(case.operation.step, Project):
         yield from _other_projections(case)
         yield from _parts_of_input(case)
+        yield from _cut_input(case)
+        yield from _other_layers(case)
+    elif isinstance(case.operation.step, Norm):
+        yield from _part_normed(case, case.operation.step)
 
 
 # --- tokens -------------------------------------------------------------------------
@@ -101,7 +107,8 @@ def _stale(case: Case) -> Iterator[Alternative]:
     before += [
         other.site
         for other in case.observed.truth.operations.values()
-        if other.site.layer == layer and other.site != site
+        if other.site.layer == layer
+        and other.site != site
         # A product of the same input is another's weight: `_other_projections` says so.
         and other.inputs != case.operation.inputs
     ]
@@ -210,11 +217,25 @@ def _interleaved(width: int, *, first: int) -> Int[np.ndarray, "R"]:
     return index // 2 + index % 2 * width
 
 
+def _other_layers(case: Case) -> Iterator[Alternative]:
+    """Weight and bias of the same product in another layer; without a bias, `weights` asks."""
+    site = case.operation.site
+    if case.bias is None:
+        return
+    for name, other in case.observed.truth.operations.items():
+        if other.site.slot == site.slot and other.site != site:
+            yield Alternative(
+                id="other-layer",
+                title=f"weight and bias are those of {name}",
+                output=replay(other, case.inputs, case.observed),
+            )
+
+
 # --- parts of the input ------------------------------------------------------------------
 
 _PARTS = (2, 3, 4, 6, 8)
 """Into so many equal parts an input may be cut, where its width allows."""
-_SAMPLE_ROWS = 128
+_SAMPLE_ROWS, _CUT_ROWS = 128, 8
 _WHOLE = 0.02
 """A share that near a whole number is that number; an average over many values."""
 
@@ -312,3 +333,59 @@ def _name_shares(share_PP: Float64[np.ndarray, "P P"]) -> tuple[str, str]:
         words = "are taken for others" if again else "change places"
         return "input-parts-moved", f"the input's {parts} parts {words}: {order}"
     return "input-parts-mixed", f"the input's {parts} parts are mixed with each other"
+
+
+def _cut_input(case: Case) -> Iterator[Alternative]:
+    """The sum over the inputs ends early, or begins late: every place at once, for few rows."""
+    sample = SampledProduct.of(case)
+    if sample.softcap is not None:
+        return
+    wanted_TR, x_TC = sample.recorded - sample.bias, case.inputs[0]
+    columns = x_TC.shape[1]
+    left_C = np.zeros(columns + 1)
+    late_C = np.zeros(columns + 1)
+    for row, weight_C in enumerate(sample.weight[:_CUT_ROWS]):
+        sums = np.zeros((len(x_TC), columns + 1))
+        np.cumsum(x_TC * weight_C, axis=1, out=sums[:, 1:])
+        left_C += ((wanted_TR[:, row : row + 1] - sums) ** 2).sum(axis=0)
+        late_C += ((wanted_TR[:, row : row + 1] - (sums[:, -1:] - sums)) ** 2).sum(axis=0)
+    index = np.arange(columns)
+    end, start = int(left_C[:-1].argmin()), int(late_C[1:].argmin()) + 1
+    for words, kept in (
+        (f"only the first {end} of {columns} inputs are summed", index < end),
+        (f"the first {start} of {columns} inputs are not summed", index >= start),
+    ):
+        if not sample.is_worth(np.where(kept, x_TC, 0.0)):
+            continue
+        given = [replace(one, values=np.where(kept, one.values, 0.0)) for one in case.givens]
+        for product_TR in multiply(
+            case.matrix, given, weights=case.observed.arithmetic.weights
+        ):
+            yield Alternative(
+                id="input-cut", title=words, output=case.finish(product_TR), parameters=1
+            )
+
+
+def _part_normed(case: Case, step: Norm) -> Iterator[Alternative]:
+    """The mean square of a part of the channels; or every part by its own."""
+    x_TW = case.inputs[0]
+    width = x_TW.shape[1]
+    weight_W = vector(case.observed.truth.weights, step.weight)
+    for parts in _PARTS:
+        if width % parts:
+            continue
+        cut = x_TW.reshape(len(x_TW), parts, -1)
+        square_TP = (cut**2).mean(axis=2)
+        for part in range(parts):
+            root_T1 = np.sqrt(square_TP[:, part : part + 1] + step.eps)
+            yield Alternative(
+                id="norm-over-part",
+                title=f"the mean square is that of part {part} of {parts} of the channels",
+                output=x_TW / root_T1 * weight_W,
+            )
+        by_part = cut / np.sqrt(square_TP[:, :, None] + step.eps)
+        yield Alternative(
+            id="norm-over-part",
+            title=f"each of {parts} parts of the channels is normed on its own",
+            output=by_part.reshape(x_TW.shape) * weight_W,
+        )

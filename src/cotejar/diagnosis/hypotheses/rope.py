@@ -43,6 +43,11 @@ class _Turning:
     theta: float
 
     @property
+    def unscaled(self) -> Float64[np.ndarray, "P"]:
+        """Of theta alone, without the scaling that the model declares."""
+        return exact.frequencies(self.theta, 2 * len(self.frequencies))
+
+    @property
     def positions(self) -> Float64[np.ndarray, "T"]:
         return np.arange(len(self.before), dtype=np.float64)
 
@@ -94,6 +99,14 @@ def _listed(turning: _Turning) -> Iterator[Alternative]:
         ("rope-twice", "RoPE is applied twice", turning.turned(2 * turning.frequencies)),
     ):
         yield Alternative(id=id_, title=title, output=output)
+    unscaled_P = turning.unscaled
+    if not np.allclose(unscaled_P, turning.frequencies, rtol=1e-6, atol=0):
+        yield Alternative(
+            id="rope-scaling",
+            title="the RoPE scaling that the model declares is left out",
+            output=turning.turned(unscaled_P),
+            declared=True,
+        )
     positions_T = turning.positions
     angles_TP = np.outer(positions_T, turning.frequencies)
     pairs = angles_TP.shape[1]
@@ -204,7 +217,7 @@ def _measured(turning: _Turning) -> Iterator[Alternative]:
     if not np.isfinite(used_P).all():
         return
     right_P = turning.frequencies
-    yield from _theta(turning, used_P)
+    yield from _theta(turning, used_P, np.abs(quotient_TP).sum(axis=0))
     ratio_P = used_P / right_P
     scale = float(np.median(ratio_P)) or _STILL
     for value in dict.fromkeys((nice(scale, 4), 1 / nice(1 / scale, 4), scale)):
@@ -259,7 +272,9 @@ def _fit_frequencies(quotient_TP: np.ndarray) -> tuple[np.ndarray, float]:
     return used_P, offset
 
 
-def _theta(turning: _Turning, used_P: np.ndarray) -> Iterator[Alternative]:
+def _theta(
+    turning: _Turning, used_P: np.ndarray, energy_P: np.ndarray
+) -> Iterator[Alternative]:
     """Log frequency falls along the pairs by ln(theta) / P where there is one theta."""
     right_P = turning.frequencies
     pairs = len(right_P)
@@ -270,19 +285,24 @@ def _theta(turning: _Turning, used_P: np.ndarray) -> Iterator[Alternative]:
     usable = used_P > max(_STILL, 1e-4 * float(used_P.max()))
     if usable.sum() < _FEWEST_PAIRS:
         return
-    slope, start = np.polyfit(index_P[usable], np.log(used_P[usable] / right_P[usable]), 1)
-    theta_factor = float(np.exp(-slope * pairs))
+    # An angle is known equally well at every pair, its logarithm best where it is large.
+    known_P = np.where(usable, np.sqrt(energy_P) * used_P, 0.0)
+    ratio_P = np.log(np.where(usable, used_P, right_P) / right_P)
+    slope, start = np.polyfit(index_P, ratio_P, 1, w=known_P)
+    squares_P = known_P**2 * index_P
+    alone = float((squares_P * ratio_P).sum() / (squares_P * index_P).sum())
     scale = float(np.exp(start))
     right_theta = turning.theta
-    for digits in (1, 2, 4, 9):
-        theta = nice(right_theta * theta_factor, digits)
-        table_P = right_P * (theta / right_theta) ** (-index_P / pairs)
+    for digits in (1, 2, 3, 4, 9):
+        theta = nice(right_theta * float(np.exp(-alone * pairs)), digits)
         yield Alternative(
             id="rope-theta",
             title=f"theta is {theta:,.6g} and ought to be {nice(right_theta, 6):,.6g}",
-            output=turning.turned(table_P),
+            output=turning.turned(right_P * (theta / right_theta) ** (-index_P / pairs)),
             parameters=1,
         )
+    theta = nice(right_theta * float(np.exp(-slope * pairs)), 9)
+    table_P = right_P * (theta / right_theta) ** (-index_P / pairs)
     yield Alternative(
         id="rope-theta-scaling",
         title=f"theta is {theta:,.6g} and positions are scaled by {factor_text(scale)}",

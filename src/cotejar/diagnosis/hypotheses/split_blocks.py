@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from cotejar.quant.block_matrix import BlockMatrix
     from cotejar.quant.block_parts import BlockParts
 
-_SAMPLE_ROWS = 48
-"""Rows, from all over the weight, whose outputs are solved for."""
+_SAMPLE_ROWS, _FEWEST_ROWS = 48, 8
+_SAMPLE_VALUES = 48 * 1024
+"""Rows, from all over the weight, whose outputs are solved for; of wide rows, fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +110,8 @@ class Sample:
     def of(cls, case: Case, given: ProductInput) -> Sample:
         """Of the product's own weight, with an input as one numerics rounds it."""
         matrix = case.matrix
-        rows = np.unique(np.linspace(0, matrix.rows - 1, _SAMPLE_ROWS).astype(int))
+        count = min(_SAMPLE_ROWS, max(_FEWEST_ROWS, _SAMPLE_VALUES // matrix.columns))
+        rows = np.unique(np.linspace(0, matrix.rows - 1, count).astype(int))
         raw = np.concatenate([stored_blocks(matrix, int(r), int(r) + 1) for r in rows])
         wanted = case.recorded_rows[:, rows]
         if case.bias is not None:

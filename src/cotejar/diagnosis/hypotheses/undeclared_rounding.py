@@ -17,6 +17,7 @@ import numpy as np
 
 from cotejar.diagnosis.arithmetic import ROUNDINGS, can_round, product_input
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.hypotheses.weights import multiply_variant
 from cotejar.diagnosis.observed import replay, rounded_inputs
 from cotejar.diagnosis.operations import Attend, Embed, Project, compute
@@ -65,6 +66,11 @@ def _to_integers(
     return rounded
 
 
+def _by_channel(x: np.ndarray, *, levels: int) -> np.ndarray:
+    """One scale a channel, over all tokens."""
+    return _to_integers(x.T, width=None, levels=levels, whole=np.rint).T
+
+
 MORE_ROUNDINGS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     "tf32": (1, _to_tf32),
     "float8 e4m3": (1, partial(_to_float8, bits=3, least=-6, greatest=448.0)),
@@ -89,6 +95,8 @@ MORE_ROUNDINGS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
             (", always down", np.floor),
         )
     },
+    "int8 a channel": (1, partial(_by_channel, levels=127)),
+    "int4 a channel": (1, partial(_by_channel, levels=7)),
     "int8 to -128": (1, partial(_to_integers, width=None, levels=128, whole=np.rint)),
 }
 """By name: how many values a row must be a multiple of, and the rounding of an array."""
@@ -117,8 +125,9 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     """Of any site."""
     step = case.operation.step
     if isinstance(step, Project):
-        yield from _activations(case)
-        yield from _both_factors(case)
+        sample = SampledProduct.of(case)
+        yield from _activations(case, sample)
+        yield from _both_factors(case, sample)
     elif isinstance(step, Attend):
         yield from _undone(case)
         yield from _keys_and_values(case, step)
@@ -135,13 +144,17 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     yield from _output(case)
 
 
-def _activations(case: Case) -> Iterator[Alternative]:
+def _activations(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
     x_TC, declared = case.inputs[0], case.observed.arithmetic
     named = [
         (how, rounded(x_TC))
         for how, (block, rounded) in MORE_ROUNDINGS.items()
         if x_TC.shape[1] % block == 0
     ]
+    case.screened.extend(how for how, values in named if not sample.is_worth(values))
+    named = [(how, values) for how, values in named if sample.is_worth(values)]
+    if not named:
+        return
     givens = [product_input(values, "exact", case.matrix.block_type) for _, values in named]
     products = multiply(case.matrix, givens, weights=declared.weights)
     for (how, _), product_TR in zip(named, products, strict=True):
@@ -152,24 +165,14 @@ def _activations(case: Case) -> Iterator[Alternative]:
         )
 
 
-_SAMPLE_ROWS = 32
-_BETTER = 4.0
-"""What is worth a whole product leaves so many times less of a sample."""
 _ENCODED_FAST = {BlockType.Q4_0, BlockType.Q4_1, BlockType.Q8_0}
 """Types whose encoder looks for no better scale."""
 
 
-def _both_factors(case: Case) -> Iterator[Alternative]:
+def _both_factors(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
     """Weight and activations in one low precision, sums exact."""
     x_TC, matrix = case.inputs[0], case.matrix
     roundings = _roundings(x_TC.shape[1])
-    sample = np.unique(np.linspace(0, matrix.rows - 1, _SAMPLE_ROWS).astype(int))
-    weight_RC = np.concatenate([matrix.decode_rows(int(r), int(r) + 1) for r in sample]).astype(
-        np.float64
-    )
-    bias_R = 0.0 if case.bias is None else case.bias[sample]
-    wanted = case.recorded_rows[:, sample] - bias_R
-    before = np.linalg.norm(wanted - x_TC @ weight_RC.T, axis=1)
     tried = [
         (
             "product-rounded",
@@ -183,8 +186,7 @@ def _both_factors(case: Case) -> Iterator[Alternative]:
         title = f"the weight is rounded to {how}, then to {matrix.block_type.label}"
         tried += [("weights-rounded", title, given, rounded) for given in case.givens]
     for id_, title, given, rounded in tried:
-        left = np.linalg.norm(wanted - given.values @ rounded(weight_RC).T, axis=1)
-        if case.project.softcap is None and not (left * _BETTER <= before).all():
+        if not sample.is_worth(given.values, rounded(sample.weight)):
             case.screened.append(title)
             continue
         variant = WeightVariant(id=id_, title=title, rows=_rounded_rows(matrix, rounded))
@@ -284,6 +286,10 @@ def _keys_and_values(case: Case, step: Attend) -> Iterator[Alternative]:
             )
 
 
+_OF_THAT_FORM = 0.5
+"""Share of the values that a rounding would leave as they are, if they were rounded so."""
+
+
 def _output(case: Case) -> Iterator[Alternative]:
     """What was recorded has the form of the rounding and lies beside the right value."""
     right, recorded = case.right, case.recorded
@@ -292,8 +298,11 @@ def _output(case: Case) -> Iterator[Alternative]:
     for how, (block, rounded) in MORE_ROUNDINGS.items():
         if right.shape[1] % block:
             continue
-        low, middle, high = rounded(right - slack), rounded(right), rounded(right + slack)
         has_form = np.isclose(rounded(recorded), recorded, rtol=1e-6, atol=0)
+        if has_form.mean() < _OF_THAT_FORM:
+            case.screened.append(f"the output is rounded to {how}")
+            continue
+        low, middle, high = rounded(right - slack), rounded(right), rounded(right + slack)
         between = (recorded >= np.minimum(low, high)) & (recorded <= np.maximum(low, high))
         yield Alternative(
             id="output-rounded",
