@@ -40,6 +40,7 @@ DECODERS = {
         final_softcap=20.0,
         query_scalar=24.0,
     ),
+    "linear": TinyDecoder(num_layers=2, rope_scaling={"rope_type": "linear", "factor": 2.0}),
     "Q4_K": TinyDecoder(
         hidden_size=256, num_heads=8, ffn_size=512, num_layers=2, block_type=BlockType.Q4_K
     ),

@@ -205,3 +205,32 @@ def test_float32_that_multiplies_8_bit_blocks_is_found_out(models: Models) -> No
             "activations are rounded to 8-bit blocks, and f32 says not",
         )
     ]
+
+
+def test_a_declared_scaling_left_out_comes_before_what_is_the_same(models: Models) -> None:
+    # With a factor of 2 that is the same as turning twice.
+    unscaled = wrong(angles=turned(other_theta(10_000.0)))
+
+    _, found = find(models, "linear", unscaled, "f32")
+
+    assert [(c.id, c.title) for c in found.causes] == [
+        ("rope-scaling", "the RoPE scaling that the model declares is left out"),
+        ("rope-twice", "RoPE is applied twice"),
+    ]
+
+
+def test_of_two_fitted_numbers_the_rounder_one_is_shown(models: Models) -> None:
+    model = models("llama")
+    trace = run(model, "f32", wrong(angles=turned(other_theta(500_000.0))))
+    arrays = {n: np.asarray(a, np.float16).astype(F) for n, a in trace.arrays.items()}
+    side = observe(replace(trace, arrays=arrays), model)
+    side = replace(side, arithmetic=replace(side.arithmetic, recorded="f16"), _derived={})
+    error = next(e for e in replay_sides([side]) if not e.explained)
+    operation = side.truth.operations[error.site]
+    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
+    assert inputs is not None
+    assert recorded is not None
+
+    found = find_causes(Case(operation, side, inputs.arrays, recorded, error))
+
+    assert found.causes[0].title == "theta is 500,000 and ought to be 10,000"

@@ -14,7 +14,7 @@ from cotejar.errors import (
     TruncatedError,
     UnreadableFileError,
 )
-from cotejar.formats.mapped_file import open_mapped
+from cotejar.formats.mapped_file import open_mapped, release_pages
 
 
 @pytest.fixture
@@ -168,3 +168,34 @@ def test_a_refusal_of_the_system_is_passed_on(
         "  found     Permission denied\n"
         f"  try       look at its permissions: `ls -l {counting}`"
     )
+
+
+def _mapped_kib(path: Path) -> int:
+    """Memory of this process that is pages of that file."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.endswith(str(path)))
+    return int(next(x for x in lines[start:] if x.startswith("Rss:")).split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux says it there")
+def test_released_pages_are_no_memory_and_can_be_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "large.bin"
+    path.write_bytes(bytes(range(256)) * 4096)  # 1 MiB
+    with open_mapped(path) as file:
+        values = file.array(0, file.size_bytes)
+        total = int(values.sum(dtype=np.int64))
+        assert _mapped_kib(path) == 1024
+
+        release_pages(values[100:200])
+
+        assert _mapped_kib(path) == 0
+        assert int(values.sum(dtype=np.int64)) == total
+        del values
+
+
+def test_what_is_no_mapped_file_is_left_alone() -> None:
+    values = np.arange(4)
+
+    release_pages(values)
+
+    assert values.tolist() == [0, 1, 2, 3]

@@ -7,6 +7,8 @@ explanation, and what only says what happened to the output comes after what say
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from cotejar.diagnosis.hypotheses import (
     attention_heads,
     attention_masks,
     block_codes,
+    carried,
     elementwise,
     embedding,
     norm,
@@ -58,6 +61,7 @@ FAMILIES = (
     attention_masks,
     attention_heads,
     other_inputs,
+    carried,
 )
 """Those that say why; `plain` is asked if none of them explains it."""
 
@@ -168,8 +172,11 @@ def _cause(case: Case, alternative: Alternative, judged: Judged) -> Cause:
     )
 
 
-def _order(rank: int, cause: Cause) -> tuple[int, int, int, bool, float]:
-    return rank, cause.parameters, -cause.also, not cause.declared, cause.residual_after
+def _order(rank: int, cause: Cause) -> tuple[int, int, int, bool, int]:
+    """Of equal ones the family that is asked first comes first, so residuals are coarse."""
+    size = max(cause.residual_after, NEGLIGIBLE**4 * cause.limit, 1e-300)
+    eighth = round(8 * math.log2(size)) if math.isfinite(size) else sys.maxsize
+    return rank, cause.parameters, -cause.also, not cause.declared, eighth
 
 
 def _is_better(new: tuple[int, Cause], held: tuple[int, Cause]) -> bool:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cotejar.quant.block_matrix import BlockMatrix
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 
-ROWS_AT_ONCE_BYTES = 64 << 20
+ROWS_AT_ONCE_BYTES = 8 << 20
 """A weight is decoded in blocks of rows of about this size in float64."""
 
 

@@ -156,6 +156,20 @@ def open_mapped(path: Path) -> MappedFile:
         raise open_error(path, error) from error
 
 
+def release_pages(values: np.ndarray) -> None:
+    """Let go of the pages of a mapped file that `values` lies in, until they are read again.
+
+    They count as memory of this process as long as it may still want them; whoever reads a
+    whole file once does not. Does nothing to what is no view of a mapped file.
+    """
+    base: object = values
+    while isinstance(base, np.ndarray):
+        base = base.base
+    mapping = base.obj if isinstance(base, memoryview) else base
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
 def kind_of_file(mode: int) -> str:
     """Say what a `st_mode` is, for a message."""
     return next((name for test, name in _KINDS if test(mode)), "a regular file")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.formats.mapped_file import release_pages
 from cotejar.model.inventory import EMBEDDING, LM_HEAD
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
@@ -77,6 +78,7 @@ def fingerprint_weights(weights: Weights, config: DecoderConfig) -> str:
             raw = _in_half_split_order(matrix, config)
         digest.update(raw.data)
         digests[name] = digest.digest()
+        release_pages(matrix.raw)
     digests.setdefault(LM_HEAD, digests[EMBEDDING])
     whole = hashlib.sha256()
     for name in sorted(digests):

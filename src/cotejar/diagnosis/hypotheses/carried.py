@@ -1,0 +1,267 @@
+"""A fault in an operation that was not recorded, carried on to the first site that was.
+
+A fused program records the end of several operations. What can go wrong on the way is
+computed there and the operations behind it are computed again. Nothing can be fitted to what
+nobody recorded, so that numbers come from a list of those that programs have.
+
+Shape letters: T tokens, W width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis import exact
+from cotejar.diagnosis.case import Alternative, Case
+from cotejar.diagnosis.hypotheses import activation, attention, norm, residual, rope
+from cotejar.diagnosis.hypotheses.numbers import factor_text
+from cotejar.diagnosis.observed import replay
+from cotejar.diagnosis.operations import Attend, Norm, Project, Rotate
+from cotejar.diagnosis.replay import LocalError
+from cotejar.quant.block_matrix import BlockMatrix
+from cotejar.quant.block_type import BlockType
+from cotejar.trace.site import Site, parse_site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.operations import Operation
+
+_FAMILIES = (norm, rope, attention, activation, residual)
+_THETAS = (10_000.0, 100_000.0, 500_000.0, 1_000_000.0)
+_SCALES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)
+_OFFSETS = (-1, 1, 2)
+_EPSILONS = (0.0, 1e-8, 1e-6, 1e-5, 1e-3)
+_ATTENTION_SCALES = (0.0625, 0.25, 0.5, 2.0, 4.0)
+_TOGETHER = {"q_rope": "k_rope"}
+"""What one routine makes of both."""
+
+_FITTED = frozenset({"rope-theta", "rope-frequencies", "norm-weight", "norm-eps"})
+"""Read off what was recorded, where there is something to read."""
+
+
+def alternatives(case: Case) -> Iterator[Alternative]:
+    """Of any site whose inputs were not all recorded; up to the first that explains it."""
+    if not case.error.derived:
+        return
+    case = _decoded(case)
+    for family in _by_site(case):
+        explains = False
+        for alternative in family:
+            yield alternative
+            explains |= case.judge(alternative.output).accepted
+        if explains:
+            return
+
+
+def _decoded(case: Case) -> Case:
+    """With the weights of its layer decoded, since each is multiplied many times."""
+    truth = case.observed.truth
+    if case.observed.arithmetic.activations != "exact":
+        return case  # the type of the blocks says how activations are rounded
+    names = [*case.error.derived, case.operation.name]
+    steps = [truth.operations[name].step for name in names]
+    decoded = {}
+    for step in steps:
+        if isinstance(step, Project):
+            matrix = truth.weights[step.weight]
+            values = matrix.decode_rows(0, matrix.rows)
+            decoded[step.weight] = BlockMatrix(
+                block_type=BlockType.F32,
+                rows=matrix.rows,
+                columns=matrix.columns,
+                raw=np.ascontiguousarray(values).reshape(-1).view(np.uint8),
+            )
+    held = replace(truth, weights=truth.weights.replaced(decoded))
+    return replace(case, observed=replace(case.observed, truth=held, _derived={}))
+
+
+def _by_site(case: Case) -> Iterator[Iterator[Alternative]]:
+    derived = sorted(case.error.derived, key=lambda name: parse_site(name).order)
+    for name in derived:
+        operation = case.observed.truth.operations.get(name)
+        if operation is None or isinstance(operation.step, Project):
+            continue
+        partner = _TOGETHER.get(operation.site.slot)
+        pair = name.replace(operation.site.slot, partner) if partner else ""
+        yield _at(case, name, pair if pair in derived else "")
+    yield _gate_and_up(case)
+    yield _other_layers(case)
+
+
+def _at(case: Case, name: str, pair: str) -> Iterator[Alternative]:
+    """Each way in which that operation can be wrong; with the pair, both in the same way."""
+    own = _offered(case, name)
+    other = _offered(case, pair) if pair else {}
+    for key, (alternative, output_TW) in own.items():
+        yield from _carry(case, alternative, {name: output_TW}, name)
+        if key in other:
+            both = {name: output_TW, pair: other[key][1]}
+            yield from _carry(case, alternative, both, f"{name} and {pair}")
+
+
+def _carry(
+    case: Case,
+    alternative: Alternative,
+    outputs: dict[str, Float64[np.ndarray, "T W"]],
+    where: str,
+) -> Iterator[Alternative]:
+    held: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {}
+    held |= {site: (output, ()) for site, output in outputs.items()}
+    observed = replace(case.observed, _derived=held)
+    inputs = observed.inputs(case.operation)
+    if inputs is not None:
+        output_TW = replay(case.operation, inputs.arrays, observed)
+        title = f"{alternative.title}, in {where}"
+        yield replace(alternative, title=title, output=output_TW)
+
+
+def _gate_and_up(case: Case) -> Iterator[Alternative]:
+    """Each of the two taken for the other, and both."""
+    layer = case.operation.site.layer
+    gate, up = str(Site("ffn_gate", layer)), str(Site("ffn_up", layer))
+    if not {gate, up} <= set(case.error.derived):
+        return
+    operations = case.observed.truth.operations
+    inputs = [replace(case.observed, _derived={}).inputs(operations[n]) for n in (gate, up)]
+    if inputs[0] is None or inputs[1] is None:
+        return
+    gate_TF = replay(operations[gate], inputs[0].arrays, case.observed)
+    up_TF = replay(operations[up], inputs[1].arrays, case.observed)
+    for title, outputs in (
+        ("gate and up change places", {gate: up_TF, up: gate_TF}),
+        ("up is taken for the gate", {gate: up_TF}),
+        ("the gate is taken for up", {up: gate_TF}),
+    ):
+        swapped = Alternative(id="gate-up-swapped", title=title, output=gate_TF)
+        yield from _carry(case, swapped, outputs, f"layer {layer}")
+
+
+def _other_layers(case: Case) -> Iterator[Alternative]:
+    """The same inputs through another layer's operations."""
+    truth, layer = case.observed.truth, case.operation.site.layer
+    names = [*case.error.derived, case.operation.name]
+    has_weights = any(isinstance(truth.operations[n].step, Project) for n in names)
+    if layer is None or not has_weights:
+        return
+    for other in range(truth.config.num_layers):
+        steps = {
+            name: truth.operations.get(str(Site(parse_site(name).slot, other)))
+            for name in names
+        }
+        if other == layer or None in steps.values():
+            continue
+        changed = {
+            name: replace(truth.operations[name], step=found.step)
+            for name, found in steps.items()
+            if found is not None
+        }
+        there = replace(truth, operations={**truth.operations, **changed})
+        observed = replace(case.observed, truth=there, _derived={})
+        operation = changed[case.operation.name]
+        inputs = observed.inputs(operation)
+        if inputs is not None:
+            yield Alternative(
+                id="other-layer",
+                title=f"layer {layer} computes with the weights of layer {other}",
+                output=replay(operation, inputs.arrays, observed),
+            )
+
+
+def _offered(
+    case: Case, name: str
+) -> dict[tuple[str, str, int], tuple[Alternative, Float64[np.ndarray, "T W"]]]:
+    """By id, title and turn: what families say of the operation, had it been right."""
+    operation = case.observed.truth.operations[name]
+    observed = replace(case.observed, _derived={})
+    inputs = observed.inputs(operation)
+    if inputs is None:
+        return {}
+    right_TW = replay(operation, inputs.arrays, observed)
+    nothing_T = np.zeros(len(right_TW))
+    error = LocalError(
+        site=name,
+        side=observed.side,
+        exact=nothing_T,
+        left=nothing_T,
+        limits=case.error.limits,
+        output_norm=np.linalg.norm(right_TW, axis=1),
+        derived=(),
+    )
+    there = Case(operation, observed, inputs.arrays, right_TW, error)
+    found: dict[tuple[str, str, int], tuple[Alternative, np.ndarray]] = {}
+    offers = list(_from_lists(there, operation))
+    offers += [
+        a for family in _FAMILIES for a in family.alternatives(there) if a.id not in _FITTED
+    ]
+    turns: Counter[tuple[str, str]] = Counter()
+    for one in offers:
+        named = one.id, one.title
+        turns[named] += 1
+        fits = one.output.shape == right_TW.shape and np.isfinite(one.output).all()
+        if fits and not np.allclose(one.output, right_TW, rtol=1e-9, atol=0):
+            found[*named, turns[named]] = (one, one.output)
+    return found
+
+
+def _from_lists(case: Case, operation: Operation) -> Iterator[Alternative]:
+    step = operation.step
+    if isinstance(step, Norm):
+        for eps in _EPSILONS:
+            yield Alternative(
+                id="norm-eps",
+                title=f"eps of the norm is {eps:.3g} and ought to be {step.eps:.3g}",
+                output=replay(replace(operation, step=replace(step, eps=eps)), case.inputs,
+                              case.observed),
+                parameters=1,
+            )  # fmt: skip
+    if isinstance(step, Attend):
+        for factor in _ATTENTION_SCALES:
+            other = replace(step, scale=step.scale * factor)
+            yield Alternative(
+                id="attention-scale",
+                title=f"scores are scaled by {factor_text(factor)} times the right number",
+                output=replay(replace(operation, step=other), case.inputs, case.observed),
+                parameters=1,
+            )
+    if isinstance(step, Rotate):
+        yield from _turned(case, operation, step)
+
+
+def _turned(case: Case, operation: Operation, step: Rotate) -> Iterator[Alternative]:
+    right_P = np.array(step.frequencies)
+    index_P = np.arange(len(right_P)) / len(right_P)
+
+    def output(frequencies_P: np.ndarray) -> np.ndarray:
+        other = replace(step, frequencies=tuple(frequencies_P.tolist()))
+        return replay(replace(operation, step=other), case.inputs, case.observed)
+
+    for theta in _THETAS:
+        yield Alternative(
+            id="rope-theta",
+            title=f"theta is {theta:,.6g} and ought to be {step.theta:,.6g}",
+            output=output(right_P * (theta / step.theta) ** -index_P),
+            parameters=1,
+        )
+    for scale in _SCALES:
+        yield Alternative(
+            id="rope-scaling",
+            title=f"positions are scaled by {factor_text(scale)}",
+            output=output(scale * right_P),
+            parameters=1,
+        )
+    right_THE = exact.split_heads(replay(operation, case.inputs, case.observed), step.head_dim)
+    for offset in _OFFSETS:
+        further = exact.turn(right_THE, np.tile(offset * right_P, (len(right_THE), 1)))
+        yield Alternative(
+            id="rope-position-offset",
+            title=f"positions start at {offset} and ought to start at 0",
+            output=exact.join_heads(further),
+            parameters=1,
+        )
