@@ -50,7 +50,8 @@ bench-generation: $(VENV)/.test  ## texts, caches, perplexity, batches and servi
 sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer and UBSan
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) \
 	  $$($(CXX) -print-file-name=libstdc++.so)" HYPOTHESIS_STORAGE_DIRECTORY=$(SANITIZED)/examples \
-	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/kernels
+	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/kernels \
+	  tests/engines/test_native_decoder.py tests/engines/test_packed.py
 
 QUICK :=
 bench: $(VENV)/.test  ## speed beside llama.cpp, $$COTEJAR_MODELS/*.gguf; QUICK=--quick for a glance
