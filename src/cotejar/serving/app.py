@@ -178,12 +178,14 @@ class Service:
         self, request: Request, asked: TextRequest, growing: Growing, frame: Frame
     ) -> Response:
         texts, logprobs = list[str](), list[TokenLogprob]()
+        watch = asyncio.create_task(self._cancel_when_gone(request, growing))
         try:
-            while (piece := await self._next(request, growing)) is not None:
+            while (piece := await growing.pieces.get()) is not None:
                 texts.append(piece.text)
                 if piece.logprob is not None:
                     logprobs.append(piece.logprob)
         finally:
+            watch.cancel()
             self._engine.cancel(growing.job)
         if growing.job.error is not None:
             return _failure(growing.job.error)
@@ -191,14 +193,11 @@ class Service:
         text, finish = "".join(texts), _finish(growing.job)
         return JSONResponse(frame.whole(text, finish, _usage(growing.job), wanted))
 
-    async def _next(self, request: Request, growing: Growing) -> Piece | None:
-        """The next piece; None at the end, or when the client has left."""
-        while True:
-            try:
-                return await asyncio.wait_for(growing.pieces.get(), SECONDS_BETWEEN_LOOKS)
-            except TimeoutError:
-                if await request.is_disconnected():
-                    return None
+    async def _cancel_when_gone(self, request: Request, growing: Growing) -> None:
+        """However fast the tokens come, a client that has left ends its text."""
+        while not await request.is_disconnected():
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        self._engine.cancel(growing.job)
 
     async def _events(
         self, asked: TextRequest, growing: Growing, frame: Frame, first: Piece | None
