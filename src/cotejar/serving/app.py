@@ -195,7 +195,7 @@ class Service:
 
     async def _cancel_when_gone(self, request: Request, growing: Growing) -> None:
         """However fast the tokens come, a client that has left ends its text."""
-        while not await request.is_disconnected():
+        while not await request.is_disconnected():  # noqa: ASYNC110 - Starlette has no event of it
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
         self._engine.cancel(growing.job)
 
