@@ -124,30 +124,31 @@ a fault moves it; its worst token varies more. Of `std_ratio` the factor is a po
 the spread's logarithm that noise makes larger."""
 
 _NOISE: dict[str, tuple[float, ...]] = {
-    "embed": (0, 0, 0, 0, 0, 0),
-    "attn_norm": (6.72e-06, 5.27e-06, 0.162, 0.0381, 0.226, 0.0432),
-    "q": (1.22e-05, 4.28e-06, 0.204, 0.0476, 0.166, 0.0542),
-    "k": (8.11e-06, 4.68e-06, 0.155, 0.112, 0.165, 0.112),
-    "v": (8.4e-06, 7.72e-06, 0.217, 0.183, 0.238, 0.183),
-    "qkv": (1.02e-05, 3.26e-06, 0.169, 0.031, 0.149, 0.0358),
-    "q_rope": (1.22e-05, 4.28e-06, 0.204, 0.0476, 0.166, 0.0542),
-    "k_rope": (8.12e-06, 4.68e-06, 0.155, 0.112, 0.165, 0.112),
-    "attn_context": (8.41e-06, 7.72e-06, 0.253, 0.183, 0.243, 0.183),
-    "attn_out": (9.75e-06, 8.32e-06, 0.261, 0.211, 0.261, 0.211),
-    "attn_residual": (1.14e-05, 1.14e-05, 0.217, 0.135, 0.29, 0.121),
-    "ffn_norm": (1.12e-05, 2.99e-06, 0.189, 0.0408, 0.182, 0.0443),
-    "ffn_gate": (1.89e-05, 2.17e-06, 0.311, 0.037, 0.254, 0.0403),
-    "ffn_up": (1.29e-05, 2.21e-06, 0.22, 0.0468, 0.179, 0.0527),
-    "ffn_silu_gate": (1.8e-05, 2.76e-06, 0.304, 0.0428, nan, nan),
-    "ffn_swiglu_inner": (2.51e-05, 6.47e-06, 0.441, 0.0648, 0.722, 0.0803),
-    "ffn_out": (2.56e-05, 5.72e-06, 0.453, 0.0613, 0.815, 0.0843),
-    "output": (1.14e-05, 1.14e-05, 0.217, 0.135, 0.29, 0.121),
-    "final_norm": (7.06e-06, 5.62e-06, 0.106, 0.0435, 0.137, 0.0574),
-    "logits": (2.16e-05, 6.45e-06, 0.209, 0.0498, 0.262, 0.0545),
+    "embed": (0, 0, 0, 0, 0, 0, 0, 0),
+    "attn_norm": (6.72e-06, 5.27e-06, 0.162, 0.0381, 0.226, 0.0432, 4.92e-05, 9.79e-06),
+    "q": (1.22e-05, 4.28e-06, 0.204, 0.0476, 0.166, 0.0542, 3.21e-05, 4.35e-06),
+    "k": (8.11e-06, 4.68e-06, 0.155, 0.112, 0.165, 0.112, 3.71e-05, 7.2e-06),
+    "v": (8.4e-06, 7.72e-06, 0.217, 0.183, 0.238, 0.183, 5.65e-05, 1.08e-05),
+    "qkv": (1.02e-05, 3.26e-06, 0.169, 0.031, 0.149, 0.0358, 3.21e-05, 4.55e-06),
+    "q_rope": (1.22e-05, 4.28e-06, 0.204, 0.0476, 0.166, 0.0542, 3.21e-05, 4.35e-06),
+    "k_rope": (8.12e-06, 4.68e-06, 0.155, 0.112, 0.165, 0.112, 3.71e-05, 7.21e-06),
+    "attn_context": (8.41e-06, 7.72e-06, 0.253, 0.183, 0.243, 0.183, 7.4e-05, 2e-05),
+    "attn_out": (9.75e-06, 8.32e-06, 0.261, 0.211, 0.261, 0.211, 6.22e-05, 2.14e-05),
+    "attn_residual": (1.14e-05, 1.14e-05, 0.217, 0.135, 0.29, 0.121, 4.6e-05, 1.57e-05),
+    "ffn_norm": (1.12e-05, 2.99e-06, 0.189, 0.0408, 0.182, 0.0443, 5.22e-05, 1.08e-05),
+    "ffn_gate": (1.89e-05, 2.17e-06, 0.311, 0.037, 0.254, 0.0403, 3.94e-05, 6.41e-06),
+    "ffn_up": (1.29e-05, 2.21e-06, 0.22, 0.0468, 0.179, 0.0527, 5.35e-05, 9.78e-06),
+    "ffn_silu_gate": (1.8e-05, 2.76e-06, 0.304, 0.0428, nan, nan, 4.91e-05, 7.87e-06),
+    "ffn_swiglu_inner": (2.51e-05, 6.47e-06, 0.441, 0.0648, 0.722, 0.0803, 6.74e-05, 1.23e-05),
+    "ffn_out": (2.56e-05, 5.72e-06, 0.453, 0.0613, 0.815, 0.0843, 8.58e-05, 1.27e-05),
+    "output": (1.14e-05, 1.14e-05, 0.217, 0.135, 0.29, 0.121, 4.64e-05, 1.57e-05),
+    "final_norm": (7.06e-06, 5.62e-06, 0.106, 0.0435, 0.137, 0.0574, 5.45e-05, 1.04e-05),
+    "logits": (2.16e-05, 6.45e-06, 0.209, 0.0498, 0.262, 0.0545, 3.85e-05, 6.83e-06),
 }
 """Per slot: relative L2 of the worst token and of the median token, worst over layers, prompts
-and models; of `f32`, of `q8`, then of llama.cpp, the worst of its numerics, against the float64
-oracle on the same bytes. `benchmarks/gate_noise.py` measures them."""
+and models; of `f32`, of `q8`, of llama.cpp, the worst of its numerics, and of transformers in
+float32, against the float64 oracle on the same bytes. `benchmarks/gate_noise.py` measures the
+first three, `apr noise MODEL --engines transformers+f32` the last."""
 
 _ALIKE = {"attn_post_norm": "attn_out", "ffn_post_norm": "ffn_out"}
 """Norms that the measured models have not, each with the slot that is its input: a norm scales
@@ -160,26 +161,28 @@ _SCALED_EMBEDDING = Gate(
     origin="two roundings of float32, of the embeddings' scale and of the product, 2^-24 each",
 )
 
-_FIRST_NORM_NOISE = (8.44e-08, 8.44e-08, 1.18e-07)
+_FIRST_NORM_NOISE = (8.44e-08, 8.44e-08, 1.18e-07, 1.56e-07)
 """The same at `layer.0.attn_norm`, whose input is exact in all: no product comes before it."""
 
 _LOGITS_NOISE = {
-    "kl_max": (3.55e-10, 0.0916, 0.1),
-    "top1_flip_margin": (1.2e-4, 0.295, 0.575),
+    "kl_max": (3.55e-10, 0.0916, 0.1, 8.74e-09),
+    "top1_flip_margin": (1.2e-4, 0.295, 0.575, 5.59e-05),
 }
 """Largest KL of a position's next-token distribution, in nats, and largest margin of a flipped
-top-1, in logits, for the same three. `f32` flipped none: its figure is twice the largest error
+top-1, in logits, for the same four. `f32` flipped none: its figure is twice the largest error
 of a logit, 6e-5, since a flip takes the errors of two."""
 
 _KNOWN_NUMERICS = {"f64": 0, "f32": 0, "q8": 1}
 """Which column of noise a numerics of ours has."""
-_LLAMACPP = 2
-_COLUMN_NAMES = ("f32", "q8", "llama.cpp")
+_LLAMACPP, _TRANSFORMERS_F32 = 2, 3
+_COLUMN_NAMES = ("f32", "q8", "llama.cpp", "transformers f32")
 
 
 def _noise_column(trace: ForwardTrace) -> int | None:
     if trace.engine.name == "llamacpp":
         return _LLAMACPP
+    if trace.engine.name == "transformers" and trace.engine.numerics == "f32":
+        return _TRANSFORMERS_F32
     return _KNOWN_NUMERICS.get(trace.engine.numerics)
 
 
