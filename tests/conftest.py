@@ -29,6 +29,9 @@ QWEN = "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"
 # test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# And under `nohup`, "ignore a hang-up".
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
