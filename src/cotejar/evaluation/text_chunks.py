@@ -45,11 +45,6 @@ class Chunks:
         """Index into a chunk of the first position whose prediction counts."""
         return self.chunk_tokens // 2
 
-    @property
-    def judged_per_chunk(self) -> int:
-        """Predictions that count: the last token of a chunk has no next one."""
-        return self.chunk_tokens - self.first_judged - 1
-
 
 def read_chunks(
     path: Path, model: LanguageModel, *, chunk_tokens: int = DEFAULT_CHUNK_TOKENS

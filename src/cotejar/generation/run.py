@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from cotejar.engines.registry import ENGINES, create_engine, parse_engine_name
+from cotejar.engines.registry import ENGINES, create_engine, find_engine, parse_engine_name
 from cotejar.errors import ContextLengthError, EmptyPromptError, UnknownEngineError
 from cotejar.generation.generate import Generation, generate
 from cotejar.generation.grammar import GrammarConstraint
@@ -136,7 +136,8 @@ def _require_room(model: LanguageModel, num_prompt: int, max_tokens: int) -> Non
 def _generating(source: str) -> EngineName:
     name = parse_engine_name(source)
     able = [spec.name for spec in ENGINES.values() if spec.generates]
-    if name.engine not in able:
+    spec = find_engine(name.engine)
+    if spec is None or not spec.generates:
         raise UnknownEngineError(
             "a recorded trace cannot be continued"
             if name.is_recorded

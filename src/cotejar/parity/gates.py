@@ -216,17 +216,6 @@ def _same_weights(reference: ForwardTrace, candidate: ForwardTrace) -> bool:
     return bool(weights) and weights == candidate.model.fingerprint
 
 
-def logits_noise(numerics: str) -> float | None:
-    """Measured noise of the logits: relative L2 of the worst token against exact.
-
-    None where nobody has measured it; 0 for `f64`, which is exact.
-    """
-    if numerics == "f64":
-        return 0.0
-    column = _KNOWN_NUMERICS.get(numerics)
-    return None if column is None else _NOISE["logits"][2 * column]
-
-
 def _noise_gates(columns: set[int]) -> tuple[Gate, ...]:
     """Of the sides' noises the larger counts, slot by slot and metric by metric."""
     gates = []
