@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 import zlib
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,6 @@ from cotejar.testing.tiny_models import write_tiny_gguf, write_tiny_hugging_face
 if TYPE_CHECKING:
     from pathlib import Path
 
-CPU_SECONDS = 1.0
 EXTREMES = [
     value.to_bytes(width, "little")
     for width, values in (
@@ -70,62 +68,43 @@ def mended(data: bytes) -> bytes:
     return bytes(changed)
 
 
-def outcome(path: Path, data: bytes) -> str:
-    """`whole`, or the code of the error; anything but a CotejarError passes through."""
-    path.write_bytes(data)
-    started = time.process_time()
-    try:
-        with open_apr(path) as file:
-            for name in file.tensors:
-                file.read_bytes(name).sum()
-        result = "whole"
-    except CotejarError as error:
-        result = error.code
-    assert time.process_time() - started < CPU_SECONDS
-    return result
+open_file = open_apr
+"""What the fixture `outcome` reads with."""
 
 
-def test_the_memory_limit_bites(little_memory: int) -> None:
-    # All of the address space: what earlier tests freed inside the heap cannot hold it.
-    with pytest.raises(MemoryError):
-        bytes(little_memory)
-
-
-def test_the_file_is_whole_to_begin_with(whole, tmp_path: Path) -> None:
-    assert outcome(tmp_path / "same.apr", whole[0]) == "whole"
+def test_the_file_is_whole_to_begin_with(whole, outcome) -> None:
+    assert outcome(whole[0]) == "whole"
     assert mended(whole[0]) == whole[0]
 
 
 @pytest.mark.parametrize("mend", [False, True])
-def test_a_file_cut_anywhere_is_refused(whole, tmp_path: Path, mend) -> None:
+def test_a_file_cut_anywhere_is_refused(whole, outcome, mend) -> None:
     data, _ = whole
     outcomes = set()
     for size in range(len(data)):
         cut = mended(data[:size]) if mend else data[:size]
-        outcomes.add(outcome(tmp_path / "cut.apr", cut))
+        outcomes.add(outcome(cut))
     # Past the end; or in the mended file the last 4 bytes that are left become a footer.
     assert outcomes >= {"APR-F014", "APR-F019"}
     assert "whole" not in outcomes
 
 
-def test_any_changed_byte_is_noticed(whole, tmp_path: Path) -> None:
+def test_any_changed_byte_is_noticed(whole, outcome) -> None:
     data, _ = whole
     for offset in range(len(data)):
         changed = bytearray(data)
         changed[offset] ^= 0x01
-        assert outcome(tmp_path / "changed.apr", bytes(changed)) != "whole", offset
+        assert outcome(bytes(changed)) != "whole", offset
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
-def test_a_changed_byte_behind_right_checksums_is_survived(
-    whole, tmp_path: Path, flip: int
-) -> None:
+def test_a_changed_byte_behind_right_checksums_is_survived(whole, outcome, flip: int) -> None:
     data, end = whole
     outcomes = []
     for offset in range(end):
         changed = bytearray(data)
         changed[offset] ^= flip
-        outcomes.append(outcome(tmp_path / "changed.apr", mended(bytes(changed))))
+        outcomes.append(outcome(mended(bytes(changed))))
 
     header = outcomes[:40] + outcomes[44:64]
     assert header.count("whole") <= 2  # a flag that changes nothing
@@ -136,7 +115,7 @@ def test_a_changed_byte_behind_right_checksums_is_survived(
 @pytest.mark.parametrize("extreme", EXTREMES, ids=lambda extreme: extreme.hex())
 @pytest.mark.parametrize("mend", [False, True])
 def test_an_extreme_anywhere_before_the_data_is_survived(
-    whole, tmp_path: Path, extreme: bytes, mend
+    whole, outcome, extreme: bytes, mend
 ) -> None:
     data, end = whole
     outcomes = []
@@ -144,19 +123,19 @@ def test_an_extreme_anywhere_before_the_data_is_survived(
         changed = data[:offset] + extreme + data[offset + len(extreme) :]
         if mend:
             changed = mended(changed)
-        outcomes.append(outcome(tmp_path / "extreme.apr", changed))
+        outcomes.append(outcome(changed))
     assert len(outcomes) == end - len(extreme) + 1
     assert outcomes[12] != "whole"  # the offset of the metadata
 
 
-def test_a_million_brackets_are_refused_in_little_memory(tmp_path: Path) -> None:
+def test_a_million_brackets_are_refused_in_little_memory(outcome) -> None:
     metadata = b'{"a":' + b"[" * (1 << 20)
     header = struct.pack("<4sBBHIQIQQ", b"APR\0", 2, 0, 0x400, 0, 64, len(metadata), 0, 0)
-    assert outcome(tmp_path / "deep.apr", mended(header + bytes(24) + metadata)) == "APR-F022"
+    assert outcome(mended(header + bytes(24) + metadata)) == "APR-F022"
     offset = -(-(64 + len(metadata)) // 64) * 64
     header = header[:24] + struct.pack("<QQ", offset, offset)
     body = header + bytes(24) + metadata + bytes(offset - 64 - len(metadata) + 4)
-    assert outcome(tmp_path / "deep.apr", mended(body)) == "APR-F016"
+    assert outcome(mended(body)) == "APR-F016"
 
 
 # --- values of the wrong kind, on the way to another format ------------------------

@@ -6,22 +6,14 @@ every 4 and 8 bytes of it are set to the extremes that counts, lengths and offse
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 
-from cotejar.errors import CotejarError
 from cotejar.formats.gguf.reader import open_gguf
 from cotejar.formats.gguf.value import GgufValue, ValueType
 from cotejar.formats.gguf.writer import GgufTensor, write_gguf
 from cotejar.quant.block_type import BlockType
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-CPU_SECONDS = 1.0
 EXTREMES = [
     (width, value.to_bytes(width, "little"))
     for width, values in (
@@ -61,38 +53,19 @@ def whole(tmp_path_factory) -> tuple[bytes, int]:
         return path.read_bytes(), file.tensors["t0"].offset_bytes
 
 
-def outcome(path: Path, data: bytes) -> str:
-    """`whole`, or the code of the error; anything but a CotejarError passes through."""
-    path.write_bytes(data)
-    started = time.process_time()
-    try:
-        with open_gguf(path) as file:
-            for key in file.metadata:
-                file.metadata[key]
-            for name in file.tensors:
-                file.read_bytes(name).sum()
-        result = "whole"
-    except CotejarError as error:
-        result = error.code
-    assert time.process_time() - started < CPU_SECONDS
-    return result
+open_file = open_gguf
+"""What the fixture `outcome` reads with."""
 
 
-def test_the_memory_limit_bites(little_memory: int) -> None:
-    # All of the address space: what earlier tests freed inside the heap cannot hold it.
-    with pytest.raises(MemoryError):
-        bytes(little_memory)
+def test_the_file_is_whole_to_begin_with(whole, outcome) -> None:
+    assert outcome(whole[0]) == "whole"
 
 
-def test_the_file_is_whole_to_begin_with(whole, tmp_path: Path) -> None:
-    assert outcome(tmp_path / "same.gguf", whole[0]) == "whole"
-
-
-def test_a_file_cut_anywhere_is_refused(whole, tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_refused(whole, outcome) -> None:
     data, _ = whole
     last = len(data) - data[-32:].count(b"\0")  # up to there it is tensors, not padding
 
-    outcomes = {size: outcome(tmp_path / "cut.gguf", data[:size]) for size in range(len(data))}
+    outcomes = {size: outcome(data[:size]) for size in range(len(data))}
 
     assert [size for size, result in outcomes.items() if result == "whole"] == list(
         range(last, len(data))
@@ -101,16 +74,14 @@ def test_a_file_cut_anywhere_is_refused(whole, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
-def test_a_changed_byte_of_the_header_region_is_survived(
-    whole, tmp_path: Path, flip: int
-) -> None:
+def test_a_changed_byte_of_the_header_region_is_survived(whole, outcome, flip: int) -> None:
     data, end = whole
 
     outcomes = []
     for offset in range(end):
         changed = bytearray(data)
         changed[offset] ^= flip
-        outcomes.append(outcome(tmp_path / "changed.gguf", bytes(changed)))
+        outcomes.append(outcome(bytes(changed)))
 
     assert len(outcomes) == end
     assert outcomes[0] == "APR-F011"  # the magic
@@ -119,12 +90,12 @@ def test_a_changed_byte_of_the_header_region_is_survived(
 
 @pytest.mark.parametrize(("width", "extreme"), EXTREMES)
 def test_an_extreme_anywhere_in_the_header_region_is_survived(
-    whole, tmp_path: Path, width: int, extreme: bytes
+    whole, outcome, width: int, extreme: bytes
 ) -> None:
     data, end = whole
 
     outcomes = [
-        outcome(tmp_path / "extreme.gguf", data[:offset] + extreme + data[offset + width :])
+        outcome(data[:offset] + extreme + data[offset + width :])
         for offset in range(end - width + 1)
     ]
 

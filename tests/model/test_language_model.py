@@ -24,6 +24,7 @@ from cotejar.model.language_model import open_language_model
 from cotejar.model.weights import fingerprint_weights
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
+from cotejar.quant.codec import decode, encode
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_apr, write_tiny_gguf, write_tiny_hugging_face
 
@@ -426,3 +427,22 @@ def test_opening_reads_no_weight(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(BlockMatrix, "decode_rows", fail)
 
     assert len(tiny().weights) == 21
+
+
+@pytest.mark.parametrize(("tied", "types"), [(False, ("F16",)), (True, ("F16", "Q8_0"))])
+def test_a_table_of_embeddings_is_in_a_product_only_as_the_head(
+    tmp_path: Path, tied: bool, types: tuple[str, ...]
+) -> None:
+    """Beside it everything is F16, but the norms, which nothing is multiplied with."""
+
+    def quantize_table(tensors: list[GgufTensor]) -> list[GgufTensor]:
+        table = next(t for t in tensors if t.name == "token_embd.weight")
+        values = decode(table.block_type, np.asarray(table.data), int(np.prod(table.shape)))
+        other = replace(table, block_type=BlockType.Q8_0, data=encode(BlockType.Q8_0, values))
+        return [other if t is table else t for t in tensors]
+
+    path = change_gguf(
+        tmp_path / "m.gguf", quantize_table, tied_embeddings=tied, block_type=BlockType.F16
+    )
+
+    assert open_language_model(path).product_types == types

@@ -79,7 +79,9 @@ def _copied(file: GgufFile, changed: dict[str, BlockMatrix]) -> list[GgufTensor]
         tensors.append(
             GgufTensor(
                 name=name,
-                block_type=entry.block_type if matrix is None else matrix.block_type,
+                block_type=entry.decodable_type(file.path)
+                if matrix is None
+                else matrix.block_type,
                 shape=entry.shape,
                 data=file.read_bytes(name) if matrix is None else np.asarray(matrix.raw),
             )

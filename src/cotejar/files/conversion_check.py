@@ -98,7 +98,7 @@ def check_conversion(report: ConversionReport, written: Path | None = None) -> C
             _check_tensor(copy, report, (source, target), pair, EMBEDDING)
             check.num_equal += copy.num_equal
             check.num_bytes += copy.num_bytes
-        types = count_types(entry.block_type for entry in target.tensors.values())
+        types = count_types(e.decodable_type(target.path) for e in target.tensors.values())
         _require(report, "block types", dict(report.block_types), types)
     return check
 

@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cotejar.errors import NothingMeasuredError
 from cotejar.files.diff_layouts import QK_NAME, Layout, find_layout
 from cotejar.files.diff_metadata import PAIRING_FACT, MetadataDiff, diff_metadata
@@ -23,13 +25,13 @@ from cotejar.files.tensor_values import (
     TensorValues,
     have_same_bytes,
     open_canonical_values,
-    open_values,
 )
 from cotejar.formats.norm_offset import is_less_one
 from cotejar.formats.open_model import open_model
 from cotejar.formats.tensor_names import EMBEDDING, LM_HEAD
 from cotejar.model.architecture_summary import ArchitectureSummary, summarize_architecture
 from cotejar.model.names import canonical_names
+from cotejar.quant.block_type import ListedType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +53,8 @@ class TensorStatus(enum.Enum):
     TIED_COPY = "tied_copy"
     """One file stores the LM head, the other ties it to its embedding table: the same."""
     DIFFERS = "differs"
+    NOT_DECODED = "not_decoded"
+    """Other bytes, or another type, and no codec for a side: the values are unknown."""
     SHAPE_DIFFERS = "shape_differs"
     ONLY_IN_A = "only_in_a"
     ONLY_IN_B = "only_in_b"
@@ -133,6 +137,7 @@ _ONE_SIDED = (TensorStatus.ONLY_IN_A, TensorStatus.ONLY_IN_B)
 _ORDER = (
     TensorStatus.SHAPE_DIFFERS,
     *_ONE_SIDED,
+    TensorStatus.NOT_DECODED,
     TensorStatus.DIFFERS,
     TensorStatus.SAME_VALUES,
     TensorStatus.REORDERED,
@@ -309,6 +314,8 @@ class _Comparison:
             if name == LM_HEAD and self._is_tied_copy():
                 status = TensorStatus.TIED_COPY
             return TensorDiff(name=name, a=a, b=b, status=status)
+        if isinstance(a.block_type, ListedType) or isinstance(b.block_type, ListedType):
+            return self._compare_bytes(name, a, b)
         values_a = open_canonical_values(self._files[0], a, name)
         values_b = open_canonical_values(self._files[1], b, name)
         if a.shape == b.shape:
@@ -316,6 +323,15 @@ class _Comparison:
             return self._compare_values(name, (a, b), values_a, values_b, shifted=shifted)
         found = TensorDiff(name=name, a=a, b=b, status=TensorStatus.SHAPE_DIFFERS)
         return self._with_layout(found, values_a, values_b)
+
+    def _compare_bytes(self, name: str, a: TensorEntry, b: TensorEntry) -> TensorDiff:
+        """What can be said where a side has no codec: the same bytes, or not."""
+        status = TensorStatus.NOT_DECODED
+        if a.shape != b.shape:
+            status = TensorStatus.SHAPE_DIFFERS
+        elif a.block_type is b.block_type:
+            status = TensorStatus.EQUAL if self._have_same_bytes(a, b) else status
+        return TensorDiff(name=name, a=a, b=b, status=status)
 
     def _chosen_names(self) -> list[str]:
         wanted = NameFilter(self._options.name_filter)
@@ -373,15 +389,19 @@ class _Comparison:
 
     def _is_tied_copy(self) -> bool:
         """Is the one LM head that is stored equal to the other side's embedding table?"""
-        has_head = 0 if LM_HEAD in self._entries[0] else 1
-        head = self._entries[has_head][LM_HEAD]
-        table = self._entries[1 - has_head].get(EMBEDDING)
-        if table is None or (head.block_type, head.shape) != (table.block_type, table.shape):
+        names = (LM_HEAD, EMBEDDING) if LM_HEAD in self._entries[0] else (EMBEDDING, LM_HEAD)
+        a, b = (entries.get(name) for entries, name in zip(self._entries, names, strict=True))
+        if a is None or b is None or (a.block_type, a.shape) != (b.block_type, b.shape):
             return False
-        return have_same_bytes(
-            open_values(self._files[has_head], head).raw,
-            open_values(self._files[1 - has_head], table).raw,
+        return self._have_same_bytes(a, b)
+
+    def _have_same_bytes(self, a: TensorEntry, b: TensorEntry) -> bool:
+        """Whether a tensor of the one file has the bytes of one of the other."""
+        raw_a, raw_b = (
+            np.asarray(file.read_bytes(entry.name))
+            for file, entry in zip(self._files, (a, b), strict=True)
         )
+        return have_same_bytes(raw_a, raw_b)
 
 
 def _one_sided(a: Mapping[str, object], b: Mapping[str, object], names: list[str]) -> str:

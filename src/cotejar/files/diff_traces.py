@@ -281,6 +281,7 @@ def _facts(a: ForwardTrace, b: ForwardTrace) -> list[TraceFact]:
         "token_ids": (a.token_ids, b.token_ids),
         "positions": (a.positions, b.positions),
         "prompt": (a.prompt, b.prompt),
+        "passes": (a.passes, b.passes),
         "ddof": (a.ddof, b.ddof),
         "host": (dict(a.host), dict(b.host)),
     }

@@ -66,9 +66,15 @@ class TensorValues:
 
 
 def open_values(file: ModelFile, entry: TensorEntry) -> TensorValues:
-    """A file's tensor, not yet decoded; errors as `ModelFile.read_bytes`."""
+    """A file's tensor, not yet decoded.
+
+    Raises:
+        UnknownDtypeError: it has a type that cannot be decoded.
+        MissingTensorError: the file has no such tensor.
+    """
     raw = np.asarray(file.read_bytes(entry.name))
-    return TensorValues(block_type=entry.block_type, shape=entry.shape, raw=raw)
+    block_type = entry.decodable_type(file.path)
+    return TensorValues(block_type=block_type, shape=entry.shape, raw=raw)
 
 
 def open_canonical_values(file: ModelFile, entry: TensorEntry, name: str) -> TensorValues:

@@ -15,6 +15,7 @@ import errno
 import mmap
 import os
 import stat
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,6 @@ from cotejar.errors import (
 if TYPE_CHECKING:
     import builtins
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
     from jaxtyping import UInt8
@@ -43,7 +43,21 @@ _KINDS = (
 )
 
 
-class MappedFile:
+class Closing(ABC):
+    """What is closed at the end of a `with`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+class MappedFile(Closing):
     """A mapped file. `what` names the thing read, for the message of an error.
 
     Close it, or use it as a context manager. A read after closing is a ValueError.
@@ -107,17 +121,6 @@ class MappedFile:
     def close(self) -> None:
         """Let go of the mapping. Arrays handed out keep it alive until they are dropped."""
         self._view = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _unsigned(self, offset: int, width: int, what: str) -> int:
         self.require(offset, width, what)

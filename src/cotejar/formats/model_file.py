@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from cotejar.errors import MissingTensorError, UnknownDtypeError
+from cotejar.quant.block_type import BlockType, ListedType
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from cotejar.quant.block_type import BlockType
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorEntry:
@@ -26,7 +27,8 @@ class TensorEntry:
 
     name: str
     """As the file spells it."""
-    block_type: BlockType
+    block_type: BlockType | ListedType
+    """A `ListedType` is listed, and cannot be decoded: see `decodable_type`."""
     shape: tuple[int, ...]
     """Row-major, outermost first: `(rows, columns)`. A GGUF stores the reverse."""
     part_index: int
@@ -42,6 +44,40 @@ class TensorEntry:
         for size in self.shape:
             product *= size
         return product
+
+    def decodable_type(self, path: Path) -> BlockType:
+        """The type, for whoever is about to decode the tensor of the file `path`.
+
+        Raises:
+            UnknownDtypeError: there is no codec for it.
+        """
+        if isinstance(self.block_type, BlockType):
+            return self.block_type
+        raise UnknownDtypeError(
+            "a tensor has a type that cannot be decoded",
+            where=f"{path}, tensor {self.name!r}",
+            expected=f"one of {', '.join(kind.label for kind in BlockType)}",
+            found=self.block_type.label,
+            hint="quantize the model again to one of these types; `apr tensors` lists all",
+        )
+
+
+def require_tensor(tensors: Mapping[str, TensorEntry], name: str, path: Path) -> TensorEntry:
+    """The line of that name in the table of the file `path`.
+
+    Raises:
+        MissingTensorError: there is none.
+    """
+    entry = tensors.get(name)
+    if entry is None:
+        raise MissingTensorError(
+            f"there is no tensor {name!r}",
+            where=str(path),
+            expected=f"one of its {len(tensors)} tensors",
+            found=f"{name!r}",
+            hint=f"`apr tensors {path}` lists them",
+        )
+    return entry
 
 
 class ModelFile(Protocol):

@@ -36,7 +36,6 @@ def is_less_one(file: ModelFile, name: str) -> bool:
 
 def add_one(file: ModelFile, entry: TensorEntry) -> UInt8[np.ndarray, "num_bytes"]:
     """The bytes of the weight, in F32; errors as `ModelFile.read_bytes`."""
-    stored = decode(
-        entry.block_type, np.asarray(file.read_bytes(entry.name)), entry.num_elements
-    )
+    block_type = entry.decodable_type(file.path)
+    stored = decode(block_type, np.asarray(file.read_bytes(entry.name)), entry.num_elements)
     return (np.float32(1) + stored).view(np.uint8)

@@ -62,6 +62,17 @@ class LanguageModel:
         """Of the weights in the file; `sha256:...`. Computed once, reads every byte."""
         return self.declared.fingerprint
 
+    @cached_property
+    def product_types(self) -> tuple[str, ...]:
+        """Block types of the file's matrices that stand in a product, by label.
+
+        A table of embeddings does only where it is the LM head too.
+        """
+        entries = canonical_names(self.file)
+        unused = EMBEDDING if LM_HEAD in entries else ""
+        matrices = {n: e for n, e in entries.items() if len(e.shape) > 1 and n != unused}
+        return tuple(sorted({entry.block_type.label for entry in matrices.values()}))
+
     def altered(
         self, *, config: DecoderConfig | None = None, weights: Weights | None = None
     ) -> LanguageModel:
@@ -88,7 +99,8 @@ def open_language_model(path: str | Path) -> LanguageModel:
     Reads the configuration and the tensor table; weights stay in the mapped file.
 
     Raises:
-        FileError: the file cannot be read, or breaks its format's rules.
+        FileError: the file cannot be read, breaks its format's rules, or has a tensor that
+            cannot be decoded.
         ArchitectureError, MissingConfigError, ConfigValueError: no model we can run.
         MissingTensorError, LeftoverTensorError, WeightShapeError: the tensors are not
             those that the configuration asks for.
@@ -147,7 +159,7 @@ def _open_canonical(file: ModelFile, name: str, entry: TensorEntry) -> BlockMatr
 def _open_matrix(file: ModelFile, entry: TensorEntry) -> BlockMatrix:
     rows = entry.shape[0] if len(entry.shape) > 1 else 1
     return BlockMatrix(
-        block_type=entry.block_type,
+        block_type=entry.decodable_type(file.path),
         rows=rows,
         columns=entry.num_elements // rows,
         raw=np.asarray(file.read_bytes(entry.name)),

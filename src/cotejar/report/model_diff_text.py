@@ -122,6 +122,7 @@ def _tensor_lines(diff: ModelDiff) -> Iterator[str]:
         TensorStatus.REORDERED: "the same rows, in the RoPE order that each file declares",
         TensorStatus.TIED_COPY: "LM head stored once here and tied there: the same",
         TensorStatus.DIFFERS: "with other values",
+        TensorStatus.NOT_DECODED: "with other bytes, and of a type that cannot be decoded",
         TensorStatus.SHAPE_DIFFERS: "with other shapes",
         TensorStatus.ONLY_IN_A: "only in A",
         TensorStatus.ONLY_IN_B: "only in B",
@@ -167,7 +168,8 @@ def _tensor_row(tensor: TensorDiff) -> Sequence[str]:
     if tensor.layout is not None and tensor.layout.is_declared:
         note += ", as declared"
     if distance is None:
-        return [*row, "", "", "", "", "", note or "shape"]
+        is_undecoded = tensor.status is TensorStatus.NOT_DECODED
+        return [*row, "", "", "", "", "", note or ("not decoded" if is_undecoded else "shape")]
     return [*row, *measure_texts(distance), note]
 
 

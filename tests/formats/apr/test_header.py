@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from cotejar.errors import (
     WrongMagicError,
 )
 from cotejar.formats.apr.reader import open_apr
+from cotejar.testing.refusals import refused_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,12 +30,8 @@ DAMAGED = "the file is damaged: fetch or copy it again, or import the model agai
 AGAIN = "import the model again from its source: `apr import SOURCE -o MODEL.apr`"
 
 
-def refused(path: Path, kind: type[Exception], message: str, *, weight: str = "") -> None:
-    """Opening the file, or reading `weight`, raises exactly that."""
-    with pytest.raises(kind) as caught:
-        open_apr(path) if not weight else open_apr(path).read_bytes(weight)
-    assert type(caught.value) is kind
-    assert str(caught.value) == message.replace("FILE", str(path))
+refused = partial(refused_file, open_apr)
+"""`refused(path, kind, message)`: opening the file raises exactly that."""
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import pytest
 
@@ -10,19 +10,13 @@ from cotejar.errors import (
     MetadataError,
 )
 from cotejar.formats.apr.reader import open_apr
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from cotejar.testing.refusals import refused_file
 
 AGAIN = "import the model again from its source: `apr import SOURCE -o MODEL.apr`"
 
 
-def refused(path: Path, kind: type[Exception], message: str, *, weight: str = "") -> None:
-    """Opening the file, or reading `weight`, raises exactly that."""
-    with pytest.raises(kind) as caught:
-        open_apr(path) if not weight else open_apr(path).read_bytes(weight)
-    assert type(caught.value) is kind
-    assert str(caught.value) == message.replace("FILE", str(path))
+refused = partial(refused_file, open_apr)
+"""`refused(path, kind, message)`: opening the file raises exactly that."""
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from cotejar.formats.apr.layout import Flag
 from cotejar.formats.apr.reader import open_apr
 from cotejar.formats.model_file import TensorEntry
 from cotejar.quant.block_type import BlockType
+from cotejar.testing.refusals import refused_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,12 +26,8 @@ if TYPE_CHECKING:
 DAMAGED = "the file is damaged: fetch or copy it again, or import the model again"
 
 
-def refused(path: Path, kind: type[Exception], message: str, *, weight: str = "") -> None:
-    """Opening the file, or reading `weight`, raises exactly that."""
-    with pytest.raises(kind) as caught:
-        open_apr(path) if not weight else open_apr(path).read_bytes(weight)
-    assert type(caught.value) is kind
-    assert str(caught.value) == message.replace("FILE", str(path))
+refused = partial(refused_file, open_apr)
+"""`refused(path, kind, message)`: opening the file raises exactly that."""
 
 
 def test_a_file_made_by_hand_is_read(tmp_path: Path) -> None:

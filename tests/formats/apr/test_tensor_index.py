@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from cotejar.errors import (
     UnknownDtypeError,
 )
 from cotejar.formats.apr.reader import open_apr
+from cotejar.testing.refusals import refused_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +31,8 @@ CODES = (
 )
 
 
-def refused(path: Path, kind: type[Exception], message: str, *, weight: str = "") -> None:
-    """Opening the file, or reading `weight`, raises exactly that."""
-    with pytest.raises(kind) as caught:
-        open_apr(path) if not weight else open_apr(path).read_bytes(weight)
-    assert type(caught.value) is kind
-    assert str(caught.value) == message.replace("FILE", str(path))
+refused = partial(refused_file, open_apr)
+"""`refused(path, kind, message)`: opening the file raises exactly that."""
 
 
 def test_an_entry_that_runs_into_the_data(make) -> None:

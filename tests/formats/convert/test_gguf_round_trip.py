@@ -20,11 +20,11 @@ from cotejar.formats.gguf.value import GgufValue, ValueType
 from cotejar.formats.gguf.writer import GgufTensor, write_gguf
 from cotejar.formats.tensor_names import to_hugging_face
 from cotejar.quant.block_type import BlockType
+from cotejar.testing.refusals import refused
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf, write_tiny_hugging_face
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 AGAIN = "import the model again from its source"
@@ -33,13 +33,6 @@ ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 
 def text(value: str) -> GgufValue:
     return GgufValue.encode(ValueType.STRING, value)
-
-
-def refused(kind: type[Exception], message: str, call: Callable[[], object]) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("block_type", list(BlockType)[:13], ids=lambda kind: kind.label)

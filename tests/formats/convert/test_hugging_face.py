@@ -20,22 +20,15 @@ from cotejar.formats.apr.reader import open_apr
 from cotejar.formats.convert import export_model, import_model
 from cotejar.formats.convert.rope_rows import llama3_divisors
 from cotejar.formats.gguf.reader import open_gguf
+from cotejar.testing.refusals import refused
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf, write_tiny_hugging_face
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 AGAIN = "import the model again from its source"
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-
-
-def refused(kind: type[Exception], message: str, call: Callable[[], object]) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -25,20 +25,13 @@ from cotejar.errors import (
 from cotejar.formats.convert.hugging_face_tokenizer import read_tokenizer_keys
 from cotejar.formats.gguf.reader import open_gguf
 from cotejar.formats.tensor_names import to_gguf, to_hugging_face
+from cotejar.testing.refusals import refused
 from cotejar.testing.tiny_models import write_tiny_gguf
 from cotejar.tokenizer import tokenizer as tokenizer_room
 from cotejar.tokenizer.spec import read_tokenizer_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-
-def refused(kind: type[Exception], message: str, call: Callable[[], object]) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert str(caught.value) == message
 
 
 QWEN2 = (

@@ -20,21 +20,14 @@ from cotejar.formats.gguf.value import GgufValue, ValueType
 from cotejar.formats.tensor_names import to_hugging_face
 from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import decode, encode
+from cotejar.testing.refusals import refused
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf, write_tiny_hugging_face
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 K_QUANTS = {"hidden_size": 256, "num_heads": 8, "ffn_size": 512}
-
-
-def refused(kind: type[Exception], message: str, call: Callable[[], object]) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("name", ["q8_0", "Q4_0", "q4_k", "q6_k"])

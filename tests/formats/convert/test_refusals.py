@@ -22,23 +22,16 @@ from cotejar.formats.apr.writer import TensorToWrite, write_apr
 from cotejar.formats.convert import export_model, import_model
 from cotejar.formats.gguf.value import GgufValue, ValueType
 from cotejar.quant.block_type import BlockType
+from cotejar.testing.refusals import refused
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_apr, write_tiny_gguf, write_tiny_hugging_face
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
 def text(value: str) -> GgufValue:
     return GgufValue.encode(ValueType.STRING, value)
-
-
-def refused(kind: type[Exception], message: str, call: Callable[[], object]) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert str(caught.value) == message
 
 
 def test_a_tensor_without_a_counterpart_is_no_import(tmp_path: Path, rewritten) -> None:

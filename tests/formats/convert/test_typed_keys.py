@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,22 +14,13 @@ from cotejar.errors import (
 )
 from cotejar.formats.convert.typed_keys import decode_keys, encode_keys
 from cotejar.formats.gguf.value import GgufValue, ValueType
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from cotejar.testing.refusals import refused
 
 AGAIN = "import the model again from its source"
 
 
 def text(value: str) -> GgufValue:
     return GgufValue.encode(ValueType.STRING, value)
-
-
-def refused(kind: type[Exception], message: str, call: Callable[[], object]) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert str(caught.value) == message
 
 
 SCALARS = {

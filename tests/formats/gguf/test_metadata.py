@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 import gguf
@@ -13,6 +14,7 @@ from cotejar.errors import LimitError, MetadataError, TruncatedError
 from cotejar.formats.gguf import metadata as metadata_module
 from cotejar.formats.gguf.reader import open_gguf
 from cotejar.formats.gguf.value import ValueType
+from cotejar.testing.refusals import refused_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +24,8 @@ DAMAGED = "the file is damaged: fetch or copy it again"
 NEVER = "the file is damaged, or was never a model: fetch or copy it again"
 
 
-def refused(path: Path, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind) as caught:
-        open_gguf(path)
-    assert str(caught.value) == message.replace("FILE", str(path))
+refused = partial(refused_file, open_gguf)
+"""`refused(path, kind, message)`: opening the file raises exactly that."""
 
 
 def array(element_type: int, count: int, elements: bytes) -> bytes:

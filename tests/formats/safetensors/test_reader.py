@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ from cotejar.formats.model_file import TensorEntry
 from cotejar.formats.safetensors import folder as folder_module
 from cotejar.formats.safetensors.reader import open_safetensors
 from cotejar.quant.block_type import BlockType
+from cotejar.testing.refusals import refused_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,11 +39,8 @@ if TYPE_CHECKING:
 DAMAGED = "the file is damaged: fetch it again"
 
 
-def refused(path: Path, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind) as caught:
-        open_safetensors(path)
-    assert type(caught.value) is kind
-    assert str(caught.value) == message.replace("FILE", str(path))
+refused = partial(refused_file, open_safetensors)
+"""`refused(path, kind, message)`: opening the file raises exactly that."""
 
 
 # --- one file -----------------------------------------------------------------------

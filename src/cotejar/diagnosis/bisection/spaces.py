@@ -130,7 +130,7 @@ class ModelSpace:
 def _gguf_tensor(file: ModelFile, entry: TensorEntry) -> GgufTensor:
     return GgufTensor(
         name=entry.name,
-        block_type=entry.block_type,
+        block_type=entry.decodable_type(file.path),
         shape=entry.shape,
         data=lambda: np.asarray(file.read_bytes(entry.name)),
     )
@@ -139,7 +139,7 @@ def _gguf_tensor(file: ModelFile, entry: TensorEntry) -> GgufTensor:
 def _apr_tensor(file: ModelFile, entry: TensorEntry) -> TensorToWrite:
     return TensorToWrite(
         name=entry.name,
-        block_type=entry.block_type,
+        block_type=entry.decodable_type(file.path),
         shape=entry.shape,
         read=lambda: [np.asarray(file.read_bytes(entry.name))],
     )

@@ -29,7 +29,6 @@ from cotejar.errors import (
     LegacyLayoutError,
     LimitError,
     MetadataError,
-    MissingTensorError,
     PaddingError,
     TensorOverlapError,
     TensorRangeError,
@@ -41,13 +40,12 @@ from cotejar.formats.apr import layout
 from cotejar.formats.apr.layout import Flag, Header
 from cotejar.formats.apr.tensor_index import MIN_ENTRY_BYTES, parse_tensor_index
 from cotejar.formats.json_object import MAX_JSON_BYTES, parse_json_object
-from cotejar.formats.mapped_file import open_mapped
+from cotejar.formats.mapped_file import Closing, open_mapped
+from cotejar.formats.model_file import require_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
     import numpy as np
     from jaxtyping import UInt8
@@ -72,7 +70,7 @@ _DAMAGED = "the file is damaged: fetch or copy it again, or import the model aga
 _IMPORT_AGAIN = "import the model again from its source: `apr import SOURCE -o MODEL.apr`"
 
 
-class AprFile:
+class AprFile(Closing):
     """An opened `.apr` file; a `ModelFile`."""
 
     format = "apr"
@@ -104,15 +102,7 @@ class AprFile:
             MissingTensorError: the file has no tensor of that name.
             FooterChecksumError, PaddingError: the file is damaged; see `verify`.
         """
-        entry = self.tensors.get(name)
-        if entry is None:
-            raise MissingTensorError(
-                f"there is no tensor {name!r}",
-                where=str(self.path),
-                expected=f"one of its {len(self.tensors)} tensors",
-                found=f"{name!r}",
-                hint=f"`apr tensors {self.path}` lists them",
-            )
+        entry = require_tensor(self.tensors, name, self.path)
         self.verify()
         return self._mapped.array(entry.offset_bytes, entry.num_bytes)
 
@@ -148,17 +138,6 @@ class AprFile:
     def close(self) -> None:
         """Unmap the file. Arrays handed out stay valid until they are dropped."""
         self._mapped.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_apr(path: Path) -> AprFile:

@@ -30,7 +30,7 @@ from cotejar.errors import (
 )
 from cotejar.formats.apr import layout
 from cotejar.formats.model_file import TensorEntry
-from cotejar.quant.block_type import BlockType
+from cotejar.quant.block_type import BlockType, ListedType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,7 +113,9 @@ def encode_entry(entry: TensorEntry, *, data_offset: int) -> bytes:
         [
             struct.pack("<H", len(name)),
             name,
-            struct.pack("<BB", layout.CODE_OF_TYPE[entry.block_type], len(entry.shape)),
+            struct.pack(
+                "<BB", layout.CODE_OF_TYPE[BlockType(entry.block_type)], len(entry.shape)
+            ),
             struct.pack(f"<{len(entry.shape)}Q", *entry.shape),
             struct.pack("<QQ", entry.offset_bytes - data_offset, entry.num_bytes),
         ]
@@ -148,7 +150,9 @@ def require_name(name_bytes: bytes, where: str) -> None:
         ) from error
 
 
-def require_shape(block_type: BlockType, shape: tuple[int, ...], where: str) -> None:
+def require_shape(
+    block_type: BlockType | ListedType, shape: tuple[int, ...], where: str
+) -> None:
     """Refuse a shape that `block_type` cannot have.
 
     The rows of a type of ggml's are whole blocks; APR_Q4 cuts the tensor into blocks

@@ -242,7 +242,7 @@ def _keys(file: AprFile, named: dict[str, TensorEntry]) -> dict[str, GgufValue]:
         if embedding is not None
         else whole_number(file.metadata, "vocab_size", str(file.path))
     )
-    file_type = file_type_of(entry.block_type for entry in named.values())
+    file_type = file_type_of(entry.decodable_type(file.path) for entry in named.values())
     return build_gguf_keys(file, num_rows=num_rows, file_type=file_type)
 
 
@@ -274,7 +274,7 @@ def _plan(file: AprFile, ordered: dict[str, TensorEntry], rope: _Rope) -> Iterab
     for name, entry in ordered.items():
         yield GgufTensor(
             name=name,
-            block_type=entry.block_type,
+            block_type=entry.decodable_type(file.path),
             shape=entry.shape,
             data=_reader(file, entry, rope),
         )

@@ -213,7 +213,7 @@ def _plan_tensors(
 ) -> list[TensorToWrite]:
     """What to write: the source's tensors in its order, then the copied head if any."""
     tensors = [
-        _plan(file, entry, name, choose_type(entry, name, wanted, tied=is_tied))
+        _plan(file, entry, name, choose_type(file, entry, name, wanted, tied=is_tied))
         for name, entry in named.items()
     ]
     if is_tied and LM_HEAD not in named:

@@ -75,25 +75,30 @@ def parse_quantize(name: str | None) -> BlockType | None:
 
 
 def choose_type(
-    entry: TensorEntry, name: str, wanted: BlockType | None, *, tied: bool
+    file: ModelFile, entry: TensorEntry, name: str, wanted: BlockType | None, *, tied: bool
 ) -> BlockType:
     """The type that a tensor gets.
 
     Args:
-        entry: the tensor in the source.
+        file: the source.
+        entry: the tensor in it.
         name: its Hugging Face name.
         wanted: the type asked for, or None to keep all.
         tied: whether the embedding table is the LM head too.
+
+    Raises:
+        UnknownDtypeError: the source has it in a type without a codec.
     """
+    stored = entry.decodable_type(file.path)
     if wanted is None or len(entry.shape) != _MATRIX_DIMS or not name.endswith(".weight"):
-        return entry.block_type
+        return stored
     is_head = name == LM_HEAD or (tied and name == EMBEDDING)
     if is_head and wanted in _FOUR_BITS:
         fitting = (kind for kind in _HEAD_TYPES if _fits(entry, kind))
-        chosen = next(fitting, entry.block_type)
+        chosen = next(fitting, stored)
         grows = chosen.num_bytes(entry.num_elements) >= entry.num_bytes
-        return entry.block_type if grows else chosen
-    return wanted if _fits(entry, wanted) else entry.block_type
+        return stored if grows else chosen
+    return wanted if _fits(entry, wanted) else stored
 
 
 def file_type_of(block_types: Iterable[BlockType]) -> int:
@@ -115,12 +120,12 @@ def reencode(
     Raises:
         EncodingError: a weight is NaN or infinite, or too large for the type.
     """
-    raw = file.read_bytes(entry.name)
+    stored, raw = entry.decodable_type(file.path), file.read_bytes(entry.name)
     rows, columns = entry.shape
     step = max(1, _VALUES_AT_A_TIME // columns)
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        values_RC = decode_rows(entry.block_type, raw, rows, columns, start, stop)
+        values_RC = decode_rows(stored, raw, rows, columns, start, stop)
         try:
             yield encode(block_type, values_RC.reshape(-1))
         except EncodingError as error:

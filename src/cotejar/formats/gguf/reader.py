@@ -12,7 +12,6 @@ from cotejar.errors import (
     BigEndianError,
     FormatVersionError,
     MissingFileError,
-    MissingTensorError,
     WrongMagicError,
 )
 from cotejar.formats.gguf import split
@@ -20,12 +19,11 @@ from cotejar.formats.gguf.cursor import Cursor
 from cotejar.formats.gguf.metadata import GgufMetadata, read_metadata
 from cotejar.formats.gguf.tensor_table import read_tensor_table
 from cotejar.formats.gguf.value import GgufValue, ValueType
-from cotejar.formats.mapped_file import MappedFile, open_mapped
+from cotejar.formats.mapped_file import Closing, MappedFile, open_mapped
+from cotejar.formats.model_file import require_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
-    from typing import Self
 
     import numpy as np
     from jaxtyping import UInt8
@@ -49,7 +47,7 @@ class _Part:
     entries: list[TensorEntry]
 
 
-class GgufFile:
+class GgufFile(Closing):
     """An opened GGUF, in one file or split; a `cotejar.formats.model_file.ModelFile`."""
 
     format = "gguf"
@@ -79,15 +77,7 @@ class GgufFile:
         Raises:
             MissingTensorError: the file has no tensor of that name.
         """
-        entry = self.tensors.get(name)
-        if entry is None:
-            raise MissingTensorError(
-                f"there is no tensor {name!r}",
-                where=str(self.path),
-                expected=f"one of the file's {len(self.tensors)} tensors",
-                found="no such name",
-                hint=f"see what there is: `apr tensors {self.path}`",
-            )
+        entry = require_tensor(self.tensors, name, self.path)
         file = self._files[entry.part_index]
         return file.array(entry.offset_bytes, entry.num_bytes, f"tensor {name!r}")
 
@@ -95,17 +85,6 @@ class GgufFile:
         """Unmap the files. Arrays handed out stay valid until they are dropped."""
         for file in self._files:
             file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_gguf(path: str | Path) -> GgufFile:

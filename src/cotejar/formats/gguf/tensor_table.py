@@ -21,7 +21,7 @@ from cotejar.errors import (
     UnknownDtypeError,
 )
 from cotejar.formats.model_file import TensorEntry
-from cotejar.quant.block_type import BlockType
+from cotejar.quant.block_type import BlockType, ListedType
 
 if TYPE_CHECKING:
     from cotejar.formats.gguf.cursor import Cursor
@@ -38,31 +38,11 @@ MAX_ELEMENTS = (1 << 63) - 1
 NO_GGML_TYPES = (BlockType.APR_Q4, BlockType.APR_Q8)
 
 _LINE_MIN_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # name's length, a letter, 1 dimension, type, offset
-_READABLE = {int(kind): kind for kind in BlockType if kind not in NO_GGML_TYPES}
-# What else ggml has, so that the message can say what the file holds.
-_UNREADABLE = {
-    4: "Q4_2, which ggml dropped",
-    5: "Q4_3, which ggml dropped",
-    9: "Q8_1",
-    15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    20: "IQ4_NL",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
-    24: "I8",
-    25: "I16",
-    26: "I32",
-    27: "I64",
-    28: "F64",
-    29: "IQ1_M",
-    34: "TQ1_0",
-    35: "TQ2_0",
-    39: "MXFP4",
+_KNOWN: dict[int, BlockType | ListedType] = {
+    int(kind): kind for kind in (*BlockType, *ListedType) if kind not in NO_GGML_TYPES
 }
+_DROPPED = (4, 5, 31, 32, 33, 36, 37, 38)
+"""Numbers of types that ggml had and dropped; it gives them no size any more."""
 
 
 def align_up(offset: int, alignment: int) -> int:
@@ -138,7 +118,9 @@ def _read_name(cursor: Cursor, index: int, seen: dict[str, int]) -> str:
     return name
 
 
-def _read_layout(cursor: Cursor, who: str) -> tuple[BlockType, tuple[int, ...], int]:
+def _read_layout(
+    cursor: Cursor, who: str
+) -> tuple[BlockType | ListedType, tuple[int, ...], int]:
     """Read what follows a name: block type, row-major shape, offset in the data section."""
     where = f"{cursor.file.path}, tensor {who}"
     num_dims = cursor.u32(f"the number of dimensions of {who}")
@@ -153,7 +135,7 @@ def _read_layout(cursor: Cursor, who: str) -> tuple[BlockType, tuple[int, ...], 
     dims = [cursor.u64(f"dimension {axis} of {who}") for axis in range(num_dims)]
     type_id = cursor.u32(f"the type of {who}")
     offset = cursor.u64(f"the offset of {who}")
-    block_type = _READABLE.get(type_id)
+    block_type = _KNOWN.get(type_id)
     if block_type is None:
         raise _unknown_type(type_id, where)
     shape = tuple(reversed(dims))
@@ -161,7 +143,9 @@ def _read_layout(cursor: Cursor, who: str) -> tuple[BlockType, tuple[int, ...], 
     return block_type, shape, offset
 
 
-def require_shape(block_type: BlockType, shape: tuple[int, ...], *, where: str) -> None:
+def require_shape(
+    block_type: BlockType | ListedType, shape: tuple[int, ...], *, where: str
+) -> None:
     """Refuse a row-major shape that is empty, overflows, or breaks a block in two.
 
     Raises:
@@ -188,15 +172,15 @@ def require_shape(block_type: BlockType, shape: tuple[int, ...], *, where: str) 
 
 
 def _unknown_type(type_id: int, where: str) -> UnknownDtypeError:
-    known = ", ".join(f"{number} ({kind.label})" for number, kind in _READABLE.items())
-    name = _UNREADABLE.get(type_id)
+    known = ", ".join(f"{number} ({kind.label})" for number, kind in sorted(_KNOWN.items()))
+    is_dropped = type_id in _DROPPED
     return UnknownDtypeError(
-        "a tensor has a type that cannot be decoded",
+        "a tensor has a type that is not known",
         where=where,
         expected=f"one of the ggml types {known}",
-        found=f"{type_id} ({name})" if name else f"{type_id}, which is no ggml type we know",
-        hint="quantize the model again to one of these types"
-        if name
+        found=f"{type_id}, which ggml dropped" if is_dropped else f"{type_id}",
+        hint="convert the model again with a current llama.cpp"
+        if is_dropped
         else "the file is damaged, or newer than this program: fetch it again",
     )
 

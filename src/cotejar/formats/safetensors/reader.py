@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from cotejar.errors import MissingFileError, MissingTensorError, SplitFileError
-from cotejar.formats.mapped_file import open_mapped
+from cotejar.errors import MissingFileError, SplitFileError
+from cotejar.formats.mapped_file import Closing, open_mapped
+from cotejar.formats.model_file import require_tensor
 from cotejar.formats.safetensors.folder import (
     INDEX_FILE,
     find_model_folder,
@@ -30,8 +31,6 @@ from cotejar.formats.safetensors.header import METADATA_KEY, read_header
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
     import numpy as np
     from jaxtyping import UInt8
@@ -90,7 +89,7 @@ def find_side_files(folder: Path) -> tuple[Path, ...]:
     return tuple(path for path in paths if path.is_file())
 
 
-class SafetensorsFile:
+class SafetensorsFile(Closing):
     """Opened safetensors, in one file or many; a `ModelFile`."""
 
     format = "safetensors"
@@ -119,32 +118,13 @@ class SafetensorsFile:
         Raises:
             MissingTensorError: the model has no tensor of that name.
         """
-        entry = self.tensors.get(name)
-        if entry is None:
-            raise MissingTensorError(
-                f"there is no tensor {name!r}",
-                where=str(self.path),
-                expected=f"one of its {len(self.tensors)} tensors",
-                found=f"{name!r}",
-                hint=f"`apr tensors {self.path}` lists them",
-            )
+        entry = require_tensor(self.tensors, name, self.path)
         return self._parts[entry.part_index].array(entry.offset_bytes, entry.num_bytes)
 
     def close(self) -> None:
         """Unmap the files. Arrays handed out stay valid until they are dropped."""
         for part in self._parts:
             part.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
