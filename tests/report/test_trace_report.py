@@ -44,7 +44,11 @@ def make_trace(
     return ForwardTrace(
         engine=EngineInfo(name="native", build="cotejar 0.1.0", numerics="q8"),
         model=ModelInfo(
-            name="m.gguf", format="gguf", architecture="llama", fingerprint="sha256:12ab"
+            name="m.gguf",
+            format="gguf",
+            architecture="llama",
+            fingerprint="sha256:12ab",
+            product_types=("F16", "F32"),
         ),
         config={"num_layers": 12, "hidden_size": 2, "vocab_size": 2, "rope_theta": 10000.0},
         token_ids=(7, 8),
@@ -78,6 +82,7 @@ def test_the_whole_text() -> None:
         "Format: gguf   Model: m.gguf",
         "Weights: sha256:12ab",
         "Engine: native+q8  (cotejar 0.1.0)",
+        "Products: weights in F16, F32; activations in f16",
         "Test prompt: Hi\\n",
         "Encoded tokens: [7, 8]",
         "",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,12 +25,14 @@ from cotejar.trace.forward_trace import (
     Scope,
     TraceRecorder,
 )
+from cotejar.trace.recorded_arrays import RecordedArrays
 from cotejar.trace.stats import ActivationStats
 from cotejar.trace.trace_file import read_trace, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+    from cotejar.formats.mapped_file import MappedFile
 
 NAME = "layer.0.ffn_gate"
 
@@ -189,13 +193,13 @@ def test_values_too_large_to_square_are_read(path: Path) -> None:
 def test_the_file_is_opened_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trace of a real model has hundreds of arrays; a header is parsed at each opening."""
     opened = []
-    real = recorded_arrays.safe_open
+    real = recorded_arrays.open_mapped
 
-    def counting(*args: object, **settings: object) -> object:
-        opened.append(args)
-        return real(*args, **settings)
+    def counting(path: Path) -> MappedFile:
+        opened.append(path)
+        return real(path)
 
-    monkeypatch.setattr(recorded_arrays, "safe_open", counting)
+    monkeypatch.setattr(recorded_arrays, "open_mapped", counting)
     values = np.ones((2, 3))
     write_trace(path, make_trace(values, values))
 
@@ -204,3 +208,70 @@ def test_the_file_is_opened_once(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_array_equal(arrays[NAME], values)
 
     assert (len(opened), list(arrays), len(arrays)) == (1, [NAME], 1)
+
+
+def test_an_array_is_held_against_its_statistics_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A diagnosis reads an array several times, and its statistics cost more than it does."""
+    measured = []
+    real = recorded_arrays.measure_stats
+
+    def counting(values: np.ndarray) -> ActivationStats:
+        measured.append(values)
+        return real(values)
+
+    values = np.ones((2, 3))
+    write_trace(path, make_trace(values, values))
+    arrays = read_trace(path).arrays
+    monkeypatch.setattr(recorded_arrays, "measure_stats", counting)
+
+    assert NAME in arrays
+    assert "layer.0.ffn_up" not in arrays
+    assert measured == []
+    for _ in range(3):
+        np.testing.assert_array_equal(arrays[NAME], values)
+    assert len(measured) == 2  # all tokens, and the last
+
+
+def test_a_file_that_has_become_shorter_is_refused(path: Path) -> None:
+    values = np.ones((2, 3))
+    write_trace(path, make_trace(values, values))
+    arrays = read_trace(path).arrays
+    os.truncate(path, path.stat().st_size - 2 * 9 * 8 - 1)  # the statistics, and one byte
+
+    with pytest.raises(TraceError, match="expected  48 bytes\n  found     the file ends after"):
+        arrays[NAME]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists them there")
+def test_the_file_is_closed_with_the_trace(path: Path) -> None:
+    values = np.ones((2, 3))
+    write_trace(path, make_trace(values, values))
+
+    def is_open() -> bool:
+        return any(
+            f.readlink() == path for f in Path("/proc/self/fd").iterdir() if f.is_symlink()
+        )
+
+    trace = read_trace(path)
+    assert is_open()
+    del trace
+    assert not is_open()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff" * 16,
+        (2).to_bytes(8, "little") + b"{}",
+        (9).to_bytes(8, "little") + b"not JSON!",
+    ],
+)
+def test_a_file_that_is_another_by_now_is_refused(path: Path, data: bytes) -> None:
+    values = np.ones((2, 3))
+    records = make_trace(values, values).sites
+    path.write_bytes(data)
+
+    with pytest.raises(TraceError, match="an array of the trace is not what its statistics"):
+        RecordedArrays(path, records, ddof=1)

@@ -67,7 +67,11 @@ def make_trace(*, scopes: tuple[Scope, ...] = BOTH_SCOPES, seed: int = 0) -> For
     return ForwardTrace(
         engine=EngineInfo(name="native", build="cotejar 0.1.0", numerics="q8"),
         model=ModelInfo(
-            name="tiny.gguf", format="gguf", architecture="llama", fingerprint="sha256:12ab"
+            name="tiny.gguf",
+            format="gguf",
+            architecture="llama",
+            fingerprint="sha256:12ab",
+            product_types=("Q4_K", "Q6_K"),
         ),
         config={"num_layers": 2, "rms_eps": 1e-5, "rope_frequency_divisors": (1.0, 8.0)},
         token_ids=(3838, 374, 220, 17, 30),
@@ -368,6 +372,12 @@ HOSTILE: dict[str, tuple[Callable[[Manifest, Tensors], object], str, str, str]] 
         "embed.shape",
         "1 tokens",
         "(5, 8)",
+    ),
+    "a type of a product that is a number": (
+        put("model", "product_types", value=["F16", 1]),
+        "model.product_types",
+        "names of block types",
+        "['F16', 1]",
     ),
     "slots a text": (
         put("not_observed", value="attn_context"),
@@ -699,6 +709,7 @@ def foreign(path: Path, *left_out: str, site: dict[str, Any] | None = None) -> F
 def test_statistics_that_are_left_out_are_taken_of_the_arrays(path: Path) -> None:
     trace = foreign(path)
 
+    assert trace.model.product_types == ()
     (scope,) = trace.sites["embed"].stats
     stats = trace.sites["embed"].stats[scope]
     assert (scope, stats.count, stats.zero_count) == (Scope.ALL, 12, 1)

@@ -41,6 +41,11 @@ def trace_lines(result: TraceResult, *, brief: bool = False) -> Iterator[str]:
     yield visible(
         f"Engine: {trace.engine.name}+{trace.engine.numerics}  ({trace.engine.build})"
     )
+    if trace.model.product_types:
+        yield visible(
+            f"Products: weights in {', '.join(trace.model.product_types)}; activations in "
+            f"{trace.products}"
+        )
     if model is not None:
         yield from architecture_lines(model.declared.config)
     prompt = "(token ids)" if trace.prompt is None else visible(trace.prompt)
@@ -138,7 +143,14 @@ def top_logits(
 
 
 def _tokens_text(trace: ForwardTrace) -> str:
-    return f"{len(trace.token_ids) or 'an unknown number of'} tokens"
+    return f"{len(trace.token_ids) or 'an unknown number of'} tokens{steps_text(trace)}"
+
+
+def steps_text(trace: ForwardTrace) -> str:
+    """How they were fed, where that was not all at once: behind a number of tokens."""
+    if not trace.num_steps:
+        return ""
+    return f", the last {trace.num_steps} one at a time through the KV cache"
 
 
 def _summary_lines(trace: ForwardTrace) -> Iterator[str]:

@@ -86,6 +86,12 @@ class ModelInfo:
     architecture: str
     fingerprint: str
     """Of the weights, the same for every container that holds them; `sha256:...`."""
+    product_types: tuple[str, ...] = ()
+    """Block types of the weights in its matrix products: `Q4_K`; empty where nobody says."""
+
+
+_ROUNDED_TO = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_COARSEST_FIRST = ("q8", "bf16", "f16", "f32")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +195,9 @@ class ForwardTrace:
     positions: tuple[int, ...]
     prompt: str | None
     """The text that the ids came from, where there was one."""
+    passes: tuple[int, ...] = ()
+    """How many tokens each pass took, in order: (4, 1, 1) are 4 at once and then 2 that each
+    read those before it from the KV cache. Empty where a recorded trace does not say."""
     sites: Mapping[str, SiteRecord]
     """By name, in the order of the forward pass."""
     arrays: Mapping[str, Float[np.ndarray, "T W"]] = field(default_factory=dict)
@@ -200,11 +209,34 @@ class ForwardTrace:
     host: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def arithmetic(self) -> tuple[EngineInfo, Mapping[str, str]] | None:
+    def arithmetic(self) -> tuple[EngineInfo, Mapping[str, str], tuple[int, ...]] | None:
         """What decides the bits; None where a recorded trace does not say all of it."""
         engine = self.engine
         parts = (engine.name, engine.build, engine.numerics, engine.device)
-        return None if UNKNOWN in parts or not self.host else (engine, self.host)
+        passes = self.passes or (len(self.token_ids),)
+        return None if UNKNOWN in parts or not self.host else (engine, self.host, passes)
+
+    @property
+    def products(self) -> str:
+        """What the matrix products round activations to: `q8`, `bf16`, `f16` or `f32`.
+
+        In the numerics `q8` that is as the weight has it, in ggml and here: blocks of 8 bits
+        over quantised weights, and over those in floats their own type. The coarsest of a
+        model's counts; `q8` where its types are not known. Of other numerics, their name.
+        """
+        name = self.engine.numerics.partition("-")[0]
+        if name != "q8" or not self.model.product_types:
+            return name
+        rounded = {_ROUNDED_TO.get(label, name) for label in self.model.product_types}
+        return next(kind for kind in _COARSEST_FIRST if kind in rounded)
+
+    @property
+    def num_steps(self) -> int:
+        """Tokens, the last ones, that were fed one at a time after the first pass."""
+        steps = 0
+        while steps < len(self.passes) - 1 and self.passes[-1 - steps] == 1:
+            steps += 1
+        return steps
 
     @property
     def num_layers(self) -> int:
@@ -261,6 +293,11 @@ class TraceRecorder:
         if self._capture.wants_array(site):
             arranged_TW = values_TW if arrange is None else arrange(values_TW)
             self.arrays[str(site)] = np.array(arranged_TW, copy=True)
+
+    @property
+    def wants_arrays(self) -> bool:
+        """Is any array kept?"""
+        return bool(self._capture.array_slots)
 
     def takes_moments(self, slots: Sequence[str]) -> bool:
         """May these slots come by `record_moments`: no array, all positions?"""

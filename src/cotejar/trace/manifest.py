@@ -56,11 +56,13 @@ def make_manifest(trace: ForwardTrace) -> dict[str, object]:
             "format": trace.model.format,
             "architecture": trace.model.architecture,
             "fingerprint": trace.model.fingerprint,
+            "product_types": list(trace.model.product_types),
         },
         "config": dict(trace.config),
         "token_ids": list(trace.token_ids),
         "positions": list(trace.positions),
         "prompt": trace.prompt,
+        "passes": list(trace.passes),
         "not_observed": sorted(trace.not_observed),
         "ddof": trace.ddof,
         "host": dict(trace.host),
@@ -135,11 +137,18 @@ class ManifestReader:
         model = self.get(manifest, "model", dict, default={})
         return ModelInfo(
             fingerprint=self.get(model, "fingerprint", str, "model.", default=""),
+            product_types=self._product_types(model),
             **{
                 key: self.get(model, key, str, "model.", default=UNKNOWN)
                 for key in ("name", "format", "architecture")
             },
         )
+
+    def _product_types(self, model: dict[str, Any]) -> tuple[str, ...]:
+        labels = self.get(model, "product_types", list, "model.", default=[])
+        if not all(isinstance(label, str) for label in labels):
+            self.fail("model.product_types", "names of block types", labels)
+        return tuple(labels)
 
     def slots(self, manifest: dict[str, Any]) -> frozenset[str]:
         """The slots that the engine cannot observe."""
@@ -154,6 +163,13 @@ class ManifestReader:
         if not all(type(v) is int and 0 <= v < 1 << 31 for v in values):
             self.fail(key, "whole numbers in 0..2147483647", values)
         return tuple(values)
+
+    def passes(self, manifest: dict[str, Any], num_tokens: int) -> tuple[int, ...]:
+        """Tokens of each pass; of what is left out, none."""
+        passes = self.integers(manifest, "passes")
+        if passes and (0 in passes or sum(passes) != num_tokens):
+            self.fail("passes", f"numbers above 0 that sum to {num_tokens} tokens", passes)
+        return passes
 
     def ddof(self, manifest: dict[str, Any]) -> int | None:
         """None where it is left out."""

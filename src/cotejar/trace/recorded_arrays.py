@@ -1,24 +1,40 @@
-"""The arrays of a trace file: read when asked for, and held against their statistics then."""
+"""The arrays of a trace file: read when asked for, and held against their statistics then.
+
+The file is read, not mapped: pages of a mapping count as memory of whoever reads them, and a
+trace may be larger than what a comparison of it may take.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from cotejar.errors import TraceError
+from cotejar.errors import TraceError, TruncatedError
+from cotejar.formats.mapped_file import open_error, open_mapped
 from cotejar.trace.forward_trace import Scope
 from cotejar.trace.stats import ActivationStats, measure_stats
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cotejar.formats.mapped_file import MappedFile
     from cotejar.trace.forward_trace import SiteRecord
 
 RERECORD_HINT = "record it again with `apr trace MODEL --payload -o run.trace`"
+
+
+_LENGTH_BYTES = 8
+"""Of the header's length, at the beginning of the file; the data follow the header."""
+
+_DTYPES = {
+    name: np.dtype(code) for name, code in (("F64", "<f8"), ("F32", "<f4"), ("F16", "<f2"))
+}
 
 
 class RecordedArrays(Mapping[str, np.ndarray]):
@@ -27,22 +43,55 @@ class RecordedArrays(Mapping[str, np.ndarray]):
     def __init__(
         self, path: Path, records: Mapping[str, SiteRecord], *, ddof: int | None
     ) -> None:
+        """Open the file, which the safetensors library has read and found whole.
+
+        Raises:
+            FileError: it cannot be read any more.
+            TraceError: its header is another by now.
+        """
         self._path = path
         self._records = records
         self._ddof = ddof
-        self._file = safe_open(path, framework="numpy")
+        try:
+            with open_mapped(path) as mapped:
+                self._places = _read_places(mapped, records)
+        except (KeyError, TypeError, ValueError, TruncatedError) as error:
+            self._fail("header", "the places of the arrays", repr(error))
+        try:
+            # As in `open_mapped`: should a pipe take the file's place just now, nobody waits.
+            self._handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise open_error(path, error) from error
+        weakref.finalize(self, os.close, self._handle)
+        self._checked: set[str] = set()
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Read one array.
+        """Read one array; it is held against its statistics the first time.
 
         Raises:
             TraceError: the array is not the one that the statistics were taken of.
         """
         record = self._records[name]
-        try:
-            array: np.ndarray = self._file.get_tensor(name)  # type: ignore[no-untyped-call]  # its stub is untyped
-        except SafetensorError as error:
-            self._fail(name, "an array that can be read", str(error))
+        begin, end, dtype = self._places[name]
+        if end - begin != math.prod(record.shape) * dtype.itemsize:
+            self._fail(name, f"{record.shape} of {dtype}", f"{end - begin} bytes")
+        array = np.empty(record.shape, dtype)
+        self._read_into(name, begin, array.reshape(-1).view(np.uint8).data)
+        if name not in self._checked:
+            self._check(name, record, array)
+            self._checked.add(name)
+        return array
+
+    def _read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer from that byte of the file on; several threads may do so."""
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._handle, [buffer[done:]], offset + done)
+            if count == 0:
+                self._fail(name, f"{len(buffer)} bytes", f"the file ends after {done}")
+            done += count
+
+    def _check(self, name: str, record: SiteRecord, array: np.ndarray) -> None:
         for scope, recorded in record.stats.items():
             measured = measure_stats(array[-1:] if scope is Scope.LAST else array)
             if not _same_stats(recorded, measured, array.dtype, self._ddof):
@@ -51,7 +100,9 @@ class RecordedArrays(Mapping[str, np.ndarray]):
                     f"an array with the recorded statistics: {_brief(recorded)}",
                     f"{_brief(measured)} ({scope.value})",
                 )
-        return array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._records
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
@@ -67,6 +118,20 @@ class RecordedArrays(Mapping[str, np.ndarray]):
             found=found,
             hint=RERECORD_HINT,
         )
+
+
+def _read_places(
+    mapped: MappedFile, records: Mapping[str, SiteRecord]
+) -> dict[str, tuple[int, int, np.dtype]]:
+    """First byte, end and type of each array; `formats.safetensors.header` has the layout."""
+    length = mapped.u64(0, "the header's length")
+    header = json.loads(mapped.bytes(_LENGTH_BYTES, length, "the header"))
+    start = _LENGTH_BYTES + length
+    places = {}
+    for name in records:
+        begin, end = header[name]["data_offsets"]
+        places[name] = (start + int(begin), start + int(end), _DTYPES[header[name]["dtype"]])
+    return places
 
 
 def _same_stats(

@@ -134,6 +134,7 @@ def _build(
         token_ids=token_ids,
         positions=positions,
         prompt=prompt,
+        passes=reader.passes(manifest, len(token_ids)),
         sites=in_forward_order(sites),
         arrays=RecordedArrays(path, records, ddof=ddof),
         not_observed=reader.slots(manifest),

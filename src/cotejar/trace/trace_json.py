@@ -117,6 +117,7 @@ class _Json:
             token_ids=token_ids,
             positions=reader.integers(manifest, "positions"),
             prompt=prompt,
+            passes=reader.passes(manifest, len(token_ids)),
             sites=in_forward_order(sites),
             not_observed=reader.slots(manifest) if ours else _NO_KEY,
             ddof=next(iter(ddofs)) if len(ddofs) == 1 else None,
