@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cotejar.engines import generating
 from cotejar.engines.registry import ENGINES
 from cotejar.evaluation.perplexity import measure_perplexity
-from cotejar.parity import self_check
 from cotejar.parity.compare import Plan
 from cotejar.parity.generation import GenerationRequest, Outcome, run_generation
 from cotejar.parity.self_check import check_engine
@@ -80,7 +80,7 @@ def test_a_step_that_is_off_by_a_millionth_fails(
     monkeypatch.setattr(session.TransformersSession, "append", off)
     # In this process: the defect would not reach a child.
     monkeypatch.setattr(
-        self_check,
+        generating,
         "create_engine",
         lambda name, model: TransformersEngine(model, numerics=name.numerics),
     )

@@ -6,6 +6,7 @@ on PYTHONPATH. Sound, it is the oracle under another name.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ from cotejar.trace.forward_trace import (
 )
 
 NAN = float("nan")
+HANGS = Path(os.environ["TMPDIR"], "hangs")
+"""In the child's folder, where a test can see that the moment has come."""
 
 
 class FakeEngine:
@@ -104,7 +108,11 @@ class FakeEngine:
                 print(left.pid, file=sys.stderr, flush=True)  # noqa: T201
                 os._exit(7)
             case "hang":
+                HANGS.touch()
                 time.sleep(self._seconds)
+            case "hold":  # in a library that lets no other thread of Python's run
+                HANGS.touch()
+                ctypes.PyDLL(None).sleep(int(self._seconds))
             case "raise":
                 raise RuntimeError("no memory for the cache")
             case "print":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +79,15 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def session(pid: int) -> list[str]:
+    """Every process of the session that `pid` began."""
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            stats.append(path.read_text())
+    return [stat for stat in stats if stat.rpartition(")")[2].split()[3] == str(pid)]
 
 
 def wait_until(holds: Any, seconds: float = 10) -> bool:
@@ -411,13 +420,14 @@ def test_an_altered_model_is_refused(model: LanguageModel) -> None:
 def test_closing_ends_the_child_and_its_folder(model: LanguageModel) -> None:
     engine = isolated(model)
     pid, folder = engine._child.pid, engine._child.folder
-    assert is_running(pid)
+    assert wait_until(lambda: len(session(pid)) == 2)  # and who cleans up after it
     assert folder.is_dir()
 
     engine.close()
 
     assert not is_running(pid)
     assert not folder.exists()
+    assert wait_until(lambda: not session(pid))
 
 
 def test_what_a_crashed_child_leaves_running_is_ended(model: LanguageModel) -> None:
@@ -452,32 +462,33 @@ PARENT = """
     from cotejar.trace.forward_trace import Capture
     spec = EngineSpec(name="fake", target="fake_engine:FakeEngine", numerics=("f64",))
     engine = IsolatedEngine(
-        spec, open_language_model(sys.argv[1]), numerics="f64", options={"fails": "hang"}
+        spec, open_language_model(sys.argv[1]), numerics="f64", options={"fails": sys.argv[2]}
     )
     print(engine._child.pid, engine._child.folder, flush=True)
     engine.trace([1], capture=Capture())
 """
 
 
+@pytest.mark.parametrize("fails", ["hang", "hold"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_the_child_ends_with_its_parent(model: LanguageModel, number: int) -> None:
+def test_the_child_and_its_folder_end_with_the_parent(
+    model: LanguageModel, number: int, fails: str
+) -> None:
     """Killed, it can do nothing about it; by Ctrl-C it says nothing of the child."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PARENT), str(model.file.path)],
+        [sys.executable, "-c", textwrap.dedent(PARENT), str(model.file.path), fails],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert parent.stdout is not None
     pid, folder = parent.stdout.readline().split()
-    assert is_running(int(pid))
+    assert wait_until(Path(folder, "hangs").exists)
 
     os.kill(parent.pid, number)
     _, complaint = parent.communicate(timeout=10)
 
     assert wait_until(lambda: not is_running(int(pid)))
+    assert wait_until(lambda: not Path(folder).exists())
     assert complaint.count("KeyboardInterrupt") == (number == signal.SIGINT)
     assert not re.search("Broken|Engine.*Error", complaint)
-    if number == signal.SIGINT:
-        assert not Path(folder).exists()
-    shutil.rmtree(folder, ignore_errors=True)  # killed at once, both leave it behind

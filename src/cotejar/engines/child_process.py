@@ -2,11 +2,11 @@
 
 Requests and answers are JSON, one a line, on the child's stdin and stdout; what else a
 library prints goes to its stderr, whose last lines tell why it ended. Data too long for a
-line lie in files in a private folder. `cotejar.engines.worker` is the other end.
+line lie in files in a private folder. `cotejar.engines.child` is the other end.
 
-The child never outlives this process: it ends when its stdin closes, which the system does
-however this process ends. It is in a session of its own, so that Ctrl-C reaches this process
-alone, which then ends it.
+Neither the child nor its folder outlives this process: they end when its stdin closes, which
+the system does however this process ends. The child is in a session of its own, so that
+Ctrl-C reaches this process alone, which then ends it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import weakref
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cotejar.engines.child import FOLDER_PREFIX
 from cotejar.errors import (
     EngineCrashError,
     EngineError,
@@ -46,8 +46,6 @@ _STREAMS = {
     "stdout": selectors.EVENT_READ,
     "stderr": selectors.EVENT_READ,
 }
-DIE_WITH_PARENT = "--die-with-parent"
-FOLDER_PREFIX = "cotejar-engine-"
 
 
 class ChildProcess:
@@ -267,7 +265,7 @@ def timeout_from_environment() -> float | None:
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", "-m", "cotejar.engines.worker", *_arguments()],
+        [sys.executable, "-P", "-m", "cotejar.engines.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -289,12 +287,6 @@ def _environment(folder: Path) -> dict[str, str]:
         # ggml's abort handler would start a debugger.
         "GGML_NO_BACKTRACE": "1",
     }
-
-
-def _arguments() -> list[str]:
-    """Linux ends a child with the *thread* that started it: good for the main one only."""
-    is_main = threading.current_thread() is threading.main_thread()
-    return [DIE_WITH_PARENT] if is_main and sys.platform == "linux" else []
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -106,6 +106,17 @@ class IsolatedEngine:
         Raises:
             EngineError: it failed, or what it sent is not what was asked for.
         """
+        return self.trace_steps(token_ids, num_steps=0, capture=capture, prompt=prompt)
+
+    def trace_steps(
+        self,
+        token_ids: Sequence[int],
+        *,
+        num_steps: int,
+        capture: Capture,
+        prompt: str | None = None,
+    ) -> ForwardTrace:
+        """The same, the last `num_steps` tokens one at a time over the engine's KV cache."""
         self.check_ids(token_ids, num_before=0)
         path = self.new_path("trace")
         self.ask(
@@ -113,6 +124,7 @@ class IsolatedEngine:
                 "do": "trace",
                 "token_ids": list(map(int, token_ids)),
                 "prompt": prompt,
+                "num_steps": num_steps,
                 "scopes": [scope.value for scope in capture.scopes],
                 "slots": sorted(capture.array_slots),
                 "layers": None if capture.layers is None else sorted(capture.layers),
@@ -142,6 +154,7 @@ class IsolatedEngine:
             info=self.info,
             config=self.model.declared.config,
             token_ids=token_ids,
+            num_steps=num_steps,
             capture=capture,
         )
         return trace

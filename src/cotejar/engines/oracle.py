@@ -26,6 +26,7 @@ import numpy as np
 import cotejar
 from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.tracing import finish_trace
+from cotejar.formats.mapped_file import release_pages
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
 
@@ -89,6 +90,7 @@ def forward(
 
     for layer in range(config.num_layers):
         hidden_TD = run_layer(model, layer, hidden_TD, recorder)
+        release_pages(weights[layer_tensor(layer, "mlp.down_proj.weight")].raw)
 
     hidden_TD = rms_norm(hidden_TD, decode_vector(weights[FINAL_NORM]), config.rms_eps)
     recorder.record("final_norm", hidden_TD, None)

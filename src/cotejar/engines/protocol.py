@@ -32,6 +32,26 @@ class Engine(Protocol):
         """
 
 
+class SteppingEngine(Engine, Protocol):
+    """An engine that can also trace what it computes from its KV cache."""
+
+    def trace_steps(
+        self,
+        token_ids: Sequence[int],
+        *,
+        num_steps: int,
+        capture: Capture,
+        prompt: str | None = None,
+    ) -> ForwardTrace:
+        """Run all but the last `num_steps` tokens in one pass, then those one at a time.
+
+        The trace has the sites and rows of `trace`, and its `passes` say how it was taken.
+
+        Raises:
+            EmptyPromptError, TokenIdError, ContextLengthError: as `trace`.
+        """
+
+
 class GeneratingEngine(Engine, Protocol):
     """An engine that can also continue a text."""
 

@@ -43,6 +43,8 @@ class EngineSpec:
     devices: tuple[str, ...] = ("cpu",)
     generates: bool = False
     """Can it continue a text, or only trace one?"""
+    steps: bool = False
+    """Can it trace tokens that are fed one at a time, over its KV cache?"""
     isolated: bool = False
     """Does it run in a process of its own, so that a crash of it takes nothing along?"""
     extra: str | None = None
@@ -61,6 +63,7 @@ ENGINES = {
             target="cotejar.engines.native.engine:NativeEngine",
             numerics=("q8", "f32", "q8-kvf16", "q8-kvq8", "f32-kvf16", "f32-kvq8"),
             generates=True,
+            steps=True,
         ),
         EngineSpec(
             name="oracle",
@@ -72,6 +75,7 @@ ENGINES = {
             target="cotejar.engines.llamacpp.engine:LlamaCppEngine",
             numerics=("q8-kvf16", "q8-kvf16-flash", "q8"),
             generates=True,
+            steps=True,
             isolated=True,
             extra="llamacpp",
             packages=("llama_cpp",),
@@ -82,6 +86,7 @@ ENGINES = {
             target="cotejar.engines.transformers.engine:TransformersEngine",
             numerics=("f32", "f64", "bf16"),
             generates=True,
+            steps=True,
             isolated=True,
             extra="transformers",
             packages=("torch", "transformers"),
@@ -162,6 +167,11 @@ def find_engine(name: str) -> EngineSpec | None:
     from cotejar.engines.plugins import find_plugin  # which imports this module
 
     return find_plugin(name)
+
+
+def stepping_engines() -> tuple[str, ...]:
+    """Those of ours that can trace tokens fed one at a time."""
+    return tuple(spec.name for spec in ENGINES.values() if spec.steps)
 
 
 def _plugin_names() -> tuple[str, ...]:

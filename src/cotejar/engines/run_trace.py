@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from cotejar.engines.registry import create_engine, parse_engine_name
+from cotejar.engines.registry import (
+    create_engine,
+    find_engine,
+    parse_engine_name,
+    stepping_engines,
+)
+from cotejar.engines.steps import choose_steps
 from cotejar.errors import EmptyPromptError, UsageError
 from cotejar.model.language_model import LanguageModel, open_language_model
 from cotejar.trace.recorded_trace import read_recorded_trace
@@ -15,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
+    from cotejar.engines.protocol import SteppingEngine
+    from cotejar.engines.registry import EngineName
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 
 DEFAULT_PROMPT = "What is 2+2?"
@@ -31,6 +39,8 @@ class TraceRequest:
     token_ids: tuple[int, ...] = ()
     """Neither given: `DEFAULT_PROMPT`."""
     capture: Capture
+    decode: int | None = None
+    """How many tokens to feed one at a time; see `choose_steps`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +98,37 @@ def run_trace(request: TraceRequest) -> TraceResult:
     # A reader wants the best predictions, a file only what was asked for.
     asked = request.capture
     capture = replace(asked, array_slots=asked.array_slots | {LOGITS})
-    trace = create_engine(name, model).trace(ids, capture=capture, prompt=prompt)
+    trace = _run(request, name, model, ids, capture, prompt)
     last_logits = trace.arrays[LOGITS][-1].copy()
     if LOGITS not in asked.array_slots:
         kept = {site: array for site, array in trace.arrays.items() if site != LOGITS}
         trace = replace(trace, arrays=kept)
     return TraceResult(trace=trace, model=model, last_logits=last_logits)
+
+
+def _run(
+    request: TraceRequest,
+    name: EngineName,
+    model: LanguageModel,
+    ids: list[int],
+    capture: Capture,
+    prompt: str | None,
+) -> ForwardTrace:
+    steps = choose_steps(request.decode, len(ids))
+    spec = find_engine(name.engine)
+    if steps and not (spec and spec.steps):
+        raise UsageError(
+            f"the engine {name.engine} feeds all tokens at once",
+            where="--decode",
+            expected=f"an engine of {', '.join(stepping_engines())}",
+            found=name.engine,
+            hint="leave --decode out: the rows of one pass are the same",
+        )
+    engine = create_engine(name, model)
+    if steps:
+        stepping = cast("SteppingEngine", engine)
+        return stepping.trace_steps(ids, num_steps=steps, capture=capture, prompt=prompt)
+    return engine.trace(ids, capture=capture, prompt=prompt)
 
 
 def _read_recorded(request: TraceRequest, path: Path) -> TraceResult:

@@ -28,6 +28,7 @@ def check_trace(
     info: EngineInfo,
     config: DecoderConfig,
     token_ids: Sequence[int],
+    num_steps: int = 0,
     capture: Capture,
 ) -> None:
     """Refuse a trace that is not of this run.
@@ -37,6 +38,7 @@ def check_trace(
     """
     differences = (
         *_of_the_run(trace, spec, info, token_ids),
+        *_of_the_steps(trace, num_steps),
         *_missing_sites(trace, spec, config, capture),
         *(d for r in trace.sites.values() for d in _of_a_site(r, trace, config, capture)),
         *_missing_arrays(trace, capture),
@@ -82,6 +84,13 @@ def _of_the_run(
     if not trace.not_observed <= spec.not_observed:
         more = ", ".join(sorted(trace.not_observed - spec.not_observed))
         yield "what it says it cannot observe", "no more than its spec says", more
+
+
+def _of_the_steps(trace: ForwardTrace, num_steps: int) -> Iterator[Difference]:
+    """A trace that says nothing of its passes is of one, as `trace` has to make it."""
+    if trace.num_steps < num_steps:
+        expected = f"the last {num_steps} tokens one at a time"
+        yield "its passes", expected, str(list(trace.passes))[:80]
 
 
 def _missing_sites(

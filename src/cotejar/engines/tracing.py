@@ -32,6 +32,7 @@ def finish_trace(
     token_ids: Sequence[int],
     prompt: str | None,
     not_observed: frozenset[str] = frozenset(),
+    passes: Sequence[int] = (),
 ) -> ForwardTrace:
     """Join a recorder's sites with who ran what; positions count from 0.
 
@@ -42,6 +43,7 @@ def finish_trace(
         token_ids: the ids that were run.
         prompt: the text that they came from, where there was one.
         not_observed: slots that the engine cannot observe.
+        passes: how many tokens each pass took; none for one pass over all.
     """
     declared = model.declared.config
     return ForwardTrace(
@@ -51,16 +53,24 @@ def finish_trace(
             format=model.file.format,
             architecture=declared.architecture,
             fingerprint=model.fingerprint,
+            product_types=model.product_types,
         ),
         config=declared.comparable(),
         token_ids=tuple(int(token) for token in token_ids),  # numpy's are no JSON
         positions=tuple(range(len(token_ids))),
         prompt=prompt,
+        passes=tuple(passes) or (len(token_ids),),
         sites=in_forward_order(recorder.sites),
         arrays=recorder.arrays,
         not_observed=not_observed,
         host=describe_host(),
     )
+
+
+def passes_of(num_tokens: int, num_steps: int) -> tuple[int, ...]:
+    """How many tokens each pass takes: all but the last `num_steps` at once, then one each."""
+    first = num_tokens - num_steps
+    return (*([first] if first > 0 else []), *([1] * num_steps))
 
 
 def join_recorders(parts: Sequence[TraceRecorder], capture: Capture) -> TraceRecorder:

@@ -1,11 +1,9 @@
-"""The other end of `child_process`: runs one engine on one model, request by request.
-
-    python -m cotejar.engines.worker
+"""What a child process does: runs one engine on one model, request by request.
 
 | `do` | with | the answer |
 | --- | --- | --- |
 | `open` | `target` `path` `numerics` `options` | `build`, `device` |
-| `trace` | `token_ids` `prompt` `scopes` `slots` `layers` `out` | a trace file at `out` |
+| `trace` | `token_ids` `num_steps` `prompt` `scopes` `slots` `layers` `out` | a trace file |
 | `start` | | `session` |
 | `append` | `session` `token_ids` `out` | `num_tokens` `dtype`; raw logits at `out` |
 | `append_all` | the same | the same, logits after each of the tokens |
@@ -20,32 +18,27 @@ our errors, or a `failure`, what any other exception said.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
 import queue
-import shutil
-import signal
 import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cotejar.engines.child_process import DIE_WITH_PARENT, FOLDER_PREFIX
 from cotejar.errors import CotejarError, WriteError
 from cotejar.model.language_model import open_language_model
 from cotejar.trace.forward_trace import Capture, Scope
 from cotejar.trace.trace_file import encode_trace
 
 if TYPE_CHECKING:
-    from cotejar.engines.protocol import GeneratingEngine, Session
+    from cotejar.engines.protocol import GeneratingEngine, Session, SteppingEngine
     from cotejar.model.language_model import LanguageModel
 
-_PR_SET_PDEATHSIG = 1
 _KEPT_TRACEBACK_CHARACTERS = 2000
 
 
@@ -94,9 +87,14 @@ class Worker:
             array_slots=frozenset(request["slots"]),
             layers=None if layers is None else frozenset(layers),
         )
-        trace = self._opened().trace(
-            request["token_ids"], capture=capture, prompt=request["prompt"]
-        )
+        engine, ids, steps = self._opened(), request["token_ids"], request.get("num_steps", 0)
+        if steps:
+            stepping = cast("SteppingEngine", engine)
+            trace = stepping.trace_steps(
+                ids, num_steps=steps, capture=capture, prompt=request["prompt"]
+            )
+        else:
+            trace = engine.trace(ids, capture=capture, prompt=request["prompt"])
         _write(request["out"], encode_trace(trace))
         return {}
 
@@ -166,12 +164,10 @@ def _write(path: str, data: bytes | memoryview) -> None:
         ) from None
 
 
-def main() -> None:
-    """Answer until stdin ends."""
+def answer_requests() -> None:
+    """Answer on stdout what is asked on stdin, until that ends."""
     answers = os.fdopen(os.dup(1), "wb", 0)
     os.dup2(2, 1)  # what a library prints is no answer
-    if DIE_WITH_PARENT in sys.argv:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     # A thread of its own: the end of stdin, which is the end of the parent, is then seen
     # while an engine computes or hangs.
@@ -188,13 +184,4 @@ def _read_requests(requests: queue.SimpleQueue[bytes]) -> None:
     with open(0, "rb", closefd=False) as stdin:
         for line in stdin:
             requests.put(line)
-    # The parent is gone, or wants no more; the folder is its, and may outlive it.
-    folder = os.environ.get("TMPDIR", "")
-    if Path(folder).name.startswith(FOLDER_PREFIX):
-        with contextlib.suppress(OSError):
-            shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
+    os._exit(0)  # the parent is gone, or wants no more

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.evaluation.generating import open_generating
+from cotejar.engines.generating import open_generating
 from cotejar.evaluation.running_mean import RunningMean
 from cotejar.evaluation.saved_sums import load_sums, save_sums
 from cotejar.evaluation.text_chunks import judged_logits, log_softmax, read_chunks

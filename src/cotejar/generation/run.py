@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from cotejar.engines.registry import ENGINES, create_engine, find_engine, parse_engine_name
-from cotejar.errors import ContextLengthError, EmptyPromptError, UnknownEngineError
+from cotejar.engines.generating import require_generating
+from cotejar.engines.registry import create_engine, parse_engine_name
+from cotejar.errors import ContextLengthError, EmptyPromptError
 from cotejar.generation.generate import Generation, generate
 from cotejar.generation.grammar import GrammarConstraint
 from cotejar.generation.sampler import Sampler
@@ -62,7 +63,8 @@ def run_prompt(
         CotejarError: as opening, tokenizing and running find.
     """
     _require_prompt(request.prompt)
-    name = _generating(request.source)
+    name = parse_engine_name(request.source)
+    require_generating(name)
     model = open_language_model(name.path)
     if not request.skip_contract:
         require_plausible_weights(model)
@@ -131,23 +133,3 @@ def _require_room(model: LanguageModel, num_prompt: int, max_tokens: int) -> Non
             found=f"{num_prompt} of the prompt and up to {max_tokens} of the answer",
             hint=f"ask for at most {room}" if room > 0 else "shorten the prompt",
         )
-
-
-def _generating(source: str) -> EngineName:
-    name = parse_engine_name(source)
-    able = [spec.name for spec in ENGINES.values() if spec.generates]
-    spec = find_engine(name.engine)
-    if spec is None or not spec.generates:
-        raise UnknownEngineError(
-            "a recorded trace cannot be continued"
-            if name.is_recorded
-            else f"{name.engine} traces, but does not generate",
-            where=source,
-            expected=", ".join(able),
-            found=name.engine,
-            hint="name the model that it was recorded of; "
-            f"`apr trace recorded:{name.path}` shows which"
-            if name.is_recorded
-            else f"for example native:{name.path}",
-        )
-    return name

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.engines.registry import ENGINES, find_engine
+from cotejar.engines.generating import require_generating
 from cotejar.engines.run_trace import DEFAULT_PROMPT, require_text
 from cotejar.errors import ContextLengthError, UsageError
 from cotejar.parity.compare import Comparison, Plan, compare_traces
@@ -186,7 +186,8 @@ def run_generation(
     """Generate from every prompt on both sides and judge every step.
 
     Raises:
-        UsageError: a side that cannot continue a text, or fewer than 1 token.
+        UnknownEngineError: a side that cannot continue a text.
+        UsageError: fewer than 1 token.
         CotejarError: as opening and running find.
     """
     if request.max_tokens < 1:
@@ -202,7 +203,7 @@ def run_generation(
     on_progress(f"opening {request.candidate}")
     candidate = open_side(request.candidate, fault=request.fault, beside=reference)
     for side in (reference, candidate):
-        _require_generating(side)
+        require_generating(side.name)
     found = []
     for prompt in _prompts(request):
         on_progress(f"generating after {prompt or 'the given ids'}")
@@ -367,17 +368,3 @@ def _ends(side: Side) -> frozenset[int]:
 def _text(side: Side, token_ids: Sequence[int]) -> str:
     assert side.model is not None, "a side that generates has a model"
     return side.model.tokenizer.decode(token_ids) if side.has_tokenizer else ""
-
-
-def _require_generating(side: Side) -> None:
-    spec = None if side.recorded is not None else find_engine(side.name.engine)
-    if spec is not None and spec.generates:
-        return
-    able = ", ".join(spec.name for spec in ENGINES.values() if spec.generates)
-    raise UsageError(
-        f"{side.name.engine} cannot continue a text",
-        where=f"{side.name.engine}:{side.name.path}",
-        expected=able,
-        found=side.name.engine,
-        hint=f"for example native:{side.name.path}",
-    )

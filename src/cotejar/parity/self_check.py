@@ -10,20 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.engines.generating import open_generating
 from cotejar.engines.native.engine import NativeEngine
-from cotejar.engines.registry import (
-    ENGINES,
-    create_engine,
-    find_engine,
-    parse_engine_name,
-)
 from cotejar.errors import ContextLengthError, UsageError
 from cotejar.kernels.instruction_set import num_threads, use_threads
-from cotejar.model.language_model import open_language_model
 from cotejar.parity.metrics import measure_distance
 from cotejar.parity.self_noise import self_limit
 from cotejar.trace.forward_trace import Capture, Scope
@@ -110,21 +104,11 @@ def check_engine(
         on_row: hears each row's title before it runs.
 
     Raises:
-        UsageError: an engine that cannot continue a text, or fewer than `MIN_TOKENS` tokens.
+        UnknownEngineError: an engine that cannot continue a text.
+        UsageError: fewer than `MIN_TOKENS` tokens.
         CotejarError: as opening and running find.
     """
-    name = parse_engine_name(source)
-    spec = find_engine(name.engine)
-    if spec is None or not spec.generates:
-        able = ", ".join(spec.name for spec in ENGINES.values() if spec.generates)
-        raise UsageError(
-            f"{name.engine} cannot continue a text",
-            where=source,
-            expected=able,
-            found=name.engine,
-            hint=f"for example native:{name.path}",
-        )
-    model = open_language_model(name.path)
+    name, model, engine = open_generating(source)
     ids = list(token_ids) or model.tokenizer.encode(TEXT if prompt is None else prompt)
     if len(ids) < MIN_TOKENS:
         raise UsageError(
@@ -134,7 +118,6 @@ def check_engine(
             found=f"{len(ids)} tokens",
             hint="leave it out for a text of every kind",
         )
-    engine = cast("GeneratingEngine", create_engine(name, model))
     judged_limit, origin = self_limit(name.engine, name.numerics)
     if limit is not None:
         judged_limit, origin = limit, "given"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cotejar.cli.decode_option import decode_option
 from cotejar.cli.token_ids import ids
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--payload", is_flag=True, help="Run the model; without it, metadata only.")
 @click.option("-p", "--prompt", help='The text to run.  [default: "What is 2+2?"]')
 @click.option("--tokens", type=ids, default=(), help="Token ids instead: 1,2,3.")
+@decode_option
 @click.option("--layer", metavar="N|A..B", help="Only these layers.")
 @click.option(
     "--scope",
@@ -38,6 +40,7 @@ def trace(
     model: str,
     prompt: str | None,
     tokens: tuple[int, ...],
+    decode: int | None,
     layer: str | None,
     scope: str | None,
     capture: str | None,
@@ -56,6 +59,7 @@ def trace(
     \b
     apr trace demo:smollm2 --payload --prompt "What is 2+2?"
     apr trace oracle:model.apr --capture all -o run.trace
+    apr trace m.gguf --capture all -o run.trace --decode
 
     Exits 0 when done, 2 on bad input.
     """  # noqa: D301 - click wants the control character
@@ -63,20 +67,23 @@ def trace(
     from cotejar.engines.run_trace import TraceRequest
 
     name = parse_engine_name(model)
-    recording = any(option is not None for option in (layer, scope, capture))
+    recording = any(option is not None for option in (decode, layer, scope, capture))
     if not (payload or output is not None or name.is_recorded):
         if prompt is not None or tokens or recording:
             raise click.UsageError(
-                "--prompt, --tokens, --layer, --scope and --capture need --payload"
+                "--prompt, --tokens, --decode, --layer, --scope and --capture need --payload"
             )
         _show_metadata(name.path, as_json=as_json)
         return
     if name.is_recorded and recording:
         raise click.UsageError(
-            "--layer, --scope and --capture say what to record; a recorded trace is shown whole"
+            "--decode, --layer, --scope and --capture say what to record; a recorded trace is "
+            "shown whole"
         )
     wanted = _read_capture(name.path, layer, scope, capture)
-    request = TraceRequest(source=model, prompt=prompt, token_ids=tokens, capture=wanted)
+    request = TraceRequest(
+        source=model, prompt=prompt, token_ids=tokens, capture=wanted, decode=decode
+    )
     _show_trace(request, output, force=force, brief=brief, as_json=as_json)
 
 

@@ -95,6 +95,17 @@ class LlamaCppEngine:
             ArchitectureError: a window would cut the text, and llama.cpp runs it without.
             EngineError: llama.cpp fails, or its graph lacks a site.
         """
+        return self.trace_steps(token_ids, num_steps=0, capture=capture, prompt=prompt)
+
+    def trace_steps(
+        self,
+        token_ids: Sequence[int],
+        *,
+        num_steps: int,
+        capture: Capture,
+        prompt: str | None = None,
+    ) -> ForwardTrace:
+        """The same, the last `num_steps` tokens one at a time over the KV cache."""
         declared = self.model.declared.config
         check_token_ids(
             token_ids,
@@ -110,14 +121,14 @@ class LlamaCppEngine:
             capacity=len(token_ids),
             on_node=watch,
         )
-        recorders = []
+        recorders, passes, start = [], self._passes(len(token_ids), num_steps), 0
         try:
-            for start in range(0, len(token_ids), self._options.ubatch_tokens):
-                some = token_ids[start : start + self._options.ubatch_tokens]
+            for size in passes:
                 recorders.append(TraceRecorder(capture))
-                watch.begin(recorders[-1], len(some))
-                context.decode(some, all_logits=True)
+                watch.begin(recorders[-1], size)
+                context.decode(token_ids[start : start + size], all_logits=True)
                 watch.finish()
+                start += size
         finally:
             context.close()
         return finish_trace(
@@ -127,7 +138,14 @@ class LlamaCppEngine:
             token_ids=token_ids,
             prompt=prompt,
             not_observed=NOT_OBSERVED,
+            passes=passes,
         )
+
+    def _passes(self, num_tokens: int, num_steps: int) -> list[int]:
+        """`ubatch_tokens` at once, then one at a time."""
+        most, first = self._options.ubatch_tokens, num_tokens - num_steps
+        together = [min(most, first - start) for start in range(0, first, most)]
+        return [*together, *([1] * num_steps)]
 
     def start(self) -> LlamaCppSession:
         """Begin an empty context."""

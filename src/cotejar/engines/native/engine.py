@@ -18,7 +18,7 @@ from cotejar.engines.native.decoder import Decoder, has_decoder
 from cotejar.engines.native.fused import FusedPass
 from cotejar.engines.native.packed import PackedPass
 from cotejar.engines.protocol import check_token_ids
-from cotejar.engines.tracing import finish_trace
+from cotejar.engines.tracing import finish_trace, join_recorders, passes_of
 from cotejar.errors import UsageError
 from cotejar.kernels.products import multiply_f32, multiply_q8
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
@@ -74,6 +74,32 @@ class NativeEngine:
         _run(self._new_pass(recorder), token_ids, last_only=False)
         return finish_trace(
             recorder, engine=self.info, model=self.model, token_ids=token_ids, prompt=prompt
+        )
+
+    def trace_steps(
+        self,
+        token_ids: Sequence[int],
+        *,
+        num_steps: int,
+        capture: Capture,
+        prompt: str | None = None,
+    ) -> ForwardTrace:
+        """Run the last `num_steps` tokens one at a time over the KV cache of those before."""
+        self.check(token_ids)
+        passes = passes_of(len(token_ids), num_steps)
+        step, parts, start = self._new_pass(None), [], 0
+        for size in passes:
+            step.recorder = TraceRecorder(capture)
+            _run(step, token_ids[start : start + size], last_only=False)
+            parts.append(step.recorder)
+            start += size
+        return finish_trace(
+            join_recorders(parts, capture),
+            engine=self.info,
+            model=self.model,
+            token_ids=token_ids,
+            prompt=prompt,
+            passes=passes,
         )
 
     def with_model(self, model: LanguageModel) -> NativeEngine:

@@ -25,6 +25,7 @@ import numpy as np
 from cotejar.engines.native.activations import gelu_tanh, softcap
 from cotejar.engines.native.layer_weights import prepare_layers
 from cotejar.engines.native.rope import in_canonical_order, rope_tables
+from cotejar.formats.mapped_file import release_pages
 from cotejar.kernels import operations
 from cotejar.kernels.arrays import add_arrays
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM
@@ -77,6 +78,9 @@ class Pass:
             hidden_TD = self._join(layer, "attn", hidden_TD, branch_TD)
             branch_TD = self._feed_forward(layer, hidden_TD)
             hidden_TD = self._join(layer, "ffn", hidden_TD, branch_TD)
+            if self.recorder and self.recorder.wants_arrays:
+                # What is captured takes memory enough; the weights have been read.
+                release_pages(self._layers[layer].linears["ffn_out"][0].raw)
         self.cache.advance(len(token_ids))
 
         if last_only:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 import transformers
+from transformers import DynamicCache
 
 import cotejar
 from cotejar.engines.protocol import check_token_ids
-from cotejar.engines.tracing import finish_trace
+from cotejar.engines.tracing import finish_trace, join_recorders, passes_of
 from cotejar.engines.transformers.load import (
     ATTENTION,
     DTYPES,
@@ -64,12 +65,7 @@ class TransformersEngine:
 
         Arrays are in the type of the numerics; those of bfloat16 are held in float32.
         """
-        declared = self.model.declared.config
-        check_token_ids(
-            token_ids,
-            vocab_size=declared.vocab_size,
-            context_length=declared.context_length,
-        )
+        self._check(token_ids)
         recorder = TraceRecorder(capture)
         with arithmetic_of(DTYPES[self.info.numerics]):
             not_observed = observe(self._module, token_ids, recorder)
@@ -80,6 +76,44 @@ class TransformersEngine:
             token_ids=token_ids,
             prompt=prompt,
             not_observed=not_observed,
+        )
+
+    def trace_steps(
+        self,
+        token_ids: Sequence[int],
+        *,
+        num_steps: int,
+        capture: Capture,
+        prompt: str | None = None,
+    ) -> ForwardTrace:
+        """Run the last `num_steps` tokens one at a time over transformers' own cache."""
+        self._check(token_ids)
+        passes = passes_of(len(token_ids), num_steps)
+        cache = DynamicCache(config=self._module.config)
+        parts, start = [], 0
+        not_observed: frozenset[str] = frozenset()
+        for size in passes:
+            parts.append(TraceRecorder(capture))
+            some = token_ids[start : start + size]
+            with arithmetic_of(DTYPES[self.info.numerics]):
+                not_observed |= observe(self._module, some, parts[-1], cache=cache)
+            start += size
+        return finish_trace(
+            join_recorders(parts, capture),
+            engine=self.info,
+            model=self.model,
+            token_ids=token_ids,
+            prompt=prompt,
+            not_observed=not_observed,
+            passes=passes,
+        )
+
+    def _check(self, token_ids: Sequence[int]) -> None:
+        declared = self.model.declared.config
+        check_token_ids(
+            token_ids,
+            vocab_size=declared.vocab_size,
+            context_length=declared.context_length,
         )
 
     def start(self) -> TransformersSession:

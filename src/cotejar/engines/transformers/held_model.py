@@ -24,6 +24,7 @@ from cotejar.engines.transformers.engine import describe_build, float32_parts
 from cotejar.engines.transformers.observation import observe
 from cotejar.engines.transformers.structure import find_layers
 from cotejar.errors import ArchitectureError, MissingTensorError, UsageError
+from cotejar.formats.mapped_file import Closing
 from cotejar.formats.model_file import TensorEntry
 from cotejar.model.inventory import EMBEDDING
 from cotejar.model.language_model import Declared, LanguageModel
@@ -35,8 +36,6 @@ from cotejar.trace.forward_trace import Capture, EngineInfo, TraceRecorder, pars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from cotejar.trace.forward_trace import ForwardTrace
 
@@ -210,7 +209,7 @@ class HeldDeclared(Declared):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HeldFile:
+class HeldFile(Closing):
     """Stands where a model's file is: there is none, and the tensors are in memory."""
 
     path: Path
@@ -242,17 +241,6 @@ class HeldFile:
 
     def close(self) -> None:
         """There is nothing to close."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _describe_engine(model: Any) -> EngineInfo:

@@ -11,6 +11,7 @@ function up there, the two slots are not observed.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 import threading
 from dataclasses import replace
@@ -69,9 +70,9 @@ class Observer:
             self._join_projections(slot, layer, values_TW, tensor.dtype)
 
     def see_rotated(self, layer: int, query: Any, key: Any) -> None:
-        """Record queries and keys of (1, heads, tokens, head size)."""
+        """Record queries and keys of (1, heads, tokens, head size): the new tokens' alone."""
         for slot, value in zip(ROTATED, (query, key), strict=True):
-            self.see(slot, layer, value.transpose(1, 2))
+            self.see(slot, layer, value[:, :, -self._num_tokens :].transpose(1, 2))
 
     def finish(self) -> None:
         """Name the type of what numpy could only hold wider."""
@@ -105,6 +106,15 @@ class Observer:
             del self._projections[layer]
 
 
+def cache_arguments(model: Any, cache: Any) -> dict[str, Any]:
+    """What makes a forward read and extend a cache; without one, keep none."""
+    if cache is None:
+        return {"use_cache": False}
+    # Its name changed within transformers 5.
+    takes = inspect.signature(model.forward).parameters
+    return {"use_cache": True, "cache" if "cache" in takes else "past_key_values": cache}
+
+
 def to_array(tensor: torch.Tensor) -> np.ndarray:
     """A tensor's values in its own type; of bfloat16, which numpy lacks, in float32."""
     tensor = tensor.detach()
@@ -114,8 +124,12 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     return array
 
 
-def observe(model: Any, token_ids: Sequence[int], recorder: TraceRecorder) -> frozenset[str]:
-    """Run the tokens from position 0 in one pass; return the slots that cannot be observed.
+def observe(
+    model: Any, token_ids: Sequence[int], recorder: TraceRecorder, *, cache: Any = None
+) -> frozenset[str]:
+    """Run the tokens in one pass; return the slots that cannot be observed.
+
+    They stand from position 0 on, or after those that transformers' `cache` holds.
 
     Hooks, attention, training flags and grad mode are as before when this returns or raises.
 
@@ -127,7 +141,7 @@ def observe(model: Any, token_ids: Sequence[int], recorder: TraceRecorder) -> fr
     with _ONE_AT_A_TIME, torch.no_grad(), _evaluating(model), hooked(model, observer):
         device = model.get_input_embeddings().weight.device
         ids = torch.tensor([list(token_ids)], dtype=torch.long, device=device)
-        output = model(input_ids=ids, use_cache=False, return_dict=True)
+        output = model(input_ids=ids, return_dict=True, **cache_arguments(model, cache))
     observer.see("logits", None, getattr(output, "logits", output))
     observer.finish()
     return frozenset(slot for slot in ROTATED if slot not in observer.seen)

@@ -7,7 +7,6 @@ transformers itself derives from it.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from transformers import DynamicCache
 
 from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.transformers.load import arithmetic_of
-from cotejar.engines.transformers.observation import to_array
+from cotejar.engines.transformers.observation import cache_arguments, to_array
 from cotejar.errors import EngineDataError
 
 if TYPE_CHECKING:
@@ -39,9 +38,6 @@ class TransformersSession:
         """
         self._model, self._module = model, module
         self._cache = DynamicCache(config=module.config)
-        takes = inspect.signature(module.forward).parameters
-        self._cache_argument = "cache" if "cache" in takes else "past_key_values"
-        """Its name changed within transformers 5."""
         self.num_tokens = 0
         """Tokens in the context so far."""
 
@@ -66,10 +62,9 @@ class TransformersSession:
         with torch.no_grad(), arithmetic_of(embedding.dtype):
             output = self._module(
                 input_ids=ids,
-                use_cache=True,
                 logits_to_keep=num_rows,
                 return_dict=True,
-                **{self._cache_argument: self._cache},
+                **cache_arguments(self._module, self._cache),
             )
         logits_NV = to_array(output.logits[0])
         held = self._cache.get_seq_length()
