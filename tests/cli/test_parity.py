@@ -59,8 +59,8 @@ def test_a_model_and_its_import_pass_bit_for_bit(
 
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    assert lines[0].startswith("reference  native+q8@cpu  tiny.gguf  sha256:")
-    assert lines[1].startswith("candidate  native+q8@cpu  tiny.apr  sha256:")
+    assert lines[0].startswith("reference  native+q8@cpu (products in f32)  tiny.gguf  sha256:")
+    assert lines[1].startswith("candidate  native+q8@cpu (products in f32)  tiny.apr  sha256:")
     assert lines[2] == "prompts    1, 3 tokens"
     assert "preconditions  11 of 11 hold" in lines
     # 3 tokens x (2 layers x (9 x 96 + 3 x 32 + 160 + 4 x 160) + 2 x 96 + 320).

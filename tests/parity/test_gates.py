@@ -21,6 +21,8 @@ from cotejar.parity.gates import (
 from cotejar.trace.forward_trace import describe_host
 
 if TYPE_CHECKING:
+    from cotejar.trace.forward_trace import ForwardTrace
+
     from .conftest import TraceMaker
 
 
@@ -318,3 +320,59 @@ def test_llamacpp_against_itself_judges_what_it_observes(make_trace: TraceMaker)
 
     silent = {n for n in trace.sites if not any(g.applies_to(n) for g in gates)}
     assert silent == {"layer.0.ffn_silu_gate", "layer.1.ffn_silu_gate"}
+
+
+# --- q8 over weights in floats ---------------------------------------------------------
+
+
+def over(make: TraceMaker, labels: tuple[str, ...], engine: str = "native") -> ForwardTrace:
+    """A trace in `q8` of a model whose products have weights in these types."""
+    trace = make()
+    numerics = {"native": "q8", "llamacpp": "q8-kvf16"}[engine]
+    return replace(
+        trace,
+        engine=replace(trace.engine, name=engine, numerics=numerics),
+        model=replace(trace.model, product_types=labels),
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "engine", "noise", "origin"),
+    [
+        (("F32",), "native", "f32", "gate-noise.md"),
+        (("F16", "F32"), "native", "q8 over F16", "float-noise.md"),
+        (("BF16", "F16"), "native", "q8 over BF16", "float-noise.md"),
+        (("F16", "Q8_0"), "native", "q8", "gate-noise.md"),
+        ((), "native", "q8", "gate-noise.md"),
+        (("F32",), "llamacpp", "llama.cpp over F16", "float-noise.md"),
+        (("F16",), "llamacpp", "llama.cpp over F16", "float-noise.md"),
+        (("BF16",), "llamacpp", "llama.cpp over BF16", "float-noise.md"),
+        (("Q4_K",), "llamacpp", "llama.cpp", "gate-noise.md"),
+    ],
+)
+def test_the_noise_is_that_of_what_the_products_round_to(
+    make_trace: TraceMaker, labels: tuple[str, ...], engine: str, noise: str, origin: str
+) -> None:
+    trace = over(make_trace, labels, engine)
+    exact = replace(trace, engine=replace(trace.engine, name="oracle", numerics="f64"))
+
+    gates = {(g.metric, g.sites): g for g in default_gates(exact, trace)}
+
+    assert gates["rel_l2_median", "ffn_out"].origin.endswith(
+        f", the noise of {noise} measured in benchmarks/results/{origin}"
+    )
+    assert [n for n in trace.sites if not any(g.applies_to(n) for g in gates.values())] == []
+
+
+def test_another_numerics_has_no_use_for_the_types_of_the_weights(
+    make_trace: TraceMaker,
+) -> None:
+    trace = over(make_trace, ("F16",))
+    f32 = replace(trace, engine=replace(trace.engine, numerics="f32"))
+    kept = replace(trace, engine=replace(trace.engine, numerics="q8-kvq8"))
+
+    assert f32.products == "f32"
+    assert default_gates(replace(f32, host={"machine": "a"}), f32) == noise_gates(
+        make_trace, "f32"
+    )
+    assert default_gates(f32, kept) == ()

@@ -205,6 +205,7 @@ SIDE = {
     "engine": "native",
     "build": "cotejar 0.1.0",
     "numerics": "f32",
+    "products": "f32",
     "device": "cpu",
     "model": "tiny.gguf",
     "format": "gguf",

@@ -15,6 +15,7 @@ from math import nan
 from typing import TYPE_CHECKING
 
 from cotejar.errors import UsageError
+from cotejar.parity import float_noise
 
 if TYPE_CHECKING:
     from cotejar.trace.forward_trace import ForwardTrace
@@ -175,15 +176,19 @@ of a logit, 6e-5, since a flip takes the errors of two."""
 _KNOWN_NUMERICS = {"f64": 0, "f32": 0, "q8": 1}
 """Which column of noise a numerics of ours has."""
 _LLAMACPP, _TRANSFORMERS_F32 = 2, 3
-_COLUMN_NAMES = ("f32", "q8", "llama.cpp", "transformers f32")
+_COLUMN_NAMES = ("f32", "q8", "llama.cpp", "transformers f32", *float_noise.COLUMNS)
 
 
 def _noise_column(trace: ForwardTrace) -> int | None:
-    if trace.engine.name == "llamacpp":
-        return _LLAMACPP
-    if trace.engine.name == "transformers" and trace.engine.numerics == "f32":
+    engine, numerics = trace.engine.name, trace.engine.numerics
+    if engine == "llamacpp":
+        over_floats = float_noise.OF_LLAMACPP.get(trace.products)
+        return _COLUMN_NAMES.index(over_floats) if over_floats else _LLAMACPP
+    if engine == "transformers" and numerics == "f32":
         return _TRANSFORMERS_F32
-    return _KNOWN_NUMERICS.get(trace.engine.numerics)
+    if numerics == "q8" and trace.products in float_noise.OF_Q8:
+        return _COLUMN_NAMES.index(float_noise.OF_Q8[trace.products])
+    return _KNOWN_NUMERICS.get(numerics)
 
 
 def default_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gate, ...]:
@@ -220,12 +225,14 @@ def _noise_gates(columns: set[int]) -> tuple[Gate, ...]:
     """Of the sides' noises the larger counts, slot by slot and metric by metric."""
     gates = []
     alike = {slot: _NOISE[other] for slot, other in _ALIKE.items()}
-    for slot, noise in (_NOISE | alike).items():
+    for slot, known in (_NOISE | alike).items():
+        noise = known + float_noise.FLOAT_NOISE[_ALIKE.get(slot, slot)]
         gates.append(_noise_gate("rel_l2_max", slot, noise[0::2], columns))
         gates.append(_noise_gate("rel_l2_median", slot, noise[1::2], columns))
-    first = _FIRST_NORM_NOISE
+    first = _FIRST_NORM_NOISE + float_noise.FLOAT_FIRST_NORM
     gates.append(_noise_gate("rel_l2_max", "layer.0.attn_norm", first, columns))
-    for metric, values in _LOGITS_NOISE.items():
+    for metric, known in _LOGITS_NOISE.items():
+        values = known + float_noise.FLOAT_LOGITS[metric]
         gates.append(_noise_gate(metric, "logits", values, columns))
     return tuple(gate for gate in gates if gate is not None)
 
@@ -238,11 +245,11 @@ def _noise_gate(
     if not measured:
         return None
     column = max(measured, key=lambda c: (noises[c], c))
-    noise, factor = noises[column], FACTORS[metric]
+    noise, factor, name = noises[column], FACTORS[metric], _COLUMN_NAMES[column]
+    measured_in = float_noise.MEASURED if name in float_noise.COLUMNS else MEASURED
     return Gate(
         metric=metric,
         sites=sites,
         limit=factor * noise,
-        origin=f"{factor:g} x {noise:.3g}, the noise of {_COLUMN_NAMES[column]} measured "
-        f"in {MEASURED}",
+        origin=f"{factor:g} x {noise:.3g}, the noise of {name} measured in {measured_in}",
     )

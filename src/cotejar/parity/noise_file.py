@@ -149,7 +149,9 @@ class _Reader:
         return NoiseProfile(
             name=self._path.name,
             model=ModelInfo(
-                **{key: self._text(model, key) for key in ("name", "format", "architecture")},
+                name=self._text(model, "name"),
+                format=self._text(model, "format"),
+                architecture=self._text(model, "architecture"),
                 fingerprint=self._text(model, "fingerprint"),
             ),
             exact=self._engine(self._object(content, "exact")),

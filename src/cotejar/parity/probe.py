@@ -190,7 +190,7 @@ def _foresee(model: LanguageModel, name: FaultName, token_ids: Sequence[int]) ->
             reason = f"needs {need.text}; found {lacking}"
             return replace(known, outcome="nothing to break", reason=reason)
     if fault.only_decoding:
-        reason = "acts only behind a KV cache: `apr parity --generate`"
+        reason = "acts only behind a KV cache: `apr diagnose --decode`"
         return replace(known, outcome="needs decoding", reason=reason)
     known = replace(known, reason=f"at {fault.site(model, dose)}")
     for prompt_need in fault.prompt_needs:

@@ -262,6 +262,7 @@ def _side_json(trace: ForwardTrace) -> dict[str, object]:
         "engine": trace.engine.name,
         "build": trace.engine.build,
         "numerics": trace.engine.numerics,
+        "products": trace.products,
         "device": trace.engine.device,
         "model": trace.model.name,
         "format": trace.model.format,

@@ -9,7 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from cotejar.engines.registry import EngineName, create_engine, parse_engine_name
+from cotejar.engines.registry import (
+    EngineName,
+    create_engine,
+    find_engine,
+    parse_engine_name,
+    stepping_engines,
+)
 from cotejar.errors import NoTokenizerError, UsageError
 from cotejar.faults.engine import faulty_engine
 from cotejar.model.language_model import LanguageModel, open_language_model
@@ -18,7 +24,7 @@ from cotejar.trace.recorded_trace import read_recorded_trace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cotejar.engines.protocol import Engine, GeneratingEngine, Session
+    from cotejar.engines.protocol import Engine, GeneratingEngine, Session, SteppingEngine
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 
 
@@ -84,13 +90,55 @@ class Side:
         """Begin an empty context of an engine that generates."""
         return cast("GeneratingEngine", self._engine).start()
 
+    @property
+    def can_step(self) -> bool:
+        """Can it trace tokens fed one at a time, or was it recorded so?"""
+        if self._recorded is not None:
+            return self._recorded.num_steps > 0
+        spec = find_engine(self.name.engine)
+        return spec is not None and spec.steps
+
     def trace(
-        self, token_ids: Sequence[int], *, capture: Capture, prompt: str | None
+        self,
+        token_ids: Sequence[int],
+        *,
+        capture: Capture,
+        prompt: str | None,
+        num_steps: int = 0,
     ) -> ForwardTrace:
-        """Run the tokens, or hand out the trace, whatever tokens it is of."""
+        """Run the tokens, or hand out the trace, whatever tokens it is of.
+
+        Args:
+            token_ids: the tokens.
+            capture: what is recorded.
+            prompt: the text that they came from, where there was one.
+            num_steps: of the tokens, those at the end that are fed one at a time, by a side
+                that can; another runs one pass, whose rows are the same.
+        """
         if self._recorded is not None:
             return self._recorded
+        if num_steps and self.can_step:
+            stepping = cast("SteppingEngine", self._engine)
+            return stepping.trace_steps(
+                token_ids, num_steps=num_steps, capture=capture, prompt=prompt
+            )
         return self._engine.trace(token_ids, capture=capture, prompt=prompt)
+
+
+def require_stepping(sides: Sequence[Side]) -> None:
+    """Refuse tokens fed one at a time where nobody can feed them so.
+
+    Raises:
+        UsageError: neither side can.
+    """
+    if not any(side.can_step for side in sides):
+        raise UsageError(
+            "no side keeps a KV cache that can be traced",
+            where="--decode",
+            expected=f"on one side an engine of {', '.join(stepping_engines())}",
+            found=" and ".join(side.name.engine for side in sides),
+            hint="name one of them as the candidate; the oracle may stay the reference",
+        )
 
 
 def open_side(text: str, *, fault: str | None = None, beside: Side | None = None) -> Side:

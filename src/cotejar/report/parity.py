@@ -78,8 +78,10 @@ def _table_lines(sites: Sequence[SiteSummary]) -> list[str]:
 
 def _side_text(trace: ForwardTrace) -> str:
     engine, model = trace.engine, trace.model
+    is_named = trace.products == engine.numerics.partition("-")[0]
+    products = "" if is_named else f" (products in {trace.products})"
     return visible(
-        f"{engine.name}+{engine.numerics}@{engine.device}  {model.name}  "
+        f"{engine.name}+{engine.numerics}@{engine.device}{products}  {model.name}  "
         f"{model.fingerprint[:19]}  ({engine.build})"
     )
 
