@@ -113,11 +113,16 @@ HEAD = """# Who sees a fault, and who names it
 
 {host}
 
+{ran}
+
 A pair is a sound engine and one with a fault from `apr faults` in it: `native+f32` against
 the oracle, `native+q8` against `native+f32`. A fault is **visible** where it moves its first
 site further (relative L2 of the worst token) than the sound pair lies apart there; faults of
-the tokens are always visible. **parity** is `apr parity` by its default gates. **diagnose** is
-`apr diagnose`, which is given the two traces and the sound model, and nothing of the fault:
+the tokens are always visible. With places `all` a fault is put into every layer and into the
+middle one, and what is in the middle one into either side; with `one`, into the candidate's
+middle layer alone. **parity** is `apr parity` by its default gates. **diagnose** is
+`apr diagnose`, which is given the two traces and the sound model, and nothing of the fault
+(an operation around which a pair has the bits of an engine without one is not replayed twice):
 it is right about the site if it names one that the wrong operation gives, about the side if
 it names the one with the fault in it, about the cause if its first one is the fault.
 """
@@ -131,7 +136,7 @@ def write_table(path: Path, lines: Sequence[Line]) -> None:
     visible = [line for line in pairs if is_visible(line)]
     host = ", ".join(f"{key} {value}" for key, value in describe_host().items() if value)
     parts = [
-        HEAD.format(host=host),
+        HEAD.format(host=host, ran=_ran(ran)),
         "## All pairs with a fault",
         _summary(pairs),
         "## Gates: what each sees of the visible faults, and what it says of healthy pairs",
@@ -147,6 +152,20 @@ def write_table(path: Path, lines: Sequence[Line]) -> None:
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, "\n\n".join(parts) + "\n", overwrite=True)
+
+
+def _ran(lines: Sequence[Line]) -> str:
+    """What was run, and of which commit: an interrupted run may go on with another."""
+    titles = ["commit", "model", "numerics", "places", "pairs with a fault", "healthy pairs"]
+    groups = _grouped(lines, lambda line: (line.get("commit", "-"), line["model"]))
+    rows = []
+    for group, found in groups.items():
+        pairs = [line for line in found if line["fault"]]
+        numerics = dict.fromkeys(_faulty_engine(line) for line in pairs)
+        places = dict.fromkeys(line.get("places", "all") for line in pairs)
+        cells = (", ".join(numerics) or "-", ", ".join(places) or "-")
+        rows.append([*group, *cells, len(pairs), len(found) - len(pairs)])
+    return _table(titles, rows)
 
 
 def is_visible(line: Line) -> bool:

@@ -1,10 +1,13 @@
 """Every fault of the catalogue, put into every model: who sees it, and who names it.
 
     python benchmarks/faults.py [--model NAME] [--fault ID] [--jobs N] [--no-controls]
+        [--numerics f32|q8] [--places one|all]
 
 Each fault is put into one side of a pair, in `native+f32` against the oracle and in
 `native+q8` against `native+f32`: a code fault in every layer and in the middle one, a fault
-of one layer in the middle one. `apr parity` judges the pair by its default gates, `apr
+of one layer in the middle one; what is in the middle layer, into either side in turn.
+`--places one` leaves one pair a fault and numerics: the candidate's middle layer, or, of what
+lies outside the layers, everywhere. `apr parity` judges the pair by its default gates, `apr
 diagnose` says site, side and cause, and the published gates of others say what they would
 have said. Healthy pairs of all engines are the control: whoever sees a fault there is wrong.
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,12 +29,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fault_models import OTHER_PROMPTS, PROMPT, BenchModel, find_models
 from fault_table import write_table
 
-from cotejar.diagnosis.diagnose import Request, diagnose
+import cotejar
+from cotejar.diagnosis.diagnose import diagnose_traces, replay_trace
 from cotejar.engines.registry import create_engine, parse_engine_name
 from cotejar.errors import CotejarError, UsageError
 from cotejar.faults.catalogue import FAULTS, find_place, parse_fault
@@ -42,13 +48,16 @@ from cotejar.model.language_model import LanguageModel, open_language_model
 from cotejar.parity.compare import compare_traces
 from cotejar.parity.metrics import measure_distance
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, ForwardTrace
-from cotejar.trace.trace_file import write_trace
+
+if TYPE_CHECKING:
+    from cotejar.diagnosis.replay import Replayed
 
 LINES = Path("build/bench-faults.jsonl")
 TABLE = Path("benchmarks/results/faults.md")
 CAPTURE = Capture(array_slots=EVERY_ARRAY)
 REFERENCES = {"f32": "oracle", "q8": "native+f32"}
 """What a faulty `native` is held against, by its numerics."""
+PLACES = ("all", "one")
 CONTROLS = (
     ("oracle", "native+f32"),
     ("oracle", "native+q8"),
@@ -73,6 +82,8 @@ class Case:
     fault: str | None = None
     faulty_side: str = "candidate"
     prompt: str | None = None
+    places: str = "all"
+    """Of `PLACES`: what the pair is part of."""
 
     @property
     def key(self) -> str:
@@ -93,7 +104,8 @@ def main() -> None:
         left = [case for case in cases if case.key not in done]
         print(f"{len(cases)} pairs, {len(cases) - len(left)} of them done", file=sys.stderr)
         with ProcessPoolExecutor(max_workers=options.jobs) as pool, LINES.open("a") as out:
-            waiting = [pool.submit(_run, case, options.jobs) for case in left]
+            commit = _commit()
+            waiting = [pool.submit(_run, case, options.jobs, commit) for case in left]
             for number, future in enumerate(as_completed(waiting), 1):
                 line = future.result()
                 out.write(json.dumps(line) + "\n")
@@ -110,10 +122,24 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--fault", action="append", default=[], choices=[*FAULTS])
     parser.add_argument("--numerics", action="append", choices=[*REFERENCES])
+    parser.add_argument(
+        "--places",
+        choices=PLACES,
+        default="all",
+        help="how many layers and sides a fault is put into",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--no-controls", action="store_true", help="no healthy pairs")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     return parser.parse_args()
+
+
+def _commit() -> str:
+    """What is run: the commit, and whether files differ from it."""
+    command = ("git", "describe", "--always", "--dirty=, with changes", "--abbrev=12")
+    folder = Path(__file__).parent
+    told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return told.stdout.strip() or f"none: cotejar {cotejar.__version__}"
 
 
 def _lines() -> list[dict]:
@@ -134,34 +160,34 @@ def _cases(model: BenchModel, options: argparse.Namespace) -> list[Case]:
         for name in options.fault or [*FAULTS]:
             if FAULTS[name].only_decoding:
                 continue  # one pass over a prompt is all that a pair is here
-            for fault in _doses(name, model.num_layers // 2):
-                sound, faulty = REFERENCES[numerics], f"native+{numerics}"
+            for fault in _doses(name, model.num_layers // 2, options.places):
                 pair = Case(
-                    model=model, reference=sound, candidate=faulty, fault=fault, prompt=prompt
+                    model=model,
+                    reference=REFERENCES[numerics],
+                    candidate=f"native+{numerics}",
+                    fault=fault,
+                    prompt=prompt,
+                    places=options.places,
                 )
                 cases.append(pair)
-                if fault != name and FAULTS[name].extent is not Extent.OUTSIDE:
+                if fault != name and options.places == "all":
                     cases.append(_turned(pair))
     return cases
 
 
 def _turned(pair: Case) -> Case:
     """The same fault in the reference: whoever trusts the reference names the wrong side."""
-    return Case(
-        model=pair.model,
-        reference=pair.candidate,
-        candidate=pair.reference,
-        fault=pair.fault,
-        faulty_side="reference",
-        prompt=pair.prompt,
+    return replace(
+        pair, reference=pair.candidate, candidate=pair.reference, faulty_side="reference"
     )
 
 
-def _doses(name: str, middle: int) -> list[str]:
+def _doses(name: str, middle: int, places: str) -> list[str]:
     extent = FAULTS[name].extent
     if extent is Extent.OUTSIDE:
         return [name]
-    return [f"{name}@{middle}"] if extent is Extent.ONE_LAYER else [name, f"{name}@{middle}"]
+    only_there = extent is Extent.ONE_LAYER or places == "one"
+    return [f"{name}@{middle}"] if only_there else [name, f"{name}@{middle}"]
 
 
 def _controls(model: BenchModel) -> list[Case]:
@@ -175,7 +201,7 @@ def _controls(model: BenchModel) -> list[Case]:
     ]
 
 
-def _run(case: Case, jobs: int) -> dict:
+def _run(case: Case, jobs: int, commit: str) -> dict:
     """One pair, judged by everyone; an error of ours is a result, too."""
     if jobs > 1:
         use_threads(1)
@@ -183,7 +209,7 @@ def _run(case: Case, jobs: int) -> dict:
     if case.fault is not None:
         place = find_place(_model(case.model.path), parse_fault(case.fault))
         case = case if place is None else replace(case, fault=str(place))
-    line = {"key": key, **asdict(case), "model": case.model.name}
+    line = {"key": key, **asdict(case), "model": case.model.name, "commit": commit}
     try:
         line |= _judge(case)
     except UsageError as error:
@@ -235,6 +261,13 @@ def _sound_trace(
     return create_engine(name, model).trace(ids, capture=CAPTURE, prompt=prompt)
 
 
+@lru_cache(maxsize=3)
+def _sound_replay(
+    engine: str, path: str, prompt: str | None, token_ids: tuple[int, ...]
+) -> Replayed:
+    return replay_trace(_sound_trace(engine, path, prompt, token_ids), _model(path))
+
+
 @lru_cache(maxsize=2)
 def _model(path: str) -> LanguageModel:
     return open_language_model(path)
@@ -261,17 +294,20 @@ def _finite(value: float) -> float:
 
 
 def _diagnose(case: Case, traces: dict[str, ForwardTrace]) -> dict:
-    """`apr diagnose` on the two traces, as files: it is told nothing of the fault."""
+    """`apr diagnose` of the two traces: it is told nothing of the fault.
+
+    Both engines are replayed without one beforehand. Where the pair has the same bits around
+    an operation, that local error is taken; it is the one that would be computed.
+    """
+    known: list[Replayed] = []
+    if case.fault is not None:
+        path, prompt, ids = case.model.path, case.prompt, case.model.token_ids
+        known = [_sound_replay(e, path, prompt, ids) for e in (case.reference, case.candidate)]
     begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for which, trace in traces.items():
-            write_trace(Path(folder) / f"{which}.trace", trace)
-        request = Request(
-            reference=f"recorded:{folder}/reference.trace",
-            candidate=f"recorded:{folder}/candidate.trace",
-            model=case.model.path,
-        )
-        facts = diagnose(request).as_json()
+    found = diagnose_traces(
+        traces["reference"], traces["candidate"], _model(case.model.path), known=known
+    )
+    facts = found.as_json()
     return {
         "verdict": facts["verdict"],
         "site": facts["site"],
