@@ -112,105 +112,145 @@ inline void spread_queries(const AttentionTile& tile) {
                 q < tile.num_queries ? static_cast<double>(tile.query[q][e]) : 0.0;
 }
 
-// Scores of four keys from `position`, VECTORS times 8 queries.
+// Keys that are scored at once, and 16s of values mixed at once: what registers hold sums of.
+#if defined(__AVX512F__)
+constexpr int KEYS_AT_ONCE = 8, VALUES_AT_ONCE = 2;
+#else
+constexpr int KEYS_AT_ONCE = 2, VALUES_AT_ONCE = 1;
+#endif
+
+// Scores of KEYS_AT_ONCE keys from `position`, VECTORS times 8 queries. Past the last they are
+// scores of the last key; there is room for them.
 template <int VECTORS>
-inline void score_four(const AttentionTile& tile, int64_t position, int64_t last) {
+inline void score_keys(const AttentionTile& tile, int64_t position, int64_t last) {
+    constexpr int KEYS = KEYS_AT_ONCE;
     const int64_t size = tile.head_size;
-    double* keys = tile.wide + LANES * size;
-    for (int k = 0; k < 4; k++) {
+    double* const keys = tile.wide + LANES * size;
+    for (int k = 0; k < KEYS; k++) {
         const int64_t at = position + k <= last ? position + k : last;
         const float* key = tile.keys + at * tile.stride;
-        for (int64_t e = 0; e < size; e++) keys[k * size + e] = static_cast<double>(key[e]);
+        int64_t e = 0;
+        for (; e + 8 <= size; e += 8) store_doubles(keys + k * size + e, load_doubles(key + e));
+        for (; e < size; e++) keys[k * size + e] = static_cast<double>(key[e]);
     }
-    Doubles sums[4][VECTORS] = {};
+    Doubles sums[KEYS][VECTORS];
+#pragma GCC unroll 8
+    for (int k = 0; k < KEYS; k++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) sums[k][v] = Doubles{};
     for (int64_t e = 0; e < size; e++) {
         Doubles query[VECTORS];
-        __builtin_memcpy(query, tile.wide + e * LANES, sizeof query);
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) query[v] = same_doubles(tile.wide + e * LANES + 8 * v);
+#pragma GCC unroll 8
+        for (int k = 0; k < KEYS; k++)
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++)
                 sums[k][v] = add_exact_product(sums[k][v], query[v], keys[k * size + e]);
     }
-    for (int k = 0; k < 4 && position + k <= last; k++)
-        __builtin_memcpy(tile.scores + (position + k) * LANES, sums[k], sizeof sums[k]);
+    double* const scores = tile.scores + position * LANES;
+#pragma GCC unroll 8
+    for (int k = 0; k < KEYS; k++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) store_doubles(scores + k * LANES + 8 * v, sums[k][v]);
 }
+
+// Division by sqrt(E), as a product where the inverse is exact: the same bits, and many
+// times as fast.
+struct ScoreDivisor {
+    double divisor, inverse;
+    bool exact;
+
+    explicit ScoreDivisor(int64_t head_size)
+        : divisor(__builtin_sqrt(static_cast<double>(head_size))), inverse(1.0 / divisor) {
+        uint64_t bits;
+        __builtin_memcpy(&bits, &divisor, sizeof bits);
+        exact = (bits << 12) == 0;  // a power of two
+    }
+    Doubles of(Doubles score) const { return exact ? score * inverse : score / divisor; }
+};
 
 // Scores to weights: the softmax's numerators. A query's unseen positions weigh 0.
 template <int VECTORS>
 inline void weigh(const AttentionTile& tile, int64_t first, int64_t last, float* sums) {
-    const double divisor = __builtin_sqrt(static_cast<double>(tile.head_size));
+    const ScoreDivisor divisor(tile.head_size);
     Longs from[VECTORS], to[VECTORS];
     __builtin_memcpy(from, tile.first, sizeof from);
     __builtin_memcpy(to, tile.last, sizeof to);
     Doubles greatest[VECTORS];
+#pragma GCC unroll 2
     for (int v = 0; v < VECTORS; v++) greatest[v] = Doubles{} - __builtin_inf();
     for (int64_t p = first; p <= last; p++)
+#pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) {
             double* at = tile.scores + p * LANES + 8 * v;
-            Doubles score;
-            __builtin_memcpy(&score, at, sizeof score);
             const Longs seen = (from[v] <= p) & (to[v] >= p);
-            score = seen ? score / divisor : Doubles{} - __builtin_inf();
+            const Doubles score =
+                seen ? divisor.of(same_doubles(at)) : Doubles{} - __builtin_inf();
             greatest[v] = ((score > greatest[v]) | (score != score)) ? score : greatest[v];
-            __builtin_memcpy(at, &score, sizeof score);
+            store_doubles(at, score);
         }
     Floats total = {};
     for (int64_t p = first; p <= last; p++) {
         HalfFloats halves[2] = {};
-        for (int v = 0; v < VECTORS; v++) {
-            Doubles score;
-            __builtin_memcpy(&score, tile.scores + p * LANES + 8 * v, sizeof score);
-            halves[v] = narrowed(score - greatest[v]);
-        }
-        Floats shifted;
-        __builtin_memcpy(&shifted, halves, sizeof shifted);
-        const Floats weight = exponential(shifted);
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++)
+            halves[v] = narrowed(same_doubles(tile.scores + p * LANES + 8 * v) - greatest[v]);
+        const Floats weight = exponential(joined(halves[0], halves[1]));
         store_floats(tile.weights + p * LANES, weight);
         total += weight;
     }
     store_floats(sums, total);
 }
 
-// N queries from `from`, 16 values of the head from `e`.
-template <int N>
+// N queries from `from`, V times 16 values of the head from `e`.
+template <int N, int V>
 inline void mix_values(const AttentionTile& tile, int64_t first, int64_t last, int from,
                        int64_t e, const float* sums) {
-    Floats mixed[N] = {};
+    Floats mixed[N][V];
+#pragma GCC unroll 8
+    for (int q = 0; q < N; q++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) mixed[q][v] = Floats{};
     int64_t all_first = first, all_last = last;  // what all N see
     for (int q = from; q < from + N; q++) {
         all_first = tile.first[q] > all_first ? tile.first[q] : all_first;
         all_last = tile.last[q] < all_last ? tile.last[q] : all_last;
     }
-    for (int64_t p = first; p <= last; p++) {
-        const Floats value = load_floats(tile.values + p * tile.stride + e);
-        const float* weight = tile.weights + p * LANES + from;
-        if (p >= all_first && p <= all_last) {
+    const auto add_position = [&](int64_t p, bool all_see) __attribute__((always_inline)) {
+        const float* const value = tile.values + p * tile.stride + e;
+        const float* const weight = tile.weights + p * LANES + from;
 #pragma GCC unroll 8
-            for (int q = 0; q < N; q++) mixed[q] += weight[q] * value;
-        } else {
+        for (int q = 0; q < N; q++)
+            if (all_see || (p >= tile.first[from + q] && p <= tile.last[from + q]))
+#pragma GCC unroll 2
+                for (int v = 0; v < V; v++)
+                    mixed[q][v] += weight[q] * load_floats(value + v * LANES);
+    };
+    int64_t p = first;
+    for (; p <= last && p < all_first; p++) add_position(p, false);
+    for (; p <= all_last; p++) add_position(p, true);
+    for (; p <= last; p++) add_position(p, false);
 #pragma GCC unroll 8
-            for (int q = 0; q < N; q++)
-                if (p >= tile.first[from + q] && p <= tile.last[from + q])
-                    mixed[q] += weight[q] * value;
-        }
-    }
     for (int q = 0; q < N; q++)
-        store_floats(tile.context[from + q] + e, mixed[q] / sums[from + q]);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++)
+            store_floats(tile.context[from + q] + e + v * LANES, mixed[q][v] / sums[from + q]);
 }
 
 // All queries of the tile, eight at a time and then the rest.
+template <int V>
 inline void mix_all(const AttentionTile& tile, int64_t first, int64_t last, int64_t e,
                     const float* sums) {
     for (int from = 0; from < tile.num_queries; from += 8) switch (tile.num_queries - from) {
-            case 1: mix_values<1>(tile, first, last, from, e, sums); break;
-            case 2: mix_values<2>(tile, first, last, from, e, sums); break;
-            case 3: mix_values<3>(tile, first, last, from, e, sums); break;
-            case 4: mix_values<4>(tile, first, last, from, e, sums); break;
-            case 5: mix_values<5>(tile, first, last, from, e, sums); break;
-            case 6: mix_values<6>(tile, first, last, from, e, sums); break;
-            case 7: mix_values<7>(tile, first, last, from, e, sums); break;
-            default: mix_values<8>(tile, first, last, from, e, sums); break;
+            case 1: mix_values<1, V>(tile, first, last, from, e, sums); break;
+            case 2: mix_values<2, V>(tile, first, last, from, e, sums); break;
+            case 3: mix_values<3, V>(tile, first, last, from, e, sums); break;
+            case 4: mix_values<4, V>(tile, first, last, from, e, sums); break;
+            case 5: mix_values<5, V>(tile, first, last, from, e, sums); break;
+            case 6: mix_values<6, V>(tile, first, last, from, e, sums); break;
+            case 7: mix_values<7, V>(tile, first, last, from, e, sums); break;
+            default: mix_values<8, V>(tile, first, last, from, e, sums); break;
         }
 }
 
@@ -229,11 +269,13 @@ inline void attend_n(const AttentionTile& tile) {
         last = tile.last[q] > last ? tile.last[q] : last;
     }
     spread_queries(tile);
-    for (int64_t p = first; p <= last; p += 4) score_four<VECTORS>(tile, p, last);
+    for (int64_t p = first; p <= last; p += KEYS_AT_ONCE) score_keys<VECTORS>(tile, p, last);
     float sums[LANES];
     weigh<VECTORS>(tile, first, last, sums);
     int64_t e = 0;
-    for (; e + LANES <= tile.head_size; e += LANES) mix_all(tile, first, last, e, sums);
+    for (; VALUES_AT_ONCE == 2 && e + 2 * LANES <= tile.head_size; e += 2 * LANES)
+        mix_all<VALUES_AT_ONCE>(tile, first, last, e, sums);
+    for (; e + LANES <= tile.head_size; e += LANES) mix_all<1>(tile, first, last, e, sums);
     for (; e < tile.head_size; e++)
         for (int q = 0; q < tile.num_queries; q++) mix_one_value(tile, q, e, sums);
 }
@@ -296,22 +338,16 @@ inline double greatest_of(const double* scores, int64_t count) {
 }
 
 // Scores of one query to weights, in place of `weigh`.
-inline void weigh_positions(double* scores, float* weights, int64_t count, double divisor) {
+inline void weigh_positions(double* scores, float* weights, int64_t count,
+                            const ScoreDivisor& divisor) {
     for (int64_t i = 0; i < count; i += 8) {
-        Doubles score;
-        __builtin_memcpy(&score, scores + i, sizeof score);
-        score /= divisor;
-        __builtin_memcpy(scores + i, &score, sizeof score);
+        store_doubles(scores + i, divisor.of(same_doubles(scores + i)));
     }
     const double greatest = greatest_of(scores, count);
     for (int64_t i = 0; i < count; i += LANES) {
-        Doubles score[2];
-        __builtin_memcpy(score, scores + i, sizeof score);
-        const HalfFloats halves[2] = {narrowed(score[0] - greatest),
-                                      narrowed(score[1] - greatest)};
-        Floats shifted;
-        __builtin_memcpy(&shifted, halves, sizeof shifted);
-        store_floats(weights + i, exponential(shifted));
+        const HalfFloats low = narrowed(same_doubles(scores + i) - greatest);
+        const HalfFloats high = narrowed(same_doubles(scores + i + 8) - greatest);
+        store_floats(weights + i, exponential(joined(low, high)));
     }
 }
 
@@ -331,7 +367,7 @@ inline void mix_positions(const AttentionTile& tile, int64_t e, const float* sum
 template <int N>
 inline void attend_one_token(const AttentionTile& tile) {
     const int64_t stride = query_stride(tile), count = tile.last[0] - tile.first[0] + 1;
-    const double divisor = __builtin_sqrt(static_cast<double>(tile.head_size));
+    const ScoreDivisor divisor(tile.head_size);
     score_positions<N>(tile);
     float sums[N] = {};
     for (int q = 0; q < N; q++)

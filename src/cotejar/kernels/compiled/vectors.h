@@ -56,6 +56,29 @@ inline Doubles load_doubles(const float* at) {
     return widened(values);
 }
 
+inline Doubles same_doubles(const double* at) {
+    Doubles values;
+    __builtin_memcpy(&values, at, sizeof values);
+    return values;
+}
+
+inline void store_doubles(double* at, Doubles values) {
+    __builtin_memcpy(at, &values, sizeof values);
+}
+
+inline Floats joined(HalfFloats low, HalfFloats high) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Floats>(
+        _mm512_insertf32x8(_mm512_castps256_ps512(reinterpret_cast<__m256>(low)),
+                           reinterpret_cast<__m256>(high), 1));
+#else
+    const HalfFloats halves[2] = {low, high};
+    Floats values;
+    __builtin_memcpy(&values, halves, sizeof values);
+    return values;
+#endif
+}
+
 // Into the first cache.
 inline void fetch_line(const float* at) { __builtin_prefetch(at, 0, 3); }
 
