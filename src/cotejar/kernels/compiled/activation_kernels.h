@@ -6,6 +6,10 @@
 #include "float16.h"
 #include "vectors.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace cotejar {
 namespace {
 
@@ -19,31 +23,89 @@ inline bool is_finite(float value) {
 
 inline Ints magnitudes(Floats values) { return reinterpret_cast<Ints>(values) & 0x7FFFFFFF; }
 
+#if defined(__AVX2__)
+inline __m256i greater_of_halves(Ints values) {
+#if defined(__AVX512F__)
+    const __m512i all = reinterpret_cast<__m512i>(values);
+    return _mm256_max_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+#else
+    __m256i halves[2];
+    __builtin_memcpy(halves, &values, sizeof halves);
+    return _mm256_max_epi32(halves[0], halves[1]);
+#endif
+}
+#endif
+
+// Of values that are not negative.
 inline int32_t greatest_lane(Ints values) {
+#if defined(__AVX2__)
+    const __m256i eight = greater_of_halves(values);
+    __m128i four =
+        _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
+#else
     int32_t lanes[LANES], greatest = 0;
     __builtin_memcpy(lanes, &values, sizeof lanes);
     for (int lane = 0; lane < LANES; lane++)
         greatest = lanes[lane] > greatest ? lanes[lane] : greatest;
     return greatest;
-}
-
-inline int32_t sum_of_lanes(Ints values) {
-    int32_t lanes[LANES], sum = 0;
-    __builtin_memcpy(lanes, &values, sizeof lanes);
-    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
-    return sum;
-}
-
-inline void store_codes(Ints codes, int8_t* at) {
-#if defined(__AVX512F__)
-    const Bytes narrow = __builtin_convertvector(codes, Bytes);
-    __builtin_memcpy(at, &narrow, sizeof narrow);
-#else  // element by element, the conversion of vectors is slow there
-    int32_t lanes[LANES];
-    __builtin_memcpy(lanes, &codes, sizeof lanes);
-    for (int lane = 0; lane < LANES; lane++) at[lane] = static_cast<int8_t>(lanes[lane]);
 #endif
 }
+
+// The lanes of a true comparison are -1.
+inline bool any_true(Ints truths) {
+#if defined(__AVX512F__)
+    const __m512i all = reinterpret_cast<__m512i>(truths);
+    return _mm512_test_epi32_mask(all, all) != 0;
+#else
+    int32_t lanes[LANES], any = 0;
+    __builtin_memcpy(lanes, &truths, sizeof lanes);
+    for (int lane = 0; lane < LANES; lane++) any |= lanes[lane];
+    return any != 0;
+#endif
+}
+
+// To float16 and back, of a number that is no NaN.
+inline float through_half(float value) {
+#if defined(__F16C__)
+    return _mm_cvtss_f32(
+        _mm_cvtph_ps(_mm_cvtps_ph(_mm_set_ss(value), _MM_FROUND_TO_NEAREST_INT)));
+#else
+    return float_of_half(half_of_float(value));
+#endif
+}
+
+// Stores 16 codes and returns their sum.
+#if defined(__AVX2__)
+inline int store_codes(Ints codes, int8_t* at) {
+#if defined(__AVX512F__)
+    const __m128i narrow = _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(codes));
+#else
+    __m256i halves[2];
+    __builtin_memcpy(halves, &codes, sizeof halves);
+    const __m256i mixed = _mm256_packs_epi32(halves[0], halves[1]);
+    const __m256i words = _mm256_permute4x64_epi64(mixed, 0xD8);
+    const __m128i narrow =
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+#endif
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), narrow);
+    const __m128i sums =
+        _mm_sad_epu8(_mm_xor_si128(narrow, _mm_set1_epi8(-128)), _mm_setzero_si128());
+    return _mm_cvtsi128_si32(_mm_add_epi64(sums, _mm_unpackhi_epi64(sums, sums))) - 16 * 128;
+}
+#else
+inline int store_codes(Ints codes, int8_t* at) {
+    int32_t lanes[LANES];
+    __builtin_memcpy(lanes, &codes, sizeof lanes);
+    int sum = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        at[lane] = static_cast<int8_t>(lanes[lane]);
+        sum += lanes[lane];
+    }
+    return sum;
+}
+#endif
 
 // C's roundf, for |value| < 2^31: halves away from zero. A true comparison is -1.
 inline Ints round_half_away(Floats values) {
@@ -66,16 +128,13 @@ inline void round_32(const float* values, int8_t* codes, float* scale, float* sc
     const float exact_scale = float_of_bits(broken ? 0 : greatest) / 127.0f;
     float inverse = 1.0f / exact_scale;
     if (!is_finite(inverse)) inverse = 0.0f;
-    const Ints low_codes = round_half_away(low * inverse);
-    const Ints high_codes = round_half_away(high * inverse);
-    store_codes(low_codes, codes);
-    store_codes(high_codes, codes + LANES);
-    const int total = sum_of_lanes(low_codes + high_codes);
+    const int total = store_codes(round_half_away(low * inverse), codes) +
+                      store_codes(round_half_away(high * inverse), codes + LANES);
     *sum = static_cast<int16_t>(total);
-    *scale = broken ? quiet_nan() : float_of_half(half_of_float(exact_scale));
+    *scale = broken ? quiet_nan() : through_half(exact_scale);
     if (scaled_sum != nullptr) {
         const float exact_sum = static_cast<float>(total) * exact_scale;
-        *scaled_sum = broken ? quiet_nan() : float_of_half(half_of_float(exact_sum));
+        *scaled_sum = broken ? quiet_nan() : through_half(exact_sum);
     }
 }
 
@@ -92,19 +151,34 @@ inline uint32_t greatest_of_256(const float* values) {
 inline int first_with(const float* values, uint32_t magnitude) {
     const Ints wanted = Ints{} + static_cast<int32_t>(magnitude);
     int j = 0;
-    while (sum_of_lanes(magnitudes(load_floats(values + j)) == wanted) == 0) j += LANES;
+    while (!any_true(magnitudes(load_floats(values + j)) == wanted)) j += LANES;
     while ((bits_of_float(values[j]) & 0x7FFFFFFF) != magnitude) j++;
     return j;
 }
 
-// The sum of eight signed bytes, as unsigned ones in 16-bit fields.
-inline int16_t sum_of_eight(const int8_t* codes) {
-    uint64_t bytes;
-    __builtin_memcpy(&bytes, codes, 8);
-    bytes ^= 0x8080808080808080;
-    const uint64_t fields = 0x00FF00FF00FF00FF;
-    const uint64_t pairs = (bytes & fields) + ((bytes >> 8) & fields);
-    return static_cast<int16_t>(static_cast<int>((pairs * 0x0001000100010001) >> 48) - 8 * 128);
+// Of every eight neighbours of 256 codes.
+inline void sum_eights(const int8_t* codes, int16_t* sums) {
+#if defined(__AVX512BW__) && defined(__AVX512DQ__)
+    for (int j = 0; j < 256; j += 64) {
+        const __m512i flipped =
+            _mm512_xor_si512(_mm512_loadu_si512(codes + j), _mm512_set1_epi8(-128));
+        const __m512i all = _mm512_sub_epi64(_mm512_sad_epu8(flipped, _mm512_setzero_si512()),
+                                             _mm512_set1_epi64(8 * 128));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + j / SUM_WIDTH_K),
+                         _mm512_cvtepi64_epi16(all));
+    }
+#else
+    // As unsigned bytes, in 16-bit fields.
+    for (int j = 0; j < 256 / SUM_WIDTH_K; j++) {
+        uint64_t bytes;
+        __builtin_memcpy(&bytes, codes + SUM_WIDTH_K * j, 8);
+        bytes ^= 0x8080808080808080;
+        const uint64_t fields = 0x00FF00FF00FF00FF;
+        const uint64_t pairs = (bytes & fields) + ((bytes >> 8) & fields);
+        const int sum = static_cast<int>((pairs * 0x0001000100010001) >> 48);
+        sums[j] = static_cast<int16_t>(sum - 8 * 128);
+    }
+#endif
 }
 
 inline void round_256(const float* values, int8_t* codes, float* scale, int16_t* sums) {
@@ -124,7 +198,7 @@ inline void round_256(const float* values, int8_t* codes, float* scale, int16_t*
         const Floats least = rounded < 127.0f ? rounded : Floats{} + 127.0f;
         store_codes(__builtin_convertvector(least, Ints), codes + j);
     }
-    for (int j = 0; j < 256 / SUM_WIDTH_K; j++) sums[j] = sum_of_eight(codes + SUM_WIDTH_K * j);
+    sum_eights(codes, sums);
 }
 
 inline void round_activations(Rounding rounding, const float* values, int64_t columns,

@@ -19,7 +19,6 @@ typedef int32_t Ints __attribute__((vector_size(64)));
 typedef double Doubles __attribute__((vector_size(64)));
 typedef int64_t Longs __attribute__((vector_size(64)));
 typedef float HalfFloats __attribute__((vector_size(32)));
-typedef int8_t Bytes __attribute__((vector_size(16)));
 
 constexpr int LANES = 16;
 
