@@ -161,31 +161,51 @@ inline __m512i spread(const int8_t* codes) {
     return _mm512_set1_epi32(four);
 }
 
+// Tokens whose dots grow in turn, so that one does not wait for its own last instruction.
+template <int N>
+constexpr int TOKENS_IN_TURN = N < 4 ? N : 4;
+
 template <int N, bool OFFSET>
 void multiply_blocks(const Strip& strip, const TokenTile& tile, int64_t blocks, float* totals) {
+    constexpr int TURN = TOKENS_IN_TURN<N>;
     __m512 total[N];
+#pragma GCC unroll 16
     for (int t = 0; t < N; t++) total[t] = _mm512_setzero_ps();
     for (int64_t block = 0; block < blocks; block++) {
         const uint8_t* codes = strip.codes + block * 32 * ROWS;
         const int8_t* x = tile.codes + block * 32 * N;
+        const int32_t* initial = tile.initial + block * N;
+        const float* token_scale = tile.scale + block * N;
+        const float* scaled_sum = OFFSET ? tile.scaled_sum + block * N : nullptr;
         __m512i w[8];
+#pragma GCC unroll 8
         for (int quad = 0; quad < 8; quad++) w[quad] = load_512(codes + 64 * quad);
         const __m512 scale = _mm512_load_ps(strip.scale + block * ROWS);
-#pragma GCC unroll 16
-        for (int t = 0; t < N; t++) {
-            const int64_t at = block * N + t;
-            __m512i dot = _mm512_set1_epi32(tile.initial[at]);
+#pragma GCC unroll 4
+        for (int first = 0; first < N; first += TURN) {
+            __m512i dot[TURN];
+#pragma GCC unroll 4
+            for (int t = 0; t < TURN; t++) dot[t] = _mm512_set1_epi32(initial[first + t]);
+#pragma GCC unroll 8
             for (int quad = 0; quad < 8; quad++)
-                dot = _mm512_dpbusd_epi32(dot, w[quad], spread(x + 32 * t + 4 * quad));
-            __m512 term = _mm512_mul_ps(scale, _mm512_set1_ps(tile.scale[at]));
-            term = _mm512_mul_ps(term, _mm512_cvtepi32_ps(dot));
-            if (OFFSET)
-                term = _mm512_add_ps(
-                    term, _mm512_mul_ps(_mm512_load_ps(strip.offset + block * ROWS),
-                                        _mm512_set1_ps(tile.scaled_sum[at])));
-            total[t] = _mm512_add_ps(total[t], term);
+#pragma GCC unroll 4
+                for (int t = 0; t < TURN; t++)
+                    dot[t] = _mm512_dpbusd_epi32(dot[t], w[quad],
+                                                 spread(x + 32 * (first + t) + 4 * quad));
+#pragma GCC unroll 4
+            for (int t = 0; t < TURN; t++) {
+                const int at = first + t;
+                __m512 term = _mm512_mul_ps(scale, _mm512_set1_ps(token_scale[at]));
+                term = _mm512_mul_ps(term, _mm512_cvtepi32_ps(dot[t]));
+                if (OFFSET)
+                    term = _mm512_add_ps(
+                        term, _mm512_mul_ps(_mm512_load_ps(strip.offset + block * ROWS),
+                                            _mm512_set1_ps(scaled_sum[at])));
+                total[at] = _mm512_add_ps(total[at], term);
+            }
         }
     }
+#pragma GCC unroll 16
     for (int t = 0; t < N; t++) _mm512_store_ps(totals + t * ROWS, total[t]);
 }
 
