@@ -154,11 +154,18 @@ void unpack_strip(const Weight& weight, int64_t first, const Strip& strip) {
 
 // --- strips times tiles ------------------------------------------------------------------
 
-// The piece of token t, four codes at a time, in every lane.
-inline __m512i spread(const int8_t* codes) {
-    int32_t four;
-    __builtin_memcpy(&four, codes, 4);
-    return _mm512_set1_epi32(four);
+// Adds the dots of 16 rows' four codes and a token's four, which are spread to every lane as
+// they are read. The compiler would spend an instruction of its own on that.
+inline void add_dots(__m512i& sums, __m512i rows, const int8_t* four) {
+    typedef int32_t __attribute__((may_alias)) Four;
+#if defined(__SANITIZE_ADDRESS__)  // which does not look at what an asm reads
+    sums = _mm512_dpbusd_epi32(sums, rows,
+                               _mm512_set1_epi32(*reinterpret_cast<const Four*>(four)));
+#else
+    asm("vpdpbusd %2%{1to16%}, %1, %0"
+        : "+v"(sums)
+        : "v"(rows), "m"(*reinterpret_cast<const Four*>(four)));
+#endif
 }
 
 // Tokens whose dots grow in turn, so that one does not wait for its own last instruction.
@@ -190,8 +197,7 @@ void multiply_blocks(const Strip& strip, const TokenTile& tile, int64_t blocks, 
             for (int quad = 0; quad < 8; quad++)
 #pragma GCC unroll 4
                 for (int t = 0; t < TURN; t++)
-                    dot[t] = _mm512_dpbusd_epi32(dot[t], w[quad],
-                                                 spread(x + 32 * (first + t) + 4 * quad));
+                    add_dots(dot[t], w[quad], x + 32 * (first + t) + 4 * quad);
 #pragma GCC unroll 4
             for (int t = 0; t < TURN; t++) {
                 const int at = first + t;
@@ -212,7 +218,8 @@ void multiply_blocks(const Strip& strip, const TokenTile& tile, int64_t blocks, 
 template <int N, int PIECE>
 inline void scaled_dots(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
                         int64_t block, __m512i* sums) {
-    constexpr int PIECES = 256 / PIECE;
+    constexpr int PIECES = 256 / PIECE, TURN = TOKENS_IN_TURN<N>;
+#pragma GCC unroll 16
     for (int t = 0; t < N; t++) sums[t] = _mm512_setzero_si512();
     for (int p = 0; p < PIECES; p++) {
         const uint8_t* codes = strip.codes + (block * 256 + p * PIECE) * ROWS;
@@ -220,15 +227,24 @@ inline void scaled_dots(const TypeInfo& type, const Strip& strip, const TokenTil
         const int sub = p * type.num_sub / PIECES;
         const __m512i scales = load_512(strip.sub_scales + (block * type.num_sub + sub) * ROWS);
         __m512i w[PIECE / 4];
+#pragma GCC unroll 4
         for (int quad = 0; quad < PIECE / 4; quad++) w[quad] = load_512(codes + 64 * quad);
-#pragma GCC unroll 16
-        for (int t = 0; t < N; t++) {
-            const int8_t* x = tile.codes + (at + t) * PIECE;
-            __m512i dot = _mm512_set1_epi32(tile.initial[at + t]);
+#pragma GCC unroll 4
+        for (int first = 0; first < N; first += TURN) {
+            const int8_t* x = tile.codes + (at + first) * PIECE;
+            __m512i dot[TURN];
+#pragma GCC unroll 4
+            for (int t = 0; t < TURN; t++)
+                dot[t] = _mm512_set1_epi32(tile.initial[at + first + t]);
+#pragma GCC unroll 4
             for (int quad = 0; quad < PIECE / 4; quad++)
-                dot = _mm512_dpbusd_epi32(dot, w[quad], spread(x + 4 * quad));
+#pragma GCC unroll 4
+                for (int t = 0; t < TURN; t++)
+                    add_dots(dot[t], w[quad], x + t * PIECE + 4 * quad);
             // The dot fits int16, so its upper half is only its sign; the scale's is 0.
-            sums[t] = _mm512_dpwssd_epi32(sums[t], dot, scales);
+#pragma GCC unroll 4
+            for (int t = 0; t < TURN; t++)
+                sums[first + t] = _mm512_dpwssd_epi32(sums[first + t], dot[t], scales);
         }
     }
 }
