@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cotejar.kernels import _compiled, operations
 from cotejar.kernels.instruction_set import NUMPY, runnable_isas
-from cotejar.kernels.moments import Moments, measure_moments
+from cotejar.kernels.moments import Moments, measure_moments, measure_raw
 
 F32 = np.float32
 COMPILED = [isa for isa in runnable_isas() if isa != NUMPY]
@@ -59,14 +59,9 @@ def test_moments_are_those_of_two_exact_passes(
     expected = reference(values)
 
     for isa in COMPILED:
-        found = of_all(values, isa)
-        assert found[:6] == expected[:6]
-        # n roundings of float64 to each sum, of terms as large as the greatest value
         spread = max(abs(expected.least), abs(expected.greatest)) if count else 0
         spread = spread if math.isfinite(spread) else 0
-        assert abs(found.mean - expected.mean) <= 2.0**-52 * (count + 8) * 2 * spread
-        limit = 2.0**-52 * (count + 8) * count * 4 * spread**2
-        assert abs(found.squared_deviations - expected.squared_deviations) <= limit
+        assert near(of_all(values, isa), expected, spread)
 
 
 @pytest.mark.parametrize("count", [5, 4097, 50_001])
@@ -104,29 +99,76 @@ def test_one_changed_value_is_seen(where: int) -> None:
     assert found.squared_deviations > 0
 
 
+def near(found: Moments, expected: Moments, spread: float) -> bool:
+    """Counts and extremes alike, and sums but for n roundings of float64 to each."""
+    slack = 2.0**-52 * (expected.num_values + 8)
+    return (
+        found[:6] == expected[:6]
+        and abs(found.mean - expected.mean) <= slack * 2 * spread
+        and abs(found.squared_deviations - expected.squared_deviations)
+        <= slack * expected.num_values * 4 * spread**2
+    )
+
+
 @pytest.mark.parametrize("isa", COMPILED)
-@pytest.mark.parametrize("rows", [1, 2, 700])
-def test_the_last_row_is_measured_by_itself(rows: int, isa: str) -> None:
-    values = np.random.default_rng(rows).standard_normal((rows, 37)).astype(F32)
+@pytest.mark.parametrize(
+    ("rows", "width"), [(1, 37), (2, 37), (2, 4100), (63, 16), (64, 32), (65, 31), (700, 37)]
+)
+def test_rows_are_measured_together_and_the_last_by_itself(
+    rows: int, width: int, isa: str
+) -> None:
+    values = np.random.default_rng(rows).standard_normal((rows, width)).astype(F32)
+    values[rows // 2, width // 3] = 0
 
     both = measure_moments(values, isa=isa)
 
-    assert both == (of_all(values, isa), of_all(values[-1], isa))
+    assert both is not None
+    assert near(both[0], reference(values.reshape(-1)), float(np.abs(values).max()))
+    assert both[1] == of_all(values[-1], isa)
 
 
 @pytest.mark.parametrize("isa", COMPILED)
-@pytest.mark.parametrize("shape", [(1, 5), (3, 4096), (130, 100)])
-def test_what_an_operation_measures_on_its_way_is_what_a_pass_of_its_own_measures(
-    shape: tuple[int, int], isa: str
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf, 0.0, 3e38])
+@pytest.mark.parametrize("where", [(0, 0), (64, 15), (129, 40)])
+def test_one_value_that_is_unlike_the_others_is_counted_in_its_block(
+    where: tuple[int, int], broken: float, isa: str
 ) -> None:
-    a, b = np.random.default_rng(0).standard_normal((2, *shape)).astype(F32)
-    activated = operations.silu(a, isa=isa)
+    values = np.random.default_rng(1).standard_normal((130, 41)).astype(F32)
+    values[where] = broken
 
-    product, gated = operations.swiglu(a, b, measured=True, isa=isa)
-    total, added = operations.add(a, b, measured=True, isa=isa)
+    both = measure_moments(values, isa=isa)
 
-    assert product.tobytes() == operations.multiply_elements(activated, b, isa=isa).tobytes()
-    assert gated == [measure_moments(x, isa=isa) for x in (a, b, activated, product)]
-    assert total.tobytes() == (a + b).tobytes()
-    assert added == [measure_moments(x, isa=isa) for x in (b, total)]
-    assert operations.swiglu(a, b, isa=isa)[1] is operations.add(a, b, isa=isa)[1] is None
+    assert both is not None
+    spread = np.abs(values[np.isfinite(values)]).max()
+    assert near(both[0], reference(values.reshape(-1)), float(spread))
+
+
+@pytest.mark.parametrize("shape", [(130, 100), (40, 1600)])
+def test_blocks_have_the_same_bits_on_every_instruction_set_and_number_of_threads(
+    shape: tuple[int, int],
+) -> None:
+    values = np.random.default_rng(5).standard_normal(shape).astype(F32)
+    before = _compiled.num_threads()
+    found = set()
+    for num_threads in (1, 3):
+        _compiled.set_num_threads(num_threads)
+        found |= {measure_raw(values, isa=isa) for isa in COMPILED}
+    _compiled.set_num_threads(before)
+
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("tokens", [1, 2, 64, 150])
+def test_a_rotation_measures_on_its_way_what_a_pass_of_its_own_measures(
+    tokens: int, isa: str
+) -> None:
+    rng = np.random.default_rng(tokens)
+    values = rng.standard_normal((tokens, 3, 24)).astype(F32)
+    tables = rng.standard_normal((2, tokens, 8)).astype(F32)
+
+    turned, moments = operations.rotate_and_measure(values, *tables, adjacent=True, isa=isa)
+
+    expected = operations.rotate(values, *tables, adjacent=True, isa=isa)
+    assert turned.tobytes() == expected.tobytes()
+    assert moments == measure_raw(expected.reshape(tokens, -1), isa=isa)

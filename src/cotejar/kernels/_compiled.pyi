@@ -4,8 +4,6 @@
 
 import numpy as np
 
-from cotejar.kernels.moments import RawPair
-
 def isa_names() -> list[str]: ...
 def set_num_threads(num_threads: int) -> None: ...
 def num_threads() -> int: ...
@@ -40,7 +38,8 @@ def rotate(
     sine: np.ndarray,
     adjacent: bool,
     out: np.ndarray,
-) -> None: ...
+    measured: bool = False,
+) -> bytes | None: ...
 def attend(
     isa: str,
     queries: np.ndarray,
@@ -50,13 +49,33 @@ def attend(
     window: int,
     out: np.ndarray,
 ) -> None: ...
-def swiglu(
-    isa: str, gate: np.ndarray, up: np.ndarray, measured: bool, out: np.ndarray
-) -> list[RawPair] | None: ...
-def add(
-    isa: str, a: np.ndarray, b: np.ndarray, measured: bool, out: np.ndarray
-) -> list[RawPair] | None: ...
-def measure(isa: str, values: np.ndarray) -> RawPair: ...
+def swiglu(isa: str, gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None: ...
+def add(isa: str, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None: ...
+def measure(isa: str, values: np.ndarray) -> bytes: ...
+def multiply_together(
+    isa: str,
+    linears: list[Linear],
+    activations: np.ndarray,
+    measured: bool,
+    out: list[np.ndarray],
+) -> bytes | None: ...
+def multiply_and_add(
+    isa: str,
+    linear: Linear,
+    activations: np.ndarray,
+    residual: np.ndarray,
+    measured: bool,
+    of_input: bool,
+    out: np.ndarray,
+) -> bytes | None: ...
+def multiply_gated(
+    isa: str,
+    gate: Linear,
+    up: Linear,
+    activations: np.ndarray,
+    measured: bool,
+    out: np.ndarray,
+) -> bytes | None: ...
 def has_vector_kernel(isa: str, block_type: int) -> bool: ...
 
 class Linear:

@@ -1,15 +1,18 @@
 """Count, extremes, mean and squared deviations of float32 values, in one pass over memory.
 
-Chunks of 4096 values, across rows, are measured on their own and merged in order (Chan,
-Golub and LeVeque, 1979), so that the numbers do not depend on the threads. Within a chunk,
-float64 sums of the values and of their squares, which are exact there, run in 16 lanes,
-value i in lane i mod 16, lanes folded by halves. A chunk that holds NaN or Inf, or whose
-values spread by less than a hundredth of their size, is measured in two passes. The same
-bits on every compiled instruction set.
+One row is measured in chunks of 4096 values; several rows in blocks of 64 rows by 16
+columns, as products come into being, so that each is measured where it is made. Chunks and
+blocks (those of the first columns first) are measured on their own and merged in order (Chan,
+Golub and LeVeque, 1979), so that the numbers depend neither on the threads nor on who
+measures. Within one, float64 sums of the values and of their squares, which are exact there,
+run in 16 lanes, value i in lane i mod 16, lanes folded by halves. One that holds NaN or Inf,
+or whose values spread by less than a hundredth of their size, is measured in two passes. The
+same bits on every compiled instruction set.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from cotejar.kernels import _compiled
@@ -36,25 +39,32 @@ class Moments(NamedTuple):
     """Sum of (value - mean) ** 2."""
 
 
-RawMoments = tuple[int, int, int, int, float, float, float, float]
-RawPair = tuple[RawMoments, RawMoments | None]
 MomentsPair = tuple[Moments, Moments]
-"""Of all rows, and of the last one by itself; one object where there is one row."""
+"""Of all rows, and of the last one by itself."""
+
+_PAIR = struct.Struct("4q4d4q4d")
+
+
+def measure_raw(
+    values_TW: Float32[np.ndarray, "T W"], *, isa: str | None = None
+) -> bytes | None:
+    """Measure all rows of contiguous values, and the last one by itself.
+
+    What it gives, `read_pairs` reads; None where numpy is chosen, which has no such pass.
+    """
+    if (isa := isa or chosen_isa()) == NUMPY:
+        return None
+    return _compiled.measure(isa, values_TW)
 
 
 def measure_moments(
     values_TW: Float32[np.ndarray, "T W"], *, isa: str | None = None
 ) -> MomentsPair | None:
-    """Measure all rows of contiguous values, and the last one by itself.
-
-    None where numpy is chosen, which has no such pass.
-    """
-    if (isa := isa or chosen_isa()) == NUMPY:
-        return None
-    return moments_pair(*_compiled.measure(isa, values_TW))
+    """What `measure_raw` gives, read."""
+    raw = measure_raw(values_TW, isa=isa)
+    return None if raw is None else read_pairs(raw)[0]
 
 
-def moments_pair(every: RawMoments, last: RawMoments | None) -> MomentsPair:
-    """Name what the compiled kernels return."""
-    moments = Moments(*every)
-    return moments, moments if last is None else Moments(*last)
+def read_pairs(raw: bytes) -> list[MomentsPair]:
+    """Read the moments of one array or more as the kernels return them."""
+    return [(Moments(*pair[:8]), Moments(*pair[8:])) for pair in _PAIR.iter_unpack(raw)]

@@ -35,14 +35,11 @@ from cotejar.errors import TensorShapeError
 from cotejar.kernels import _compiled, numpy_operations
 from cotejar.kernels.arrays import empty_array
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
-from cotejar.kernels.moments import moments_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jaxtyping import Float32
-
-    from cotejar.kernels.moments import MomentsPair, RawPair
 
 
 def rms_norm(
@@ -88,21 +85,58 @@ def rotate(
     Raises:
         TensorShapeError: the tables do not fit the values.
     """
+    if (isa := isa or chosen_isa()) == NUMPY:
+        _check_rotation(values_THE, cos_TP, sin_TP)
+        with np.errstate(all="ignore"):
+            return numpy_operations.rotate(values_THE, cos_TP, sin_TP, adjacent=adjacent)
+    return _rotate(isa, values_THE, cos_TP, sin_TP, adjacent=adjacent, measured=False)[0]
+
+
+def rotate_and_measure(
+    values_THE: Float32[np.ndarray, "T H E"],
+    cos_TP: Float32[np.ndarray, "T P"],
+    sin_TP: Float32[np.ndarray, "T P"],
+    *,
+    adjacent: bool,
+    isa: str | None = None,
+) -> tuple[Float32[np.ndarray, "T H E"], bytes | None]:
+    """What `rotate` gives, and its moments as `measure_raw` gives them, a row a token.
+
+    Raises:
+        TensorShapeError: the tables do not fit the values.
+    """
+    isa = isa or chosen_isa()
+    return _rotate(isa, values_THE, cos_TP, sin_TP, adjacent=adjacent, measured=True)
+
+
+def _rotate(
+    isa: str,
+    values_THE: Float32[np.ndarray, "T H E"],
+    cos_TP: Float32[np.ndarray, "T P"],
+    sin_TP: Float32[np.ndarray, "T P"],
+    *,
+    adjacent: bool,
+    measured: bool,
+) -> tuple[Float32[np.ndarray, "T H E"], bytes | None]:
+    _check_rotation(values_THE, cos_TP, sin_TP)
+    values_THE = np.ascontiguousarray(values_THE)
+    out = empty_array(values_THE.shape)
+    moments = _compiled.rotate(isa, values_THE, cos_TP, sin_TP, adjacent, out, measured)
+    return out, moments
+
+
+def _check_rotation(
+    values_THE: Float32[np.ndarray, "T H E"],
+    cos_TP: Float32[np.ndarray, "T P"],
+    sin_TP: Float32[np.ndarray, "T P"],
+) -> None:
     tokens, _, head_size = values_THE.shape
-    pairs = cos_TP.shape[1]
-    if cos_TP.shape != sin_TP.shape or len(cos_TP) != tokens or 2 * pairs > head_size:
+    if cos_TP.shape != sin_TP.shape or len(cos_TP) != tokens or 2 * cos_TP.shape[1] > head_size:
         raise _misfit(
             "rotate",
             f"tables of ({tokens}, at most {head_size // 2})",
             f"{cos_TP.shape} and {sin_TP.shape}",
         )
-    if (isa := isa or chosen_isa()) == NUMPY:
-        with np.errstate(all="ignore"):
-            return numpy_operations.rotate(values_THE, cos_TP, sin_TP, adjacent=adjacent)
-    values_THE = np.ascontiguousarray(values_THE)
-    out = empty_array(values_THE.shape)
-    _compiled.rotate(isa, values_THE, cos_TP, sin_TP, adjacent, out)
-    return out
 
 
 def attend(
@@ -226,41 +260,35 @@ def swiglu(
     gate_TF: Float32[np.ndarray, "T F"],
     up_TF: Float32[np.ndarray, "T F"],
     *,
-    measured: bool = False,
     isa: str | None = None,
-) -> tuple[Float32[np.ndarray, "T F"], list[MomentsPair] | None]:
+) -> Float32[np.ndarray, "T F"]:
     """Compute silu(gate) * up in one pass, with the bits of the two.
-
-    Returns:
-        The product and, if `measured`, what `measure_moments` gives of gate, up, silu(gate)
-        and the product, taken on the way.
 
     Raises:
         TensorShapeError: the shapes differ.
     """
     isa = isa or chosen_isa()
     if isa == NUMPY:
-        activated = silu(gate_TF, isa=isa)
-        return multiply_elements(activated, up_TF, isa=isa), None
-    return _on_two(_compiled.swiglu, isa, gate_TF, up_TF, measured=measured)
+        return multiply_elements(silu(gate_TF, isa=isa), up_TF, isa=isa)
+    return _on_two(_compiled.swiglu, isa, gate_TF, up_TF)
 
 
 def add(
     a_TW: Float32[np.ndarray, "T W"],
     b_TW: Float32[np.ndarray, "T W"],
     *,
-    measured: bool = False,
     isa: str | None = None,
-) -> tuple[Float32[np.ndarray, "T W"], list[MomentsPair] | None]:
-    """Compute a + b and, if `measured`, what `measure_moments` gives of b and the sum.
+) -> Float32[np.ndarray, "T W"]:
+    """Compute a + b.
 
     Raises:
         TensorShapeError: the shapes differ.
     """
     isa = isa or chosen_isa()
     if isa == NUMPY:
-        return a_TW + b_TW, None
-    return _on_two(_compiled.add, isa, a_TW, b_TW, measured=measured)
+        total_TW: np.ndarray = a_TW + b_TW
+        return total_TW
+    return _on_two(_compiled.add, isa, a_TW, b_TW)
 
 
 def can_measure() -> bool:
@@ -269,20 +297,16 @@ def can_measure() -> bool:
 
 
 def _on_two(
-    operation: Callable[..., list[RawPair] | None],
+    operation: Callable[..., None],
     isa: str,
     a_TW: Float32[np.ndarray, "T W"],
     b_TW: Float32[np.ndarray, "T W"],
-    *,
-    measured: bool,
-) -> tuple[Float32[np.ndarray, "T W"], list[MomentsPair] | None]:
+) -> Float32[np.ndarray, "T W"]:
     if a_TW.shape != b_TW.shape:
         raise _misfit(operation.__name__, str(a_TW.shape), str(b_TW.shape))
     out = empty_array(a_TW.shape)
-    pairs = operation(
-        isa, np.ascontiguousarray(a_TW), np.ascontiguousarray(b_TW), measured, out
-    )
-    return out, None if pairs is None else [moments_pair(*pair) for pair in pairs]
+    operation(isa, np.ascontiguousarray(a_TW), np.ascontiguousarray(b_TW), out)
+    return out
 
 
 def _misfit(where: str, expected: str, found: str) -> TensorShapeError:

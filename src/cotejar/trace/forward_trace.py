@@ -8,21 +8,25 @@ import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 import cotejar
 from cotejar.errors import UsageError
 from cotejar.trace.site import CAPTURE_POINTS, Site, known_site, parse_slot
-from cotejar.trace.stats import DDOF, ActivationStats, measure_rows, stats_pair
+from cotejar.trace.stats import (
+    DDOF,
+    ActivationStats,
+    measure_in_kernel,
+    measure_rows,
+    read_stats,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from jaxtyping import Float
-
-    from cotejar.kernels.moments import MomentsPair
 
 
 UNKNOWN = "unknown"
@@ -249,7 +253,11 @@ class ForwardTrace:
 
 
 class TraceRecorder:
-    """Takes statistics, and arrays if asked for, as an engine reaches each site."""
+    """Takes statistics, and arrays if asked for, as an engine reaches each site.
+
+    What kernels counted is kept as they gave it and named when `sites` is asked for: a pass
+    makes a thousand, and the threads would wait for each.
+    """
 
     def __init__(self, capture: Capture) -> None:
         if not capture.scopes:
@@ -262,8 +270,27 @@ class TraceRecorder:
             )
         self._capture = capture
         self._every_site = capture.layers is None
-        self.sites: dict[str, SiteRecord] = {}
+        self._sites: dict[str, SiteRecord] = {}
+        self._counted: list[_Counted | _Joined] = []
         self.arrays: dict[str, np.ndarray] = {}
+
+    @property
+    def sites(self) -> dict[str, SiteRecord]:
+        """Every recorded site, by name."""
+        counted, self._counted = self._counted, []
+        for one in counted:
+            if isinstance(one, _Joined):
+                self._join(one)
+                continue
+            pairs = read_stats(one.moments)
+            for slot, pair, shape in zip(one.slots, pairs, one.shapes, strict=True):
+                stats = self._in_scopes(*pair)
+                self._keep(known_site(slot, one.layer), "float32", shape, stats)
+        return self._sites
+
+    @sites.setter
+    def sites(self, sites: dict[str, SiteRecord]) -> None:
+        self._sites, self._counted = sites, []
 
     def record(
         self,
@@ -287,9 +314,14 @@ class TraceRecorder:
             return
         if Scope.ALL not in self._capture.scopes:
             values_TW = values_TW[-1:]
-        # Numpy takes 10 us to name a type.
-        dtype = "float32" if values_TW.dtype == np.float32 else str(values_TW.dtype)
-        self._keep(site, dtype, values_TW.shape, self._in_scopes(*measure_rows(values_TW)))
+        if (raw := measure_in_kernel(values_TW)) is not None:
+            self._counted.append(_Counted((slot,), raw, (values_TW.shape,), layer))
+        else:
+            stats = self._in_scopes(*measure_rows(values_TW))
+            # All that was counted before comes first.
+            self.sites[str(site)] = _record_of(
+                site, str(values_TW.dtype), values_TW.shape, stats
+            )
         if self._capture.wants_array(site):
             arranged_TW = values_TW if arrange is None else arrange(values_TW)
             self.arrays[str(site)] = np.array(arranged_TW, copy=True)
@@ -305,12 +337,15 @@ class TraceRecorder:
         return Scope.ALL in capture.scopes and not capture.array_slots.intersection(slots)
 
     def record_moments(
-        self, slot: str, moments: MomentsPair, shape: tuple[int, ...], layer: int | None
+        self,
+        slots: Sequence[str],
+        moments: bytes,
+        shapes: Sequence[tuple[int, ...]],
+        layer: int | None,
     ) -> None:
-        """Record a float32 site whose values a kernel has measured on the way."""
-        site = known_site(slot, layer)
-        if self._wants(site):
-            self._keep(site, "float32", shape, self._in_scopes(*stats_pair(moments)))
+        """Record float32 sites of one layer whose values a kernel has measured on the way."""
+        if self._every_site or layer is None or self._wants(known_site(slots[0], layer)):
+            self._counted.append(_Counted(slots, moments, shapes, layer))
 
     def _wants(self, site: Site) -> bool:
         return self._every_site or self._capture.wants_site(site)
@@ -328,7 +363,7 @@ class TraceRecorder:
         parts: Sequence[str],
         layer: int | None,
         *,
-        join: Callable[[], np.ndarray],
+        join: Callable[[], np.ndarray] | None = None,
     ) -> None:
         """Record a site that is others side by side: its statistics are theirs, merged.
 
@@ -336,22 +371,27 @@ class TraceRecorder:
             slot: where in the layer.
             parts: the others' slots, recorded before, in order.
             layer: their layer.
-            join: gives the array in canonical order, and is asked if that is wanted.
+            join: gives the array in canonical order, and is asked if that is wanted; who
+                leaves it out has asked `takes_moments`.
         """
         site = known_site(slot, layer)
         if not self._wants(site):
             return
-        records = [self.sites[str(known_site(part, layer))] for part in parts]
-        stats = dict(records[0].stats)
-        for record in records[1:]:
-            stats = {scope: part.merged(record.stats[scope]) for scope, part in stats.items()}
-        width = sum(record.shape[1] for record in records)
-        self._keep(site, records[0].dtype, (records[0].shape[0], width), stats)
-        if self._capture.wants_array(site):
+        self._counted.append(_Joined(slot, parts, layer))
+        if join is not None and self._capture.wants_array(site):
             joined_TW = join()
             if Scope.ALL not in self._capture.scopes:
                 joined_TW = joined_TW[-1:]
             self.arrays[str(site)] = np.array(joined_TW, copy=True)
+
+    def _join(self, joined: _Joined) -> None:
+        records = [self._sites[str(known_site(part, joined.layer))] for part in joined.parts]
+        stats = dict(records[0].stats)
+        for record in records[1:]:
+            stats = {scope: part.merged(record.stats[scope]) for scope, part in stats.items()}
+        width = sum(record.shape[1] for record in records)
+        site = known_site(joined.slot, joined.layer)
+        self._keep(site, records[0].dtype, (records[0].shape[0], width), stats)
 
     def _keep(
         self,
@@ -360,14 +400,37 @@ class TraceRecorder:
         shape: tuple[int, ...],
         stats: Mapping[Scope, ActivationStats],
     ) -> None:
-        tokens, width = shape
-        self.sites[str(site)] = SiteRecord(
-            site=site,
-            capture_point=CAPTURE_POINTS[site.slot],
-            dtype=dtype,
-            shape=(tokens, width),
-            stats=stats,
-        )
+        self._sites[str(site)] = _record_of(site, dtype, shape, stats)
+
+
+class _Counted(NamedTuple):
+    """Sites of one layer as kernels counted them."""
+
+    slots: Sequence[str]
+    moments: bytes
+    shapes: Sequence[tuple[int, ...]]
+    layer: int | None
+
+
+class _Joined(NamedTuple):
+    """A site that is others side by side."""
+
+    slot: str
+    parts: Sequence[str]
+    layer: int | None
+
+
+def _record_of(
+    site: Site, dtype: str, shape: tuple[int, ...], stats: Mapping[Scope, ActivationStats]
+) -> SiteRecord:
+    tokens, width = shape
+    return SiteRecord(
+        site=site,
+        capture_point=CAPTURE_POINTS[site.slot],
+        dtype=dtype,
+        shape=(tokens, width),
+        stats=stats,
+    )
 
 
 def in_forward_order(records: Mapping[str, SiteRecord]) -> dict[str, SiteRecord]:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.kernels.moments import measure_moments
+from cotejar.kernels.moments import measure_raw, read_pairs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from cotejar.kernels.moments import Moments, MomentsPair
+    from cotejar.kernels.moments import Moments
 
 DDOF = 1
 """Delta degrees of freedom of `std`."""
@@ -109,21 +109,24 @@ def measure_rows(
     values_TW: Float[np.ndarray, "T W"],
 ) -> tuple[ActivationStats, ActivationStats]:
     """Measure all rows, and the last one by itself; of no row, both have a count of 0."""
-    if values_TW.dtype == np.float32 and values_TW.flags.c_contiguous:
-        moments = measure_moments(values_TW)
-        if moments is not None:
-            return stats_pair(moments)
+    if (raw := measure_in_kernel(values_TW)) is not None:
+        return read_stats(raw)[0]
     stats = _measure_in_numpy(values_TW.reshape(-1))
     if len(values_TW) <= 1:
         return stats, stats
     return stats, _measure_in_numpy(values_TW[-1].reshape(-1))
 
 
-def stats_pair(moments: MomentsPair) -> tuple[ActivationStats, ActivationStats]:
-    """The statistics of what a kernel measured."""
-    every, last = moments
-    stats = _from_moments(every)
-    return stats, stats if last is every else _from_moments(last)
+def measure_in_kernel(values_TW: Float[np.ndarray, "T W"]) -> bytes | None:
+    """What a compiled kernel counts, for `read_stats`; None where none can."""
+    if values_TW.dtype == np.float32 and values_TW.flags.c_contiguous:
+        return measure_raw(values_TW)
+    return None
+
+
+def read_stats(raw: bytes) -> list[tuple[ActivationStats, ActivationStats]]:
+    """The statistics of what kernels measured: of all rows and of the last, an array a pair."""
+    return [(_from_moments(every), _from_moments(last)) for every, last in read_pairs(raw)]
 
 
 def _from_moments(moments: Moments) -> ActivationStats:

@@ -74,10 +74,8 @@ class Pass:
         hidden_TD = self.embed(token_ids)
         self._see("embed", hidden_TD)
         for layer in range(self.model.config.num_layers):
-            branch_TD = self._attention(layer, hidden_TD)
-            hidden_TD = self._join(layer, "attn", hidden_TD, branch_TD)
-            branch_TD = self._feed_forward(layer, hidden_TD)
-            hidden_TD = self._join(layer, "ffn", hidden_TD, branch_TD)
+            hidden_TD = self._attention(layer, hidden_TD)
+            hidden_TD = self._feed_forward(layer, hidden_TD)
             if self.recorder and self.recorder.wants_arrays:
                 # What is captured takes memory enough; the weights have been read.
                 release_pages(self._layers[layer].linears["ffn_out"][0].raw)
@@ -96,13 +94,7 @@ class Pass:
     ) -> Float32[np.ndarray, "T D"]:
         config, tokens = self.model.config, len(hidden_TD)
         x_TD = self.norm(layer, "attn_norm", hidden_TD)
-        self._see("attn_norm", x_TD, layer)
-
-        k_TW = self.linear(layer, "k", x_TD)
-        v_TW = self.linear(layer, "v", x_TD)
-        q_TW = self.linear(layer, "q", self._asking_rows(layer, x_TD))
-        if self.recorder:
-            self._see_qkv(layer, q_TW, k_TW, v_TW)
+        q_TW, k_TW, v_TW = self._project(layer, x_TD)
         q_THE = q_TW.reshape(len(q_TW), -1, config.head_dim)
         k_TKE = k_TW.reshape(tokens, -1, config.head_dim)
         v_TKE = v_TW.reshape(tokens, -1, config.head_dim)
@@ -110,29 +102,45 @@ class Pass:
         if config.qk_norm:
             q_THE = self.norm(layer, "q_norm", q_THE)
             k_TKE = self.norm(layer, "k_norm", k_TKE)
-        q_THE = self.rotate(layer, q_THE, which="q")
-        k_TKE = self.rotate(layer, k_TKE, which="k")
-        if self.recorder:
-            self._see("q_rope", q_THE.reshape(len(q_THE), -1), layer, self._in_canonical_order)
-            self._see("k_rope", k_TKE.reshape(tokens, -1), layer, self._in_canonical_order)
+        q_THE = self._turn(layer, q_THE, "q")
+        k_TKE = self._turn(layer, k_TKE, "k")
 
         k_SKE, v_SKE = self.extend_cache(layer, k_TKE, v_TKE)
         context_TD = self.attend(layer, q_THE, k_SKE, v_SKE).reshape(len(q_THE), -1)
-        self._see("attn_context", context_TD, layer)
-        return self.linear(layer, "attn_out", context_TD)
+        return self._project_back(layer, "attn", hidden_TD, context_TD)
+
+    def _project(
+        self, layer: int, x_TD: Float32[np.ndarray, "T D"]
+    ) -> tuple[Float32[np.ndarray, "T W"], ...]:
+        self._see("attn_norm", x_TD, layer)
+        k_TW = self.linear(layer, "k", x_TD)
+        v_TW = self.linear(layer, "v", x_TD)
+        q_TW = self.linear(layer, "q", self._asking_rows(layer, x_TD))
+        if self.recorder:
+            self._see_qkv(layer, q_TW, k_TW, v_TW)
+        return q_TW, k_TW, v_TW
+
+    def _turn(
+        self, layer: int, values_THE: Float32[np.ndarray, "T H E"], which: Literal["q", "k"]
+    ) -> Float32[np.ndarray, "T H E"]:
+        values_THE = self.rotate(layer, values_THE, which=which)
+        if self.recorder:
+            values_TW = values_THE.reshape(len(values_THE), -1)
+            self._see(f"{which}_rope", values_TW, layer, self._in_canonical_order)
+        return values_THE
 
     def _feed_forward(
         self, layer: int, hidden_TD: Float32[np.ndarray, "T D"]
     ) -> Float32[np.ndarray, "T D"]:
         x_TD = self.norm(layer, "ffn_norm", hidden_TD)
+        return self._project_back(layer, "ffn", hidden_TD, self._gated(layer, x_TD))
+
+    def _gated(
+        self, layer: int, x_TD: Float32[np.ndarray, "T D"]
+    ) -> Float32[np.ndarray, "T F"]:
         self._see("ffn_norm", x_TD, layer)
         gate_TF = self.linear(layer, "ffn_gate", x_TD)
         up_TF = self.linear(layer, "ffn_up", x_TD)
-        return self.linear(layer, "ffn_out", self._gated(layer, gate_TF, up_TF))
-
-    def _gated(
-        self, layer: int, gate_TF: Float32[np.ndarray, "T F"], up_TF: Float32[np.ndarray, "T F"]
-    ) -> Float32[np.ndarray, "T F"]:
         self._see("ffn_gate", gate_TF, layer)
         self._see("ffn_up", up_TF, layer)
         activated_TF = self.activate(layer, gate_TF)
@@ -140,6 +148,18 @@ class Pass:
         inner_TF = self.gate_product(layer, activated_TF, up_TF)
         self._see("ffn_swiglu_inner", inner_TF, layer)
         return inner_TF
+
+    def _project_back(
+        self,
+        layer: int,
+        which: Literal["attn", "ffn"],
+        hidden_TD: Float32[np.ndarray, "T D"],
+        inputs_TC: Float32[np.ndarray, "T C"],
+    ) -> Float32[np.ndarray, "T D"]:
+        if which == "attn":
+            self._see("attn_context", inputs_TC, layer)
+        branch_TD = self.linear(layer, f"{which}_out", inputs_TC)
+        return self._join(layer, which, hidden_TD, branch_TD)
 
     def _join(
         self,
@@ -202,6 +222,13 @@ class Pass:
             )
         return self._tables[is_local]
 
+    def angles_of(
+        self, layer: int, num_last: int
+    ) -> tuple[Float32[np.ndarray, "T P"], Float32[np.ndarray, "T P"]]:
+        """Those of the last new positions alone."""
+        cos_TP, sin_TP = self.angles(layer)
+        return cos_TP[-num_last:], sin_TP[-num_last:]
+
     def rotate(
         self,
         layer: int,
@@ -210,7 +237,7 @@ class Pass:
         which: Literal["q", "k"],  # noqa: ARG002 - for a subclass
     ) -> Float32[np.ndarray, "T H E"]:
         """RoPE of the new queries or keys."""
-        cos_TP, sin_TP = (table[-len(values_THE) :] for table in self.angles(layer))
+        cos_TP, sin_TP = self.angles_of(layer, len(values_THE))
         return operations.rotate(values_THE, cos_TP, sin_TP, adjacent=self._adjacent)
 
     def extend_cache(

@@ -1,7 +1,8 @@
 """The forward pass with less in between: `forward.Pass` bit for bit, and faster.
 
-What follows one another is done in one pass over memory, statistics are taken on the way, and
-where only the last logits are asked for, the last layer asks for one row alone.
+In `q8`, products of many tokens come with what follows them and with their statistics (see
+`kernels.layer_products`); where only the last logits are asked for, the last layer asks for
+one row alone.
 """
 
 from __future__ import annotations
@@ -10,47 +11,131 @@ from typing import TYPE_CHECKING, Literal
 
 from cotejar.engines.native.forward import Pass
 from cotejar.kernels import operations
+from cotejar.kernels.layer_products import (
+    Product,
+    can_multiply,
+    multiply_and_add,
+    multiply_gated,
+    multiply_together,
+)
+from cotejar.kernels.products import multiply_q8
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32
 
-    from cotejar.kernels.moments import MomentsPair
+    from cotejar.engines.native.cache import KVCache
+    from cotejar.engines.native.forward import Multiply
+    from cotejar.model.language_model import LanguageModel
+    from cotejar.trace.forward_trace import TraceRecorder
 
-_GATED_SLOTS = ("ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_inner")
-_JOINED_SLOTS = {"attn": ("attn_out", "attn_residual"), "ffn": ("ffn_out", "output")}
+_PROJECTED_SLOTS = ("attn_norm", "q", "k", "v")
+_GATED_SLOTS = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_inner")
+_JOINED_SLOTS = {
+    "attn": ("attn_context", "attn_out", "attn_residual"),
+    "ffn": ("ffn_out", "output"),
+}
 
 
 class FusedPass(Pass):
     """What the engine runs unless another pass is asked for."""
 
-    def _gated(
-        self, layer: int, gate_TF: Float32[np.ndarray, "T F"], up_TF: Float32[np.ndarray, "T F"]
-    ) -> Float32[np.ndarray, "T F"]:
-        if self.model.config.activation != "silu" or not self._measures(_GATED_SLOTS):
-            return super()._gated(layer, gate_TF, up_TF)
-        inner_TF, moments = operations.swiglu(
-            gate_TF, up_TF, measured=self.recorder is not None
+    def __init__(
+        self,
+        model: LanguageModel,
+        multiply: Multiply,
+        cache: KVCache,
+        recorder: TraceRecorder | None = None,
+    ) -> None:
+        super().__init__(model, multiply, cache, recorder)
+        self._products: dict[tuple[int, str], Product] = {}
+
+    def _project(
+        self, layer: int, x_TD: Float32[np.ndarray, "T D"]
+    ) -> tuple[Float32[np.ndarray, "T W"], ...]:
+        products = self._fused(layer, ("q", "k", "v"), (*_PROJECTED_SLOTS, "qkv"), x_TD)
+        if products is None or self._asking_rows(layer, x_TD) is not x_TD:
+            return super()._project(layer, x_TD)
+        projected, moments = multiply_together(
+            products, x_TD, measured=self.recorder is not None
         )
-        self._record(_GATED_SLOTS, moments, inner_TF, layer)
+        if self.recorder and moments:
+            shapes = [values_TW.shape for values_TW in (x_TD, *projected)]
+            self.recorder.record_moments(_PROJECTED_SLOTS, moments, shapes, layer)
+            self.recorder.record_joined("qkv", ("q", "k", "v"), layer)
+        return tuple(projected)
+
+    def _turn(
+        self, layer: int, values_THE: Float32[np.ndarray, "T H E"], which: Literal["q", "k"]
+    ) -> Float32[np.ndarray, "T H E"]:
+        slots = (f"{which}_rope",)
+        if not (
+            self.recorder and operations.can_measure() and self.recorder.takes_moments(slots)
+        ):
+            return super()._turn(layer, values_THE, which)
+        tokens, heads, head_size = values_THE.shape
+        turned_THE, moments = operations.rotate_and_measure(
+            values_THE, *self.angles_of(layer, tokens), adjacent=self._adjacent
+        )
+        if moments:
+            shape = (tokens, heads * head_size)
+            self.recorder.record_moments(slots, moments, (shape,), layer)
+        return turned_THE
+
+    def _gated(
+        self, layer: int, x_TD: Float32[np.ndarray, "T D"]
+    ) -> Float32[np.ndarray, "T F"]:
+        if self.model.config.activation != "silu":
+            return super()._gated(layer, x_TD)
+        products = self._fused(layer, ("ffn_gate", "ffn_up"), _GATED_SLOTS, x_TD)
+        if products is None:
+            return super()._gated(layer, x_TD) if self.recorder else self._swiglu(layer, x_TD)
+        gate, up = products
+        inner_TF, moments = multiply_gated(gate, up, x_TD, measured=self.recorder is not None)
+        if self.recorder and moments:
+            shapes = [x_TD.shape, *[inner_TF.shape] * 4]
+            self.recorder.record_moments(_GATED_SLOTS, moments, shapes, layer)
         return inner_TF
 
-    def _join(
+    def _swiglu(
+        self, layer: int, x_TD: Float32[np.ndarray, "T D"]
+    ) -> Float32[np.ndarray, "T F"]:
+        gate_TF = self.linear(layer, "ffn_gate", x_TD)
+        return operations.swiglu(gate_TF, self.linear(layer, "ffn_up", x_TD))
+
+    def _project_back(
         self,
         layer: int,
         which: Literal["attn", "ffn"],
         hidden_TD: Float32[np.ndarray, "T D"],
+        inputs_TC: Float32[np.ndarray, "T C"],
+    ) -> Float32[np.ndarray, "T D"]:
+        hidden_TD = hidden_TD[-len(inputs_TC) :]
+        slots = _JOINED_SLOTS[which]
+        products = self._fused(layer, (f"{which}_out",), slots, inputs_TC)
+        if products is None or self.model.config.post_norms:
+            return super()._project_back(layer, which, hidden_TD, inputs_TC)
+        sum_TD, moments = multiply_and_add(
+            products[0],
+            inputs_TC,
+            hidden_TD,
+            measured=self.recorder is not None,
+            of_input=which == "attn",
+        )
+        if self.recorder and moments:
+            shapes = [inputs_TC.shape, sum_TD.shape, sum_TD.shape][-len(slots) :]
+            self.recorder.record_moments(slots, moments, shapes, layer)
+        return sum_TD
+
+    def add_residual(
+        self,
+        layer: int,  # noqa: ARG002 - for a subclass
+        which: Literal["attn", "ffn"],  # noqa: ARG002 - for a subclass
+        hidden_TD: Float32[np.ndarray, "T D"],
         branch_TD: Float32[np.ndarray, "T D"],
     ) -> Float32[np.ndarray, "T D"]:
-        hidden_TD = hidden_TD[-len(branch_TD) :]
-        slots = _JOINED_SLOTS[which]
-        if self.model.config.post_norms or not self._measures(slots):
-            return super()._join(layer, which, hidden_TD, branch_TD)
-        sum_TD, moments = operations.add(
-            hidden_TD, branch_TD, measured=self.recorder is not None
-        )
-        self._record(slots, moments, sum_TD, layer)
-        return sum_TD
+        """As `Pass` has it, over all threads."""
+        return operations.add(hidden_TD, branch_TD)
 
     def _asking_rows(
         self, layer: int, x_TD: Float32[np.ndarray, "T D"]
@@ -58,19 +143,22 @@ class FusedPass(Pass):
         is_last = layer == self.model.config.num_layers - 1
         return x_TD[-1:] if is_last and self._last_only and not self.recorder else x_TD
 
-    def _measures(self, slots: tuple[str, ...]) -> bool:
-        """Can the compiled operation take all statistics that are wanted?"""
-        return self.recorder is None or (
-            operations.can_measure() and self.recorder.takes_moments(slots)
-        )
-
-    def _record(
+    def _fused(
         self,
-        slots: tuple[str, ...],
-        moments: list[MomentsPair] | None,
-        values_TW: Float32[np.ndarray, "T W"],
         layer: int,
-    ) -> None:
-        if self.recorder and moments:
-            for slot, pair in zip(slots, moments, strict=True):
-                self.recorder.record_moments(slot, pair, values_TW.shape, layer)
+        parts: tuple[str, ...],
+        slots: tuple[str, ...],
+        inputs_TC: Float32[np.ndarray, "T C"],
+    ) -> list[Product] | None:
+        """The products, if they can be had with all that is wanted of these slots."""
+        if self.multiply is not multiply_q8:
+            return None
+        if self.recorder and not self.recorder.takes_moments(slots):
+            return None
+        products = [self._product(layer, part) for part in parts]
+        return products if can_multiply(products, len(inputs_TC)) else None
+
+    def _product(self, layer: int, part: str) -> Product:
+        if (layer, part) not in self._products:
+            self._products[layer, part] = Product(*self._layers[layer].linears[part])
+        return self._products[layer, part]

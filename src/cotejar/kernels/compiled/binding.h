@@ -35,6 +35,14 @@ inline const Isa& isa_named(const std::string& name) {
     return *isa;
 }
 
+template <class A, class B>
+bool same_shape(const A& a, const B& b) {
+    if (a.ndim() != b.ndim()) return false;
+    for (size_t axis = 0; axis < a.ndim(); axis++)
+        if (a.shape(axis) != b.shape(axis)) return false;
+    return true;
+}
+
 inline Weight weight_of(int block_type, const Bytes& raw, int64_t rows, int64_t columns) {
     const TypeInfo* type = find_type(block_type);
     require(type != nullptr, "an unknown block type");
@@ -54,6 +62,14 @@ inline Weight weight_of(int block_type, const Bytes& raw, int64_t rows, int64_t 
     return weight;
 }
 
+// As they are in memory; kernels/moments.py reads them.
+inline nb::bytes bytes_of(const BothMoments* moments, int count) {
+    static_assert(sizeof(BothMoments) == 2 * 8 * 8, "two times four integers and four doubles");
+    return nb::bytes(reinterpret_cast<const char*>(moments),
+                     static_cast<size_t>(count) * sizeof(BothMoments));
+}
+
 void bind_decoder(nb::module_& module);
+void bind_layer_products(nb::module_& module);
 
 }  // namespace cotejar

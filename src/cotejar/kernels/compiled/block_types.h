@@ -80,4 +80,10 @@ struct Weight {
     int64_t row_bytes() const { return num_blocks() * type->bytes; }
 };
 
+// A product with what is added to each of its rows.
+struct Linear {
+    Weight weight;
+    const float* bias;  // null: none
+};
+
 }  // namespace cotejar

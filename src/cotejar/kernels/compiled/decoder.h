@@ -10,11 +10,6 @@
 
 namespace cotejar {
 
-struct Linear {
-    Weight weight;
-    const float* bias;  // null: none
-};
-
 struct DecoderLayer {
     const float *attn_norm, *ffn_norm;
     const float *q_norm, *k_norm;  // of each head; null: none

@@ -8,29 +8,13 @@
 #include <vector>
 
 #include "binding.h"
+#include "bound_linear.h"
 #include "decoder.h"
 #include "vector_product.h"
 
 namespace cotejar {
 
 namespace {
-
-using OptionalVector = std::optional<Vector>;
-
-// A weight as Python hands it over, and what keeps its bytes alive.
-struct BoundLinear {
-    Bytes raw;
-    OptionalVector bias;
-    Linear linear;
-
-    BoundLinear(int block_type, const Bytes& bytes, int64_t rows, int64_t columns,
-                const OptionalVector& of_rows)
-        : raw(bytes), bias(of_rows), linear{weight_of(block_type, bytes, rows, columns), nullptr} {
-        if (!bias) return;
-        require(static_cast<int64_t>(bias->shape(0)) == rows, "a bias of another size");
-        linear.bias = bias->data();
-    }
-};
 
 void require_size(const Vector& vector, int64_t size) {
     require(static_cast<int64_t>(vector.shape(0)) == size, "a norm of another size");

@@ -47,14 +47,6 @@ void bind_product(nb::module_& module, const char* name) {
         nb::arg("columns"), nb::arg("activations").noconvert(), nb::arg("out").noconvert());
 }
 
-template <class A, class B>
-bool same_shape(const A& a, const B& b) {
-    if (a.ndim() != b.ndim()) return false;
-    for (size_t axis = 0; axis < a.ndim(); axis++)
-        if (a.shape(axis) != b.shape(axis)) return false;
-    return true;
-}
-
 void bind_rms_norm(const std::string& isa_name, const Matrix& values, const Vector& weight,
                    double eps, const OutMatrix& out) {
     const Isa& isa = isa_named(isa_name);
@@ -81,8 +73,8 @@ void bind_multiply(const std::string& isa_name, const Vector& a, const Vector& b
     multiply_elements(isa, a.data(), b.data(), static_cast<int64_t>(a.shape(0)), out.data());
 }
 
-void bind_rotate(const std::string& isa_name, const Heads& values, const Matrix& cosine,
-                 const Matrix& sine, bool adjacent, const OutHeads& out) {
+nb::object bind_rotate(const std::string& isa_name, const Heads& values, const Matrix& cosine,
+                       const Matrix& sine, bool adjacent, const OutHeads& out, bool measured) {
     const Isa& isa = isa_named(isa_name);
     require(same_shape(cosine, sine) && cosine.shape(0) == values.shape(0),
             "the tables do not fit the values");
@@ -95,8 +87,12 @@ void bind_rotate(const std::string& isa_name, const Heads& values, const Matrix&
                             adjacent,
                             cosine.data(),
                             sine.data()};
-    nb::gil_scoped_release released;
-    rotate(isa, rotation, values.data(), out.data());
+    BothMoments moments;
+    {
+        nb::gil_scoped_release released;
+        rotate(isa, rotation, values.data(), out.data(), measured ? &moments : nullptr);
+    }
+    return measured ? nb::object(bytes_of(&moments, 1)) : nb::none();
 }
 
 // Queries of several contexts stand one after the other: `tokens[i]` of them attend to
@@ -136,45 +132,22 @@ void bind_attend(const std::string& isa_name, const Heads& queries,
     attend(isa, all, contexts);
 }
 
-nb::tuple tuple_of(const Moments& m) {
-    return nb::make_tuple(m.count, m.nan_count, m.inf_count, m.zero_count, m.least, m.greatest,
-                          m.mean, m.squared_deviations);
-}
+using OnTwo = void (*)(const Isa&, const float*, const float*, int64_t, float*);
 
-// Moments of all rows and, where there are others, of the last by itself.
-nb::tuple both(const Moments& every, const Moments& last, int64_t rows) {
-    return nb::make_tuple(tuple_of(every), rows > 1 ? nb::object(tuple_of(last)) : nb::none());
-}
-
-// An operation on two arrays with SLOTS measured arrays; None where nothing is to be measured.
-using OnTwo = void (*)(const Isa&, const float*, const float*, int64_t, float*, Moments*);
-
-template <OnTwo OPERATION, int SLOTS>
-nb::object bind_on_two(const std::string& isa_name, const Matrix& a, const Matrix& b,
-                       bool measured, const OutMatrix& out) {
+template <OnTwo OPERATION>
+void bind_on_two(const std::string& isa_name, const Matrix& a, const Matrix& b,
+                 const OutMatrix& out) {
     const Isa& isa = isa_named(isa_name);
     require(same_shape(a, b) && same_shape(a, out), "the arrays differ in shape");
-    const int64_t rows = static_cast<int64_t>(a.shape(0));
-    const int64_t width = static_cast<int64_t>(a.shape(1));
-    Moments every[SLOTS], last[SLOTS];
-    {
-        nb::gil_scoped_release released;
-        OPERATION(isa, a.data(), b.data(), rows * width, out.data(), measured ? every : nullptr);
-        const int64_t at = (rows - 1) * width;
-        if (measured && rows > 1)
-            OPERATION(isa, a.data() + at, b.data() + at, width, out.data() + at, last);
-    }
-    if (!measured) return nb::none();
-    nb::list all;
-    for (int slot = 0; slot < SLOTS; slot++) all.append(both(every[slot], last[slot], rows));
-    return all;
+    nb::gil_scoped_release released;
+    OPERATION(isa, a.data(), b.data(), static_cast<int64_t>(a.shape(0) * a.shape(1)), out.data());
 }
 
 void bind_operations(nb::module_& module) {
-    module.def("swiglu", bind_on_two<swiglu, 4>, nb::arg("isa"), nb::arg("gate").noconvert(),
-               nb::arg("up").noconvert(), nb::arg("measured"), nb::arg("out").noconvert());
-    module.def("add", bind_on_two<add, 2>, nb::arg("isa"), nb::arg("a").noconvert(),
-               nb::arg("b").noconvert(), nb::arg("measured"), nb::arg("out").noconvert());
+    module.def("swiglu", bind_on_two<swiglu>, nb::arg("isa"), nb::arg("gate").noconvert(),
+               nb::arg("up").noconvert(), nb::arg("out").noconvert());
+    module.def("add", bind_on_two<add>, nb::arg("isa"), nb::arg("a").noconvert(),
+               nb::arg("b").noconvert(), nb::arg("out").noconvert());
     module.def("rms_norm", bind_rms_norm, nb::arg("isa"), nb::arg("values").noconvert(),
                nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
     module.def("silu", bind_silu, nb::arg("isa"), nb::arg("values").noconvert(),
@@ -183,24 +156,10 @@ void bind_operations(nb::module_& module) {
                nb::arg("b").noconvert(), nb::arg("out").noconvert());
     module.def("rotate", bind_rotate, nb::arg("isa"), nb::arg("values").noconvert(),
                nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("adjacent"),
-               nb::arg("out").noconvert());
+               nb::arg("out").noconvert(), nb::arg("measured") = false);
     module.def("attend", bind_attend, nb::arg("isa"), nb::arg("queries").noconvert(),
                nb::arg("tokens"), nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("window"),
                nb::arg("out").noconvert());
-}
-
-// Of all rows, and of the last one if there are others.
-nb::tuple bind_measure(const std::string& isa_name, const Matrix& values) {
-    const Isa& isa = isa_named(isa_name);
-    const int64_t rows = static_cast<int64_t>(values.shape(0));
-    const int64_t width = static_cast<int64_t>(values.shape(1));
-    Moments every, last;
-    {
-        nb::gil_scoped_release released;
-        every = measure(isa, values.data(), rows * width);
-        if (rows > 1) last = measure(isa, values.data() + (rows - 1) * width, width);
-    }
-    return both(every, last, rows);
 }
 
 nb::ndarray<nb::numpy, float> empty(const std::vector<size_t>& shape) {
@@ -235,5 +194,5 @@ NB_MODULE(_compiled, module) {
     bind_product<multiply_f32>(module, "multiply_f32");
     bind_operations(module);
     bind_decoder(module);
-    module.def("measure", bind_measure, nb::arg("isa"), nb::arg("values").noconvert());
+    bind_layer_products(module);
 }

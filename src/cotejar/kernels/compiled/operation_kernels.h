@@ -5,6 +5,7 @@
 #pragma once
 
 #include "operations.h"
+#include "statistics_kernels.h"
 #include "vectors.h"
 
 #if defined(__AVX512F__)
@@ -407,7 +408,9 @@ void attend(const AttentionTile& tile) {
     }
 }
 
-constexpr Operations OPERATIONS = {rms_norm, rotate, silu, multiply, add, attend};
+constexpr Operations OPERATIONS = {
+    rms_norm, rotate,      silu,         multiply,          add,
+    attend,   start_lanes, add_to_lanes, add_rows_to_lanes, finish_lanes};
 
 }  // namespace
 }  // namespace cotejar

@@ -1,7 +1,7 @@
 // What stands between matrix products; kernels/operations.py states the arithmetic.
 #pragma once
 
-#include <cstdint>
+#include "statistics.h"
 
 namespace cotejar {
 
@@ -31,6 +31,14 @@ struct Operations {
     void (*multiply)(const float* a, const float* b, int64_t count, float* out);
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*attend)(const AttentionTile& tile);
+    // The moments of a chunk in pieces: whole 16s of values, then what all of them gave.
+    void (*start_lanes)(MomentLanes& lanes);
+    void (*add_to_lanes)(const float* values, int64_t count, MomentLanes& lanes);
+    // Rows of `width`, each 16 columns to lanes of their own; what is left over to none.
+    void (*add_rows_to_lanes)(const float* values, int64_t rows, int64_t width,
+                              MomentLanes* lanes);
+    // False where the lanes do not tell all: measure the chunk itself.
+    bool (*finish_lanes)(const MomentLanes& lanes, int64_t count, Moments& moments);
 };
 
 }  // namespace cotejar

@@ -28,6 +28,36 @@ void over_units(int64_t units, int64_t values, Work work) {
         parallel(units, part_of);
 }
 
+// Has rows of an array made, `make(range)`, and measures them where they are made.
+template <class Make>
+BothMoments measure_as_made(const Isa& isa, const float* out, int64_t rows, int64_t width,
+                            Make make) {
+    constexpr int64_t AT_ONCE = 16;  // rows that the first cache holds
+    if (rows < 2) {
+        make(Range{0, rows});
+        return measure(isa, out, rows, width);
+    }
+    const BlockGrid grid{rows, width};
+    BlockMoments moments(&grid, 1);
+    Failure failure;
+    over_units(grid.down(), rows * width, [&](Range mine) {
+        failure.guard([&] {
+            GrowingRows growing(isa, width);
+            for (int64_t piece = mine.begin; piece < mine.end; piece++) {
+                const int64_t end = std::min(rows, (piece + 1) * BLOCK_ROWS);
+                for (int64_t first = piece * BLOCK_ROWS; first < end; first += AT_ONCE) {
+                    const Range some{first, std::min(end, first + AT_ONCE)};
+                    make(some);
+                    growing.add(out + some.begin * width, some.end - some.begin);
+                }
+                growing.finish(moments, 0, piece, out);
+            }
+        });
+    });
+    failure.rethrow();
+    return {moments.merged(0), measure_row(isa, out + (rows - 1) * width, width)};
+}
+
 AttentionTile tile_of(const Attention& all, int64_t kv_head, int64_t first_row,
                       int64_t num_rows, float* context) {
     const int64_t group = all.heads / all.kv_heads;
@@ -82,77 +112,30 @@ void multiply_elements(const Isa& isa, const float* a, const float* b, int64_t c
     });
 }
 
-namespace {
-
-thread_local Scratch moments_scratch;
-
-// Calls work(chunk's first value, its size) for every chunk, and lets it measure `slots`
-// arrays into an array of its own: [slot][chunk].
-template <class Work>
-void over_chunks(int64_t count, int slots, Moments* moments, Work work) {
-    const int64_t chunks = chunks_of(count);
-    Moments* parts = nullptr;
-    if (moments != nullptr)
-        parts = moments_scratch.array<Moments>(static_cast<size_t>(slots * chunks));
-    over_units(chunks, count, [&](Range mine) {
-        for (int64_t chunk = mine.begin; chunk < mine.end; chunk++) {
-            const int64_t first = chunk * MOMENTS_CHUNK;
-            work(first, std::min(MOMENTS_CHUNK, count - first), [&](int slot, const float* at) {
-                if (parts != nullptr) {
-                    const int64_t size = std::min(MOMENTS_CHUNK, count - first);
-                    work.isa.measure_chunk(at, size, parts[slot * chunks + chunk]);
-                }
-            });
+void swiglu(const Isa& isa, const float* gate, const float* up, int64_t count, float* out) {
+    over_units(count, count, [&](Range mine) {
+        constexpr int64_t AT_ONCE = 2048;  // so that the activated stays in the first cache
+        alignas(64) float activated[AT_ONCE];
+        for (int64_t first = mine.begin; first < mine.end; first += AT_ONCE) {
+            const int64_t size = std::min(AT_ONCE, mine.end - first);
+            isa.operations->silu(gate + first, size, activated);
+            isa.operations->multiply(activated, up + first, size, out + first);
         }
     });
-    for (int slot = 0; parts != nullptr && slot < slots; slot++)
-        moments[slot] = merged(parts + slot * chunks, chunks);
 }
 
-struct Swiglu {
-    const Isa& isa;
-    const float *gate, *up;
-    float* out;
-
-    template <class Measure>
-    void operator()(int64_t first, int64_t size, Measure measured) const {
-        alignas(64) float activated[MOMENTS_CHUNK];
-        isa.operations->silu(gate + first, size, activated);
-        isa.operations->multiply(activated, up + first, size, out + first);
-        const float* const arrays[4] = {gate + first, up + first, activated, out + first};
-        for (int slot = 0; slot < 4; slot++) measured(slot, arrays[slot]);
-    }
-};
-
-struct Add {
-    const Isa& isa;
-    const float *a, *b;
-    float* out;
-
-    template <class Measure>
-    void operator()(int64_t first, int64_t size, Measure measured) const {
-        isa.operations->add(a + first, b + first, size, out + first);
-        measured(0, b + first);
-        measured(1, out + first);
-    }
-};
-
-}  // namespace
-
-void swiglu(const Isa& isa, const float* gate, const float* up, int64_t count, float* out,
-            Moments* moments) {
-    over_chunks(count, 4, moments, Swiglu{isa, gate, up, out});
+void add(const Isa& isa, const float* a, const float* b, int64_t count, float* out) {
+    over_units(count, count, [&](Range mine) {
+        isa.operations->add(a + mine.begin, b + mine.begin, mine.end - mine.begin,
+                            out + mine.begin);
+    });
 }
 
-void add(const Isa& isa, const float* a, const float* b, int64_t count, float* out,
-         Moments* moments) {
-    over_chunks(count, 2, moments, Add{isa, a, b, out});
-}
-
-void rotate(const Isa& isa, const Rotation& all, const float* values, float* out) {
+void rotate(const Isa& isa, const Rotation& all, const float* values, float* out,
+            BothMoments* moments) {
     const int64_t row_size = all.heads * all.head_size;
     const int64_t second = all.adjacent ? 1 : all.pairs, step = all.adjacent ? 2 : 1;
-    over_units(all.tokens, all.tokens * row_size, [&](Range mine) {
+    const auto turn = [&](Range mine) {
         std::memcpy(out + mine.begin * row_size, values + mine.begin * row_size,
                     static_cast<size_t>((mine.end - mine.begin) * row_size) * sizeof(float));
         for (int64_t token = mine.begin; token < mine.end; token++)
@@ -162,7 +145,9 @@ void rotate(const Isa& isa, const Rotation& all, const float* values, float* out
                                        all.sine + token * all.pairs, all.pairs, 0, second, step,
                                        out + at);
             }
-    });
+    };
+    if (moments == nullptr) return over_units(all.tokens, all.tokens * row_size, turn);
+    *moments = measure_as_made(isa, out, all.tokens, row_size, turn);
 }
 
 size_t attention_bytes(int64_t head_size, int64_t positions) {

@@ -13,14 +13,10 @@ void rms_norm(const Isa& isa, const float* values, const float* weight, int64_t 
 void silu(const Isa& isa, const float* values, int64_t count, float* out);
 void multiply_elements(const Isa& isa, const float* a, const float* b, int64_t count, float* out);
 
-// silu(gate) * up. With `moments`, also what `measure` gives of gate, up, silu(gate) and the
-// product, taken while they are in the first cache.
-void swiglu(const Isa& isa, const float* gate, const float* up, int64_t count, float* out,
-            Moments* moments);
+// silu(gate) * up in one pass.
+void swiglu(const Isa& isa, const float* gate, const float* up, int64_t count, float* out);
 
-// a + b; with `moments`, those of b and of the sum.
-void add(const Isa& isa, const float* a, const float* b, int64_t count, float* out,
-         Moments* moments);
+void add(const Isa& isa, const float* a, const float* b, int64_t count, float* out);
 
 struct Rotation {
     int64_t tokens, heads, head_size, pairs;
@@ -28,7 +24,9 @@ struct Rotation {
     const float *cosine, *sine;  // tokens x pairs
 };
 
-void rotate(const Isa& isa, const Rotation& rotation, const float* values, float* out);
+// With `moments`, those of what comes out, a row a token.
+void rotate(const Isa& isa, const Rotation& rotation, const float* values, float* out,
+            BothMoments* moments);
 
 struct Attention {
     int64_t tokens;  // the last of `positions`

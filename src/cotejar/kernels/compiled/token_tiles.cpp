@@ -1,0 +1,168 @@
+#include "token_tiles.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "failure.h"
+#include "thread_pool.h"
+
+namespace cotejar {
+
+namespace {
+
+thread_local Scratch tile_scratch;   // of the calling thread: the rounded activations
+thread_local Scratch round_scratch;  // of every thread: one token while it is rounded
+
+int tile_size(int64_t tokens_left) {
+    int size = 1;
+    while (size < MAX_TILE && size < tokens_left) size *= 2;
+    return size;
+}
+
+RoundedToken carve_rounded(Carver& carver, const Weight& weight) {
+    const size_t columns = static_cast<size_t>(weight.columns);
+    RoundedToken token;
+    token.codes = carver.take<int8_t>(columns);
+    token.scale = carver.take<float>(columns / 32);
+    token.scaled_sum = carver.take<float>(columns / 32);
+    token.sums = carver.take<int16_t>(columns / SUM_WIDTH_K);
+    return token;
+}
+
+int32_t pair_of(int low, int high) {
+    return static_cast<int32_t>((static_cast<uint32_t>(high) << 16) | (low & 0xFFFF));
+}
+
+// The codes of every piece to their place, and what centring takes from their dots.
+template <int PIECE, int SUMS>
+void put_pieces(const Weight& weight, const RoundedToken& token, int t, const TokenTile& tile) {
+    const int64_t n = tile.num_tokens, pieces = weight.columns / PIECE;
+    for (int64_t p = 0; p < pieces; p++)
+        std::memcpy(tile.codes + (p * n + t) * PIECE, token.codes + p * PIECE, PIECE);
+    for (int64_t p = 0; p < pieces; p++) {
+        int sum = 0;
+        for (int j = 0; j < SUMS; j++) sum += token.sums[p * SUMS + j];
+        tile.initial[p * n + t] = -weight.type->centre * sum;
+    }
+}
+
+void put_in_tile(const Weight& weight, const RoundedToken& token, int t, const TokenTile& tile) {
+    const TypeInfo& type = *weight.type;
+    const int n = tile.num_tokens;
+    switch (TokenTile::piece_of(type)) {
+        case 8: put_pieces<8, 1>(weight, token, t, tile); break;
+        case 16: put_pieces<16, 2>(weight, token, t, tile); break;
+        default: put_pieces<32, 1>(weight, token, t, tile); break;
+    }
+    for (int64_t block = 0; block < weight.num_blocks(); block++) {
+        tile.scale[block * n + t] = token.scale[block];
+        if (type.rounding == Rounding::Q8_1)
+            tile.scaled_sum[block * n + t] = token.scaled_sum[block];
+    }
+    if (!type.num_sub) return;
+    const int width = 256 / type.num_sub / SUM_WIDTH_K;  // sums under one sub-offset
+    for (int64_t pair = 0; pair < weight.num_blocks() * type.num_sub / 2; pair++) {
+        int low = 0, high = 0;
+        for (int j = 0; j < width; j++) {
+            low += token.sums[2 * pair * width + j];
+            high += token.sums[(2 * pair + 1) * width + j];
+        }
+        tile.sums[pair * n + t] = pair_of(low, high);
+    }
+}
+
+Tiles carve_tiles(Carver& carver, const Weight& weight, int64_t num_tokens) {
+    const int64_t count = (num_tokens + MAX_TILE - 1) / MAX_TILE;
+    Tiles all{carver.take<TokenTile>(static_cast<size_t>(count)), count};
+    for (int64_t index = 0; index < count; index++) {
+        TokenTile tile;
+        tile.carve(carver, weight, tile_size(num_tokens - index * MAX_TILE));
+        if (all.tiles != nullptr) all.tiles[index] = tile;
+    }
+    return all;
+}
+
+// One token, rounded once for all weights that round alike.
+void round_token(const Isa& isa, const Weight* weights, int num_weights, const float* values,
+                 int t, const TokenTile* tiles) {
+    Carver counter(nullptr);
+    carve_rounded(counter, weights[0]);
+    Carver carver(round_scratch.get(counter.used()));
+    const RoundedToken token = carve_rounded(carver, weights[0]);
+    for (int one = 0; one < num_weights; one++) {
+        const Rounding rounding = weights[one].type->rounding;
+        if (one == 0 || rounding != weights[one - 1].type->rounding)
+            isa.round_activations(rounding, values, weights[one].columns, token);
+        put_in_tile(weights[one], token, t, tiles[one]);
+    }
+}
+
+}  // namespace
+
+RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weights,
+                           const float* activations, int64_t num_tokens,
+                           BlockMoments* measured) {
+    Weight kinds[MAX_WEIGHTS];  // one of every type
+    int num_kinds = 0;
+    for (int one = 0; one < num_weights; one++) {
+        int kind = 0;
+        while (kind < num_kinds && kinds[kind].type != weights[one].type) kind++;
+        if (kind == num_kinds) kinds[num_kinds++] = weights[one];
+        kind_of_[one] = kind;
+    }
+    Carver counter(nullptr);
+    for (int kind = 0; kind < num_kinds; kind++) carve_tiles(counter, kinds[kind], num_tokens);
+    Carver carver(tile_scratch.get(counter.used()));
+    for (int kind = 0; kind < num_kinds; kind++)
+        tiles_[kind] = carve_tiles(carver, kinds[kind], num_tokens);
+    const int64_t columns = kinds[0].columns;
+    auto round_tile = [&](int64_t index) {
+        TokenTile tiles[MAX_WEIGHTS];
+        for (int kind = 0; kind < num_kinds; kind++) tiles[kind] = tiles_[kind].tiles[index];
+        // Tokens past the last repeat the last; their products are not stored.
+        for (int t = 0; t < tiles[0].num_tokens; t++) {
+            const int64_t token = std::min(index * MAX_TILE + t, num_tokens - 1);
+            round_token(isa, kinds, num_kinds, activations + token * columns, t, tiles);
+        }
+    };
+    // A piece of the measured array is one thread's; without measuring it is one tile.
+    const int64_t at_once = measured == nullptr ? 1 : BLOCK_ROWS / MAX_TILE;
+    const int64_t count = tiles_[0].count, pieces = (count + at_once - 1) / at_once;
+    Failure failure;
+    auto round = [&](int part, int parts) {
+        const Range mine = range_of_part(pieces, part, parts);
+        failure.guard([&] {
+            std::optional<GrowingRows> rows;
+            if (measured != nullptr) rows.emplace(isa, columns);
+            for (int64_t piece = mine.begin; piece < mine.end; piece++) {
+                const int64_t end = std::min(count, (piece + 1) * at_once);
+                for (int64_t index = piece * at_once; index < end; index++) {
+                    const int64_t first = index * MAX_TILE;
+                    round_tile(index);
+                    if (rows)
+                        rows->add(activations + first * columns,
+                                  std::min<int64_t>(MAX_TILE, num_tokens - first));
+                }
+                if (rows) rows->finish(*measured, 0, piece, activations);
+            }
+        });
+    };
+    parallel(pieces, round);
+    failure.rethrow();
+}
+
+void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
+                   const TokenTile& tile, float* totals) {
+    const auto multiply = weight.type->num_sub ? isa.multiply_super_blocks : isa.multiply_blocks;
+    multiply(weight, strip, tile, totals);
+}
+
+void carve_strips(Scratch& scratch, const Weight* weights, Strip* strips, int count) {
+    Carver counter(nullptr);
+    for (int one = 0; one < count; one++) strips[one].carve(counter, weights[one]);
+    Carver carver(scratch.get(counter.used()));
+    for (int one = 0; one < count; one++) strips[one].carve(carver, weights[one]);
+}
+
+}  // namespace cotejar

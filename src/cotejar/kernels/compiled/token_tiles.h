@@ -1,0 +1,38 @@
+// Activations rounded and laid out in tiles, for one weight or for several that multiply the same.
+#pragma once
+
+#include "isa.h"
+#include "scratch.h"
+
+namespace cotejar {
+
+struct Tiles {
+    TokenTile* tiles;
+    int64_t count;
+};
+
+// In memory that the calling thread keeps: the next one takes its place.
+class RoundedTiles {
+  public:
+    static constexpr int MAX_WEIGHTS = 3;
+
+    // Up to MAX_WEIGHTS weights of one width, none of them in floats. With `measured`, the
+    // activations are measured on the way, as its first array. Throws std::bad_alloc.
+    RoundedTiles(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
+                 int64_t num_tokens, BlockMoments* measured = nullptr);
+
+    const Tiles& of(int weight) const { return tiles_[kind_of_[weight]]; }
+
+  private:
+    Tiles tiles_[MAX_WEIGHTS];
+    int kind_of_[MAX_WEIGHTS];
+};
+
+// totals[tokens of the tile][ROWS].
+void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
+                   const TokenTile& tile, float* totals);
+
+// One strip for each weight, side by side.
+void carve_strips(Scratch& scratch, const Weight* weights, Strip* strips, int count);
+
+}  // namespace cotejar

@@ -1,0 +1,241 @@
+"""Products with what follows them done on the way: bits of one operation after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotejar.errors import TensorShapeError
+from cotejar.kernels import _compiled, layer_products, operations
+from cotejar.kernels.instruction_set import NUMPY, runnable_isas
+from cotejar.kernels.layer_products import Product
+from cotejar.kernels.moments import measure_raw
+from cotejar.kernels.products import multiply_q8
+from cotejar.quant.block_matrix import BlockMatrix
+from cotejar.quant.block_type import BlockType
+from cotejar.quant.codec import ENCODABLE, encode
+from cotejar.quant.floats import FLOAT_TYPES
+
+F32 = np.float32
+COMPILED = [isa for isa in runnable_isas() if isa != NUMPY]
+INTEGER_TYPES = sorted(ENCODABLE - FLOAT_TYPES - {BlockType.APR_Q8})
+
+
+def weight_of(block_type: BlockType, rows: int, columns: int, seed: int) -> BlockMatrix:
+    values = np.random.default_rng(seed).standard_normal(rows * columns).astype(F32)
+    raw = encode(block_type, values)
+    return BlockMatrix(block_type=block_type, rows=rows, columns=columns, raw=raw)
+
+
+def product_of(weight: BlockMatrix, inputs: np.ndarray, bias: np.ndarray | None, isa: str):
+    output = multiply_q8(weight, inputs, isa=isa)
+    return output if bias is None else output + bias
+
+
+def moments_of(isa: str, *arrays: np.ndarray) -> bytes:
+    return b"".join(measure_raw(values, isa=isa) or b"" for values in arrays)
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@settings(max_examples=25, deadline=None)
+@given(
+    types=st.lists(st.sampled_from(INTEGER_TYPES), min_size=1, max_size=3),
+    num_tokens=st.integers(2, 150),
+    rows=st.lists(st.integers(1, 50), min_size=3, max_size=3),
+    has_bias=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_products_together_are_those_of_each_alone(
+    types: list[BlockType],
+    num_tokens: int,
+    rows: list[int],
+    has_bias: bool,
+    seed: int,
+    isa: str,
+) -> None:
+    rng = np.random.default_rng(seed)
+    weights = [weight_of(one, n, 256, seed) for one, n in zip(types, rows, strict=False)]
+    biases = [rng.standard_normal(w.rows).astype(F32) if has_bias else None for w in weights]
+    inputs = rng.standard_normal((num_tokens, 256)).astype(F32)
+    products = [Product(*pair) for pair in zip(weights, biases, strict=True)]
+
+    found, moments = layer_products.multiply_together(products, inputs, measured=True, isa=isa)
+
+    expected = [product_of(w, inputs, b, isa) for w, b in zip(weights, biases, strict=True)]
+    assert [x.tobytes() for x in found] == [x.tobytes() for x in expected]
+    assert moments == moments_of(isa, inputs, *expected)
+    again, unmeasured = layer_products.multiply_together(products, inputs, isa=isa)
+    assert [x.tobytes() for x in again] == [x.tobytes() for x in expected]
+    assert unmeasured is None
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize(("num_tokens", "rows"), [(2, 16), (64, 48), (65, 37), (200, 80)])
+@pytest.mark.parametrize("of_input", [False, True])
+def test_a_sum_is_that_of_product_and_residual(
+    num_tokens: int, rows: int, of_input: bool, isa: str
+) -> None:
+    rng = np.random.default_rng(rows)
+    weight, bias = (
+        weight_of(BlockType.Q6_K, rows, 256, 1),
+        rng.standard_normal(rows).astype(F32),
+    )
+    inputs = rng.standard_normal((num_tokens, 256)).astype(F32)
+    residual = rng.standard_normal((num_tokens, rows)).astype(F32)
+
+    found, moments = layer_products.multiply_and_add(
+        Product(weight, bias), inputs, residual, measured=True, of_input=of_input, isa=isa
+    )
+
+    product = product_of(weight, inputs, bias, isa)
+    expected = operations.add(residual, product, isa=isa)
+    assert found.tobytes() == expected.tobytes()
+    assert moments == moments_of(isa, *[inputs] * of_input, product, expected)
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize(("num_tokens", "rows"), [(2, 16), (64, 48), (65, 37), (200, 80)])
+def test_a_gated_product_is_that_of_the_activated_and_up(
+    num_tokens: int, rows: int, isa: str
+) -> None:
+    rng = np.random.default_rng(rows)
+    gate, up = weight_of(BlockType.Q4_1, rows, 96, 1), weight_of(BlockType.Q8_0, rows, 96, 2)
+    inputs = rng.standard_normal((num_tokens, 96)).astype(F32)
+    inputs[1, 3] = np.nan  # of a broken model: its blocks are measured like others
+
+    found, moments = layer_products.multiply_gated(
+        Product(gate, None), Product(up, None), inputs, measured=True, isa=isa
+    )
+
+    gated, raised = (multiply_q8(w, inputs, isa=isa) for w in (gate, up))
+    activated = operations.silu(gated, isa=isa)
+    expected = operations.multiply_elements(activated, raised, isa=isa)
+    np.testing.assert_array_equal(found, expected)
+    assert np.isnan(found[1]).all()
+    assert moments == moments_of(isa, inputs, gated, raised, activated, expected)
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+def test_bits_do_not_depend_on_the_number_of_threads(isa: str) -> None:
+    rng = np.random.default_rng(9)
+    gate, up = (Product(weight_of(BlockType.Q5_0, 100, 64, seed), None) for seed in (1, 2))
+    inputs = rng.standard_normal((90, 64)).astype(F32)
+    before, found = _compiled.num_threads(), []
+    for num_threads in (1, 2, 5):
+        _compiled.set_num_threads(num_threads)
+        inner, moments = layer_products.multiply_gated(gate, up, inputs, measured=True, isa=isa)
+        found.append((inner.tobytes(), moments))
+    _compiled.set_num_threads(before)
+
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_weight_in_floats_is_not_one_of_them() -> None:
+    floats = Product(weight_of(BlockType.F16, 4, 32, 1), None)
+    integers = Product(weight_of(BlockType.Q8_0, 4, 32, 1), None)
+
+    assert not layer_products.can_multiply([integers, floats], 1000)
+    assert not layer_products.can_multiply([integers], layer_products.FEW_TOKENS - 1)
+
+
+def test_a_width_that_does_not_fit_is_refused_with_both() -> None:
+    product = Product(weight_of(BlockType.Q8_0, 4, 32, 1), None)
+
+    with pytest.raises(TensorShapeError) as caught:
+        layer_products.multiply_together([product], np.ones((40, 64), F32))
+
+    assert str(caught.value) == (
+        "error[APR-F018]: the arrays do not fit each other\n"
+        "  where     products of a layer\n"
+        "  expected  activations of (T, 32)\n"
+        "  found     (40, 64)\n"
+        "  try       a shape in the model's configuration or tensor table is wrong"
+    )
+
+
+def linear(rows: int = 4, columns: int = 32, block_type: BlockType = BlockType.Q8_0):
+    return Product(weight_of(block_type, rows, columns, 1), None).compiled
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, F32)
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (
+            lambda c: c.multiply_together(
+                "mmx", [linear()], zeros(2, 32), False, [zeros(2, 4)]
+            ),
+            "an instruction set that this build or this CPU lacks",
+        ),
+        (
+            lambda c: c.multiply_together("portable", [], zeros(2, 32), False, []),
+            "not one output for each of a few products",
+        ),
+        (
+            lambda c: c.multiply_together(
+                "portable", [linear()] * 4, zeros(2, 32), False, [zeros(2, 4)] * 4
+            ),
+            "not one output for each of a few products",
+        ),
+        (
+            lambda c: c.multiply_together(
+                "portable", [linear()] * 2, zeros(2, 32), False, [zeros(2, 4)]
+            ),
+            "not one output for each of a few products",
+        ),
+        (
+            lambda c: c.multiply_together(
+                "portable", [linear()], zeros(1, 32), False, [zeros(1, 4)]
+            ),
+            "not several tokens",
+        ),
+        (
+            lambda c: c.multiply_together(
+                "portable", [linear()], zeros(2, 64), False, [zeros(2, 4)]
+            ),
+            "the activations have another width than the weight",
+        ),
+        (
+            lambda c: c.multiply_together(
+                "portable", [linear()], zeros(2, 32), False, [zeros(2, 5)]
+            ),
+            "the output has another shape than the product",
+        ),
+        (
+            lambda c: c.multiply_together(
+                "portable",
+                [linear(block_type=BlockType.F16)],
+                zeros(2, 32),
+                False,
+                [zeros(2, 4)],
+            ),
+            "a weight in floats",
+        ),
+        (
+            lambda c: c.multiply_and_add(
+                "portable", linear(), zeros(2, 32), zeros(1, 4), False, False, zeros(2, 4)
+            ),
+            "the output has another shape than what is added",
+        ),
+        (
+            lambda c: c.multiply_gated(
+                "portable", linear(), linear(5), zeros(2, 32), False, zeros(2, 4)
+            ),
+            "the output has another shape than the product",
+        ),
+        (
+            lambda c: c.multiply_gated(
+                "portable", linear(), linear(4, 64), zeros(2, 32), False, zeros(2, 4)
+            ),
+            "the activations have another width than the weight",
+        ),
+    ],
+)
+def test_the_extension_refuses_what_it_would_read_past(call, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        call(_compiled)
