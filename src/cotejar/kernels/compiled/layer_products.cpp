@@ -34,10 +34,27 @@ struct TileRows {
 
 int64_t tiles_in(const Block& block) { return (block.rows + MAX_TILE - 1) / MAX_TILE; }
 
-// What is about to be written or read: rows lie far apart, and the tile's product gives time.
+// What is about to be read: rows lie far apart, and the tile's product gives time.
 void fetch_rows(const float* array, int64_t width, const Block& block) {
     const float* at = array + block.first_row * width + block.first_column;
-    for (int64_t row = 0; row < block.rows; row++) __builtin_prefetch(at + row * width, 1, 3);
+    for (int64_t row = 0; row < block.rows; row++) __builtin_prefetch(at + row * width);
+}
+
+void store_rows(const Isa& isa, const float* values, int64_t width, const Block& block,
+                float* out) {
+    if (block.columns < ROWS) return store_block(values, width, block, out);
+    isa.operations->store_rows(values, block.rows, width,
+                               out + block.first_row * width + block.first_column);
+}
+
+void add_rows(const Isa& isa, const float* array, int64_t width, const Block& block,
+              const float* values, float* sums) {
+    if (block.columns < ROWS) {
+        load_block(array, width, block, sums);
+        return isa.operations->add(sums, values, block.rows * ROWS, sums);
+    }
+    isa.operations->add_rows(array + block.first_row * width + block.first_column, width, values,
+                             block.rows, sums);
 }
 
 // One strip of a weight times a tile of tokens, the bias added.
@@ -53,11 +70,10 @@ struct StripProduct {
         const Block& block = tile.rows;
         multiply_tile(isa, linear.weight, strip, tiles.tiles[block.first_row / MAX_TILE], values);
         if (linear.bias == nullptr) return;
-        alignas(64) float bias[MAX_TILE * ROWS] = {};
-        for (int64_t row = 0; row < block.rows; row++)
-            std::memcpy(bias + row * ROWS, linear.bias + block.first_column,
-                        static_cast<size_t>(block.columns) * sizeof(float));
-        isa.operations->add(values, bias, tile.count(), values);
+        alignas(64) float bias[ROWS] = {};
+        std::memcpy(bias, linear.bias + block.first_column,
+                    static_cast<size_t>(block.columns) * sizeof(float));
+        isa.operations->add_rows(bias, 0, values, block.rows, values);
     }
 };
 
@@ -140,9 +156,8 @@ void multiply_together(const Isa& isa, const Linear* linears, float* const* out,
             values.start(isa);
             for (int64_t at = 0; at < tiles_in(block); at++) {
                 const TileRows tile(block, at);
-                fetch_rows(out[one], weights[one].rows, tile.rows);
                 product.fill(tile, values.at(tile));
-                store_block(values.at(tile), weights[one].rows, tile.rows, out[one]);
+                store_rows(isa, values.at(tile), weights[one].rows, tile.rows, out[one]);
                 if (measured) values.measure(isa, tile);
             }
             if (measured) values.finish(isa, *measured, 1 + one, strip, piece);
@@ -178,11 +193,9 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
             for (int64_t at = 0; at < tiles_in(block); at++) {
                 const TileRows tile(block, at);
                 fetch_rows(residual, width, tile.rows);
-                fetch_rows(out, width, tile.rows);
                 product.fill(tile, values.at(tile));
-                load_block(residual, width, tile.rows, sums.at(tile));
-                isa.operations->add(sums.at(tile), values.at(tile), tile.count(), sums.at(tile));
-                store_block(sums.at(tile), width, tile.rows, out);
+                add_rows(isa, residual, width, tile.rows, values.at(tile), sums.at(tile));
+                store_rows(isa, sums.at(tile), width, tile.rows, out);
                 if (!measured) continue;
                 values.measure(isa, tile);
                 sums.measure(isa, tile);
@@ -223,13 +236,12 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
             for (int64_t at = 0; at < tiles_in(block); at++) {
                 const TileRows tile(block, at);
                 float* const activated = blocks[2].at(tile);
-                fetch_rows(out, width, tile.rows);
                 gates.fill(tile, blocks[0].at(tile));
                 ups.fill(tile, blocks[1].at(tile));
                 isa.operations->silu(blocks[0].at(tile), tile.count(), activated);
                 isa.operations->multiply(activated, blocks[1].at(tile), tile.count(),
                                          blocks[3].at(tile));
-                store_block(blocks[3].at(tile), width, tile.rows, out);
+                store_rows(isa, blocks[3].at(tile), width, tile.rows, out);
                 for (int array = 0; measured && array < 4; array++)
                     blocks[array].measure(isa, tile);
             }

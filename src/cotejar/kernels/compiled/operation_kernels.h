@@ -59,6 +59,18 @@ void add(const float* a, const float* b, int64_t count, float* out) {
     for (int64_t i = 0; i < count; i++) out[i] = a[i] + b[i];
 }
 
+void add_rows(const float* apart, int64_t stride, const float* beside, int64_t rows,
+              float* sums_beside) {
+    for (int64_t row = 0; row < rows; row++)
+        store_floats(sums_beside + row * LANES,
+                     load_floats(apart + row * stride) + load_floats(beside + row * LANES));
+}
+
+void store_rows(const float* beside, int64_t rows, int64_t stride, float* apart) {
+    for (int64_t row = 0; row < rows; row++)
+        store_floats(apart + row * stride, load_floats(beside + row * LANES));
+}
+
 // --- norm and rotation -------------------------------------------------------------------
 
 void rms_norm(const float* values, const float* weight, int64_t width, double eps, float* out) {
@@ -409,8 +421,8 @@ void attend(const AttentionTile& tile) {
 }
 
 constexpr Operations OPERATIONS = {
-    rms_norm, rotate,      silu,         multiply,          add,
-    attend,   start_lanes, add_to_lanes, add_rows_to_lanes, finish_lanes};
+    rms_norm, rotate,     silu,        multiply,     add,               attend,
+    add_rows, store_rows, start_lanes, add_to_lanes, add_rows_to_lanes, finish_lanes};
 
 }  // namespace
 }  // namespace cotejar

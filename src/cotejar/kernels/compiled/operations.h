@@ -31,6 +31,10 @@ struct Operations {
     void (*multiply)(const float* a, const float* b, int64_t count, float* out);
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*attend)(const AttentionTile& tile);
+    // Rows of 16 values side by side, and rows of 16 that are `stride` apart in a longer array.
+    void (*add_rows)(const float* apart, int64_t stride, const float* beside, int64_t rows,
+                     float* sums_beside);
+    void (*store_rows)(const float* beside, int64_t rows, int64_t stride, float* apart);
     // The moments of a chunk in pieces: whole 16s of values, then what all of them gave.
     void (*start_lanes)(MomentLanes& lanes);
     void (*add_to_lanes)(const float* values, int64_t count, MomentLanes& lanes);
