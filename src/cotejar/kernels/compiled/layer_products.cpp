@@ -34,12 +34,6 @@ struct TileRows {
 
 int64_t tiles_in(const Block& block) { return (block.rows + MAX_TILE - 1) / MAX_TILE; }
 
-// What is about to be read: rows lie far apart, and the tile's product gives time.
-void fetch_rows(const float* array, int64_t width, const Block& block) {
-    const float* at = array + block.first_row * width + block.first_column;
-    for (int64_t row = 0; row < block.rows; row++) __builtin_prefetch(at + row * width);
-}
-
 void store_rows(const Isa& isa, const float* values, int64_t width, const Block& block,
                 float* out) {
     if (block.columns < ROWS) return store_block(values, width, block, out);
@@ -192,7 +186,6 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
             sums.start(isa);
             for (int64_t at = 0; at < tiles_in(block); at++) {
                 const TileRows tile(block, at);
-                fetch_rows(residual, width, tile.rows);
                 product.fill(tile, values.at(tile));
                 add_rows(isa, residual, width, tile.rows, values.at(tile), sums.at(tile));
                 store_rows(isa, sums.at(tile), width, tile.rows, out);

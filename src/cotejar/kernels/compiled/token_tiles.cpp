@@ -11,23 +11,16 @@ namespace cotejar {
 
 namespace {
 
-thread_local Scratch tile_scratch;   // of the calling thread: the rounded activations
-thread_local Scratch round_scratch;  // of every thread: one token while it is rounded
+thread_local Scratch tile_scratch;  // of the calling thread: the rounded activations
+
+// Columns that are rounded at once, for all tokens of a tile: what they fill stays in the
+// first cache. A whole number of blocks of every type.
+constexpr int64_t COLUMNS_AT_ONCE = 256;
 
 int tile_size(int64_t tokens_left) {
     int size = 1;
     while (size < MAX_TILE && size < tokens_left) size *= 2;
     return size;
-}
-
-RoundedToken carve_rounded(Carver& carver, const Weight& weight) {
-    const size_t columns = static_cast<size_t>(weight.columns);
-    RoundedToken token;
-    token.codes = carver.take<int8_t>(columns);
-    token.scale = carver.take<float>(columns / 32);
-    token.scaled_sum = carver.take<float>(columns / 32);
-    token.sums = carver.take<int16_t>(columns / SUM_WIDTH_K);
-    return token;
 }
 
 int32_t pair_of(int low, int high) {
@@ -83,18 +76,50 @@ Tiles carve_tiles(Carver& carver, const Weight& weight, int64_t num_tokens) {
     return all;
 }
 
-// One token, rounded once for all weights that round alike.
-void round_token(const Isa& isa, const Weight* weights, int num_weights, const float* values,
-                 int t, const TokenTile* tiles) {
-    Carver counter(nullptr);
-    carve_rounded(counter, weights[0]);
-    Carver carver(round_scratch.get(counter.used()));
-    const RoundedToken token = carve_rounded(carver, weights[0]);
+// The part of a tile from `column` on.
+TokenTile from_column(const TokenTile& tile, const TypeInfo& type, int64_t column) {
+    const int64_t n = tile.num_tokens, block = column / type.elements;
+    TokenTile rest = tile;
+    rest.codes += column * n;
+    rest.initial += column / TokenTile::piece_of(type) * n;
+    rest.scale += block * n;
+    rest.scaled_sum += block * n;
+    rest.sums += block * type.num_sub / 2 * n;
+    return rest;
+}
+
+// Some columns of one token, rounded once for all weights that round alike.
+void round_columns(const Isa& isa, const Weight* weights, int num_weights, const float* values,
+                   int t, const TokenTile* tiles) {
+    alignas(64) int8_t codes[COLUMNS_AT_ONCE];
+    float scale[COLUMNS_AT_ONCE / 32], scaled_sum[COLUMNS_AT_ONCE / 32];
+    int16_t sums[COLUMNS_AT_ONCE / SUM_WIDTH_K];
+    const RoundedToken token{codes, scale, scaled_sum, sums};
     for (int one = 0; one < num_weights; one++) {
         const Rounding rounding = weights[one].type->rounding;
         if (one == 0 || rounding != weights[one - 1].type->rounding)
             isa.round_activations(rounding, values, weights[one].columns, token);
         put_in_tile(weights[one], token, t, tiles[one]);
+    }
+}
+
+// Tokens past the last repeat the last; their products are not stored.
+void round_tile(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
+                int64_t tokens_left, const TokenTile* tiles) {
+    const int64_t columns = weights[0].columns;
+    for (int64_t column = 0; column < columns; column += COLUMNS_AT_ONCE) {
+        Weight parts[RoundedTiles::MAX_WEIGHTS];
+        TokenTile rests[RoundedTiles::MAX_WEIGHTS];
+        for (int one = 0; one < num_weights; one++) {
+            parts[one] = weights[one];
+            parts[one].columns = std::min(COLUMNS_AT_ONCE, columns - column);
+            rests[one] = from_column(tiles[one], *weights[one].type, column);
+        }
+        for (int t = 0; t < tiles[0].num_tokens; t++) {
+            const int64_t token = std::min<int64_t>(t, tokens_left - 1);
+            round_columns(isa, parts, num_weights, activations + token * columns + column, t,
+                          rests);
+        }
     }
 }
 
@@ -117,15 +142,6 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
     for (int kind = 0; kind < num_kinds; kind++)
         tiles_[kind] = carve_tiles(carver, kinds[kind], num_tokens);
     const int64_t columns = kinds[0].columns;
-    auto round_tile = [&](int64_t index) {
-        TokenTile tiles[MAX_WEIGHTS];
-        for (int kind = 0; kind < num_kinds; kind++) tiles[kind] = tiles_[kind].tiles[index];
-        // Tokens past the last repeat the last; their products are not stored.
-        for (int t = 0; t < tiles[0].num_tokens; t++) {
-            const int64_t token = std::min(index * MAX_TILE + t, num_tokens - 1);
-            round_token(isa, kinds, num_kinds, activations + token * columns, t, tiles);
-        }
-    };
     // A piece of the measured array is one thread's; without measuring it is one tile.
     const int64_t at_once = measured == nullptr ? 1 : BLOCK_ROWS / MAX_TILE;
     const int64_t count = tiles_[0].count, pieces = (count + at_once - 1) / at_once;
@@ -139,7 +155,11 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
                 const int64_t end = std::min(count, (piece + 1) * at_once);
                 for (int64_t index = piece * at_once; index < end; index++) {
                     const int64_t first = index * MAX_TILE;
-                    round_tile(index);
+                    TokenTile tiles[MAX_WEIGHTS];
+                    for (int kind = 0; kind < num_kinds; kind++)
+                        tiles[kind] = tiles_[kind].tiles[index];
+                    round_tile(isa, kinds, num_kinds, activations + first * columns,
+                               num_tokens - first, tiles);
                     if (rows)
                         rows->add(activations + first * columns,
                                   std::min<int64_t>(MAX_TILE, num_tokens - first));
