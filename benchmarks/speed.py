@@ -182,8 +182,13 @@ def measure_speed(path: Path, rounds: int, *, whole: bool) -> dict[str, Any]:
             note(f"prefill {size} {chosen_isa()} / llama.cpp", theirs / ours)
             if whole:
                 rows = timed_pass(EveryRow, model, ids, None)
-                traced = timed_pass(FusedPass, model, ids, TraceRecorder(Capture()))
+                recorder = TraceRecorder(Capture())
+                traced = timed_pass(FusedPass, model, ids, recorder)
                 note(f"traced / untraced, {size}", traced / rows)
+                start = time.perf_counter()
+                num_sites = len(recorder.sites)
+                naming = time.perf_counter() - start
+                note(f"naming what {num_sites} sites counted, ms", 1000 * naming)
             if watched is not None and size == 128:
                 reduced = llama.traced(ids, watch, watched)
                 note("traced / llama.cpp with a callback, 128", traced / reduced)
@@ -316,7 +321,8 @@ def report(results: dict[str, dict[str, list[float]]], command: str) -> str:
         f"Python {platform.python_version()}; {cpu}, {os.cpu_count()} cores; "
         f"kernels: {chosen_isa()}.",
         "",
-        "Traced is all sites, both scopes, statistics; untraced computes the same rows. "
+        "Traced is all sites, both scopes, statistics, as the kernels give them; naming them "
+        "is done when they are read. Untraced computes the same rows. "
         "Without a trace the last layer has one row alone, as in the prefill figures. "
         "A ratio is of two figures of one round.",
     ]
