@@ -103,7 +103,8 @@ void round_columns(const Isa& isa, const Weight* weights, int num_weights, const
     }
 }
 
-// Tokens past the last repeat the last; their products are not stored.
+}  // namespace
+
 void round_tile(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
                 int64_t tokens_left, const TokenTile* tiles) {
     const int64_t columns = weights[0].columns;
@@ -122,8 +123,6 @@ void round_tile(const Isa& isa, const Weight* weights, int num_weights, const fl
         }
     }
 }
-
-}  // namespace
 
 RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weights,
                            const float* activations, int64_t num_tokens,

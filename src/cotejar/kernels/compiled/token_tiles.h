@@ -28,6 +28,11 @@ class RoundedTiles {
     int kind_of_[MAX_WEIGHTS];
 };
 
+// One tile of each of these weights, by the calling thread. Tokens past the last repeat the
+// last; their products are not stored.
+void round_tile(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
+                int64_t tokens_left, const TokenTile* tiles);
+
 // totals[tokens of the tile][ROWS].
 void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
                    const TokenTile& tile, float* totals);
