@@ -45,7 +45,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "extra-bias": ("bias-extra", "bias-wrong"),
     "rope-scaling": ("rope-scaling", "rope-theta-scaling"),
     "rope-scaling-missing": ("rope-scaling", "rope-theta-scaling"),
-    "rope-local-missing": ("rope-theta",),
+    "rope-local-missing": ("rope-theta", "rope-other-layer"),
     "rope-offset": ("rope-position-offset",),
     "rope-query-offset": ("rope-position-offset",),
     "rope-keys-missing": ("rope-missing",),

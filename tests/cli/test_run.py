@@ -150,7 +150,7 @@ def test_no_gpu_and_cpu_are_understood(run_apr: Run, tiny_gguf: Path) -> None:
             ["MODEL", "hello " * 60],
             "error[APR-U004]: the prompt and the answer do not fit into the model's",
         ),
-        (["oracle:MODEL", "hello"], "error[APR-U005]: oracle traces, but does not generate"),
+        (["oracle:MODEL", "hello"], "error[APR-U005]: oracle cannot continue a text"),
         (["nativ:MODEL", "hello"], "error[APR-U005]: there is no engine 'nativ'"),
     ],
 )

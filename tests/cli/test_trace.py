@@ -219,7 +219,7 @@ def test_what_only_a_run_can_do_needs_payload(
 
     assert (done.code, done.out) == (2, "")
     assert done.err.endswith(
-        "Error: --prompt, --tokens, --layer, --scope and --capture need --payload\n"
+        "Error: --prompt, --tokens, --decode, --layer, --scope and --capture need --payload\n"
     )
 
 
@@ -366,8 +366,8 @@ def test_a_recorded_trace_is_shown_whole(run_apr: Run) -> None:
 
         assert done.code == 2
         assert done.err.endswith(
-            "Error: --layer, --scope and --capture say what to record; a recorded trace is "
-            "shown whole\n"
+            "Error: --decode, --layer, --scope and --capture say what to record; a recorded "
+            "trace is shown whole\n"
         )
 
 

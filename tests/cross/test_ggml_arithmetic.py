@@ -21,7 +21,7 @@ from cotejar.quant.activations import (
     quantize_activations,
 )
 from cotejar.quant.block_matrix import BlockMatrix
-from cotejar.quant.block_type import BlockType
+from cotejar.quant.block_type import BlockType, ListedType
 from cotejar.quant.codec import decode, encode
 
 pytestmark = pytest.mark.cross
@@ -62,6 +62,30 @@ def ggml_cpu(ggml_base: ctypes.CDLL) -> ctypes.CDLL:
     library = load("ggml-cpu")
     library.ggml_cpu_init()  # fills the float16 table that the dots read
     return library
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in (*BlockType, *ListedType) if k < 64], ids=lambda kind: kind.label
+)
+def test_every_type_has_the_blocks_of_ggml(
+    ggml_base: ctypes.CDLL, kind: BlockType | ListedType
+) -> None:
+    name, values, num_bytes = (
+        ggml_base.ggml_type_name,
+        ggml_base.ggml_blck_size,
+        ggml_base.ggml_type_size,
+    )
+    name.restype, values.restype, num_bytes.restype = (
+        ctypes.c_char_p,
+        ctypes.c_int64,
+        ctypes.c_size_t,
+    )
+
+    assert name(int(kind)).decode().upper() == kind.label
+    assert (values(int(kind)), num_bytes(int(kind))) == (
+        kind.elements_per_block,
+        kind.bytes_per_block,
+    )
 
 
 def convert(

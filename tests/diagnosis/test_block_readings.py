@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from cotejar.diagnosis.case import Case
+from cotejar.diagnosis.replay import replay_sides
+from cotejar.diagnosis.search import find_causes
 from cotejar.model.language_model import open_language_model
 from cotejar.quant.block_type import BlockType
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
 
+from .conftest import observe, run
 from .planted import find_planted, first
 
 if TYPE_CHECKING:
@@ -92,7 +96,31 @@ def sub_scales_without_sign(raw: np.ndarray) -> None:
     raw[:, 192:208] = np.abs(signed).clip(0, 127).astype(np.uint8)
 
 
+def one_block_zeroed(raw: np.ndarray) -> None:
+    raw[7] = 0
+
+
+def codes_one_more(raw: np.ndarray) -> None:
+    """Both codes of a byte, and what is 15 stays."""
+    low, high = np.minimum((raw[:, 2:] & 15) + 1, 15), np.minimum((raw[:, 2:] >> 4) + 1, 15)
+    raw[:, 2:] = low | high << 4
+
+
+def packed_scales_exchanged(raw: np.ndarray) -> None:
+    raw[:, 4:12] = np.roll(raw[:, 4:12], 4, axis=1)
+
+
 CASES = {
+    "a block of zeros": ("mistral", one_block_zeroed, "block-wrong",
+                         "block 2 of row 1 is read as 0"),
+    "a block of zeros and no minimum": ("llama", one_block_zeroed, "block-wrong",
+                                        "block 2 of row 1 is read as 0"),
+    "a wide block of zeros": ("Q4_K", one_block_zeroed, "block-wrong",
+                              "block 1 of row 3 is read as 0"),
+    "codes that saturate": ("qwen2", codes_one_more, "code-offset",
+                            "codes are 1 too large, and cut to their range"),
+    "scales by fours": ("Q4_K", packed_scales_exchanged, "sub-scales",
+                        "the packed bytes of scales are read from 8 4 12"),
     "bytes of words reversed": (
         "qwen2", words_reversed, "code-order",
         "codes are read in another order within each 32: 3 2 1 0 7 6 5 4 ..."),
@@ -123,6 +151,31 @@ def test_a_misread_weight_is_named(models: Models, name: str) -> None:
 
     assert first(found) == (id_, title)
     assert found.causes[0].residual_after <= 3 * found.causes[0].limit
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "Q4_K"])
+def test_a_block_of_zeros_is_named_in_the_numerics_that_generates(
+    models: Models, name: str
+) -> None:
+    """Integer dots over activations in 8 bits, whose block sums are rounded apart."""
+    model = models(name)
+    matrix = model.declared.weights[WEIGHT]
+    raw = np.array(matrix.raw).reshape(-1, matrix.block_type.bytes_per_block)
+    raw[7] = 0
+    changed = {WEIGHT: replace(matrix, raw=raw.reshape(-1))}
+    altered = model.altered(weights=model.weights.replaced(changed))
+    side = observe(run(altered, "q8"), model)
+    error = next(e for e in replay_sides([side]) if not e.explained)
+    operation = side.truth.operations[error.site]
+    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
+    assert inputs is not None
+    assert recorded is not None
+
+    found = find_causes(Case(operation, side, inputs.arrays, recorded, error))
+
+    assert error.site == "layer.1.ffn_out"
+    assert found.causes[0].id == "block-wrong"
+    assert found.causes[0].title.endswith(" is read as 0")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from cotejar.diagnosis.case import Case
 from cotejar.diagnosis.replay import replay_sides
 from cotejar.diagnosis.search import Found, find_causes
 from cotejar.engines.native.forward import Pass
+from cotejar.quant.floats import round_to_bfloat16
 
 from .conftest import observe, run
 
@@ -84,6 +85,97 @@ class LayerZeroAgain(Pass):
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
         self._layers = (self._layers[0], self._layers[0])
+
+
+class OddTheta(Pass):
+    """A theta that no list has, in layer 1."""
+
+    def angles(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        theta = 37_000.0 if layer == 1 else 10_000.0
+        angles = np.outer(np.arange(12), theta ** (-np.arange(0, 16, 2) / 16))
+        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+class OddScale(Pass):
+    """Scores of layer 1 are a third of what they ought to be."""
+
+    def attend(self, layer: int, q: np.ndarray, *rows: np.ndarray) -> np.ndarray:
+        return super().attend(layer, q / np.float32(3) if layer == 1 else q, *rows)
+
+
+class CoarseCache(Pass):
+    """Keys and values of layer 1 are kept in bfloat16."""
+
+    def extend_cache(
+        self, layer: int, k: np.ndarray, v: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if layer == 1:
+            k, v = round_to_bfloat16(k), round_to_bfloat16(v)
+        return super().extend_cache(layer, k, v)
+
+
+class Chunks(Pass):
+    """Tokens of layer 1 see those of their own eight alone."""
+
+    def attend(self, layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        if layer != 1:
+            return super().attend(layer, q, k, v)
+        parts = [slice(0, 8), slice(8, 12)]
+        return np.concatenate([super(Chunks, self).attend(1, q[p], k[p], v[p]) for p in parts])
+
+
+class NoQueryBias(Pass):
+    """The bias of queries of layer 1 is left out."""
+
+    def linear(self, layer: int, part: str, values: np.ndarray) -> np.ndarray:
+        product = super().linear(layer, part, values)  # type: ignore[arg-type]
+        bias = self._layers[layer].linears[part][1]
+        return product - bias if (layer, part) == (1, "q") else product
+
+
+class OnePlus(Pass):
+    """Every norm of layer 1 takes its weight as 1 + w."""
+
+    def norm(self, layer: int | None, part: str, values: np.ndarray) -> np.ndarray:
+        found = super().norm(layer, part, values)
+        if layer != 1:
+            return found
+        ones = np.sqrt((values * values).mean(axis=-1, keepdims=True) + np.float32(2**-10))
+        return found + values / ones
+
+
+TEN = ("attn_norm", "qkv", "attn_out", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu_gate",
+       "ffn_swiglu_inner", "ffn_out", "output", "embed", "final_norm", "logits")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("forward", "slots", "site", "cause", "title"),
+    [
+        (OddTheta, TEN, "attn_out", "rope-theta",
+         "theta is 37,000 and ought to be 10,000, in layer.1.q_rope and layer.1.k_rope"),
+        (OddScale, TEN, "attn_out", "attention-scale",
+         "scores are scaled by 0.0833333, 1/3 times the right 0.25, in layer.1.attn_context"),
+        (CoarseCache, TEN, "attn_out", "cache-rounded",
+         "keys and values are rounded to bf16, in layer.1.attn_context"),
+        (Chunks, TEN, "attn_out", "mask-chunks",
+         "a token sees its own chunk of 8 tokens alone, in layer.1.attn_context"),
+        (NoQueryBias, HIDDEN, "output", "bias-missing", "the bias is left out, in layer.1.q"),
+        (OnePlus, HIDDEN, "output", "norm-one-plus-weight",
+         "the weight is taken as 1 + w, in layer.1.attn_norm and layer.1.ffn_norm"),
+    ],
+)  # fmt: skip
+def test_numbers_and_roundings_that_nobody_recorded_are_fitted(
+    models: Models,
+    forward: type[Pass],
+    slots: tuple[str, ...],
+    site: str,
+    cause: str,
+    title: str,
+) -> None:
+    found_site, found = find(models, "qwen2", forward, slots)
+
+    assert found_site == f"layer.1.{site}"
+    assert (found.causes[0].id, found.causes[0].title) == (cause, title)
 
 
 class Disturbed(Pass):

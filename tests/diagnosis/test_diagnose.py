@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from cotejar.cli.apr.group import apr
-from cotejar.diagnosis.diagnose import diagnose
+from cotejar.diagnosis.diagnose import diagnose, diagnose_traces, replay_trace
 from cotejar.diagnosis.request import Request
 from cotejar.engines.native.forward import Pass
 from cotejar.errors import OutputExistsError, UsageError
@@ -462,3 +462,40 @@ def test_arrays_recorded_in_float16_raise_no_alarm(models: Models, tmp_path: Pat
     result = judge(f"oracle:{models.path('llama')}", recorded)
 
     assert (result.verdict, result.site) == (Verdict.PASS, None)
+
+
+def test_traces_in_memory_give_what_their_files_give(models: Models, tmp_path: Path) -> None:
+    model = models("llama")
+    traces = [run(model, "f32"), run(model, "q8", NoRope)]
+    files = [saved(tmp_path / f"{n}.trace", trace) for n, trace in enumerate(traces)]
+    known = [replay_trace(run(model, numerics), model) for numerics in ("f32", "q8")]
+
+    from_files = judge(*files, model=models.path("llama")).as_json()
+
+    assert diagnose_traces(*traces, model).as_json() == from_files
+    remembered = diagnose_traces(*traces, model, known=known).as_json()
+    # A weight that is multiplied for one side alone is summed in another order (float64).
+    errors = remembered.pop("local_errors"), from_files.pop("local_errors")
+    assert [(e["site"], e["side"], e["explained"]) for e in errors[0]] == [
+        (e["site"], e["side"], e["explained"]) for e in errors[1]
+    ]
+    remembered.pop("ladder")
+    from_files.pop("ladder")
+    assert remembered == from_files
+
+
+def test_a_trace_of_another_model_is_not_replayed(models: Models) -> None:
+    trace = run(models("llama"), "f32")
+
+    with pytest.raises(UsageError) as caught:
+        replay_trace(trace, models("qwen2"))
+
+    ran, has = trace.model.fingerprint[:19], models("qwen2").fingerprint[:19]
+    assert str(caught.value) == (
+        "error[APR-U001]: the trace cannot be replayed\n"
+        "  where     llama.gguf\n"
+        "  expected  a trace of qwen2.gguf from position 0\n"
+        f"  found     the reference was recorded of other weights ({ran}) than those of "
+        f"qwen2.gguf ({has})\n"
+        "  try       replay it with the model that it was recorded of"
+    )

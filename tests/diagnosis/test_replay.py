@@ -10,14 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotejar.diagnosis.arithmetic import F32
+from cotejar.diagnosis import replay
+from cotejar.diagnosis.arithmetic import F32, Q8
 from cotejar.diagnosis.limits import product_limit
-from cotejar.diagnosis.replay import replay_sides
+from cotejar.diagnosis.replay import Replayed, replay_sides
 from cotejar.engines.native.forward import Pass
 
 from .conftest import DECODERS, observe, run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float32
+
     from cotejar.diagnosis.replay import LocalError
 
     from .conftest import Models
@@ -227,3 +232,112 @@ def test_a_float32_sum_stays_within_its_limit(seed: int, columns: int) -> None:
 
     off = np.linalg.norm(summed - right, axis=1) / np.linalg.norm(right, axis=1)
     assert (off <= limit).all()
+
+
+def counting_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many sides each product is replayed for."""
+    sides: list[int] = []
+    real = replay._measure_products
+
+    def counting(jobs: Sequence[object]) -> list[LocalError]:
+        sides.append(len(jobs))
+        return real(jobs)  # type: ignore[arg-type]  # handed on
+
+    monkeypatch.setattr(replay, "_measure_products", counting)
+    return sides
+
+
+def same_figures(a: LocalError, b: LocalError) -> bool:
+    """But for float64's order of sums, which depends on how many tokens are multiplied at once.
+
+    What float32 leaves is 2**-24 of the output or more, and those roundings 2**-53 of it each.
+    """
+    pairs = ((a.exact, b.exact), (a.left, b.left), (a.limits, b.limits))
+    close = all(np.allclose(*pair, rtol=2.0**-20, atol=0) for pair in pairs)
+    return (a.site, a.side) == (b.site, b.side) and close
+
+
+class WrongUp(Pass):
+    """In layer 1, one value of one token is off by one bit of float32."""
+
+    def linear(
+        self, layer: int, part: str, inputs_TC: Float32[np.ndarray, "T C"]
+    ) -> Float32[np.ndarray, "T R"]:
+        outputs_TR = super().linear(layer, part, inputs_TC)
+        if (layer, part) == (1, "ffn_up"):
+            outputs_TR[5, 3] = np.nextafter(outputs_TR[5, 3], np.float32(np.inf))
+        return outputs_TR
+
+
+def test_what_both_recorded_to_the_bit_is_replayed_once(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models("llama")
+    truth = observe(run(model, "f32"), model).truth
+    sides = [
+        replace(observe(run(model, "f32", forward), model, side), truth=truth)
+        for side, forward in (("reference", Pass), ("candidate", WrongUp))
+    ]
+    alone = [e for side in sides for e in replay_sides([side])]
+    replayed = counting_products(monkeypatch)
+
+    together = replay_sides(sides)
+
+    # Seven products a layer: those before ffn_up of layer 1 once; it, what follows and the
+    # head for each.
+    assert replayed == [1] * 7 + [1] * 5 + [2] * 3
+    by_place = {(e.site, e.side): e for e in alone}
+    assert len(by_place) == len(together)
+    assert all(same_figures(e, by_place[e.site, e.side]) for e in together)
+
+
+def test_sides_that_compute_in_another_way_are_each_replayed(models: Models) -> None:
+    model = models("llama")
+    trace = run(model, "f32")
+    side = observe(trace, model, "reference")
+    other = replace(side, side="candidate", arithmetic=Q8)
+
+    errors = replay_sides([side, other])
+
+    left = {(e.site, e.side): e.explained for e in errors}
+    assert left["layer.0.q", "reference"]
+    assert not left["layer.0.q", "candidate"]
+
+
+def test_what_was_replayed_before_is_not_replayed_again(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models("llama")
+    sound, wrong = (observe(run(model, "f32", f), model) for f in (Pass, WrongUp))
+    wrong = replace(wrong, truth=sound.truth)
+    known = Replayed(observed=sound, errors={e.site: e for e in replay_sides([sound])})
+    right = replay_sides([wrong])
+    replayed = counting_products(monkeypatch)
+
+    found = replay_sides([wrong], known=[known])
+
+    assert replayed == [1] * 3
+    assert all(same_figures(a, b) for a, b in zip(right, found, strict=True))
+
+
+@pytest.mark.parametrize("change", ["arithmetic", "tokens", "weights"])
+def test_what_was_replayed_of_another_run_is_not_taken(
+    models: Models, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models("llama")
+    side = observe(run(model, "f32"), model)
+    other = side
+    if change == "arithmetic":
+        other = replace(side, arithmetic=Q8)
+    elif change == "tokens":
+        trace = replace(side.trace, token_ids=side.trace.token_ids[::-1])
+        other = replace(side, trace=trace)
+    else:
+        weights = side.truth.weights.replaced({})
+        other = replace(side, truth=replace(side.truth, weights=weights))
+    known = Replayed(observed=side, errors={e.site: e for e in replay_sides([side])})
+    replayed = counting_products(monkeypatch)
+
+    replay_sides([other], known=[known])
+
+    assert len(replayed) == 15

@@ -79,8 +79,8 @@ def test_there_are_the_faults_of_every_family() -> None:
 
     assert len(FAULTS) >= 40
     assert list(dict.fromkeys(families)) == [
-        "tokens", "head", "norm", "projection", "rope", "cache", "attention", "activation",
-        "residual", "weights", "rounding",
+        "tokens", "head", "norm", "projection", "rope", "cache", "decoding", "attention",
+        "activation", "residual", "weights", "rounding",
     ]  # fmt: skip
 
 
@@ -475,7 +475,8 @@ def test_a_fault_of_decoding_acts_behind_the_cache_and_not_before(
     steps = [session.append([5]) for session in sessions]
 
     assert np.array_equal(*prompts)
-    assert not np.allclose(*steps, rtol=0, atol=1e-3)
+    least = 0 if FAULTS[fault.partition("@")[0]].in_doubt else 1e-3
+    assert np.abs(steps[0] - steps[1]).max() > least
     assert first_difference(sound_run(model), run(model, fault)) is None
 
 

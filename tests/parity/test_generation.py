@@ -186,7 +186,7 @@ def test_a_cache_that_slips_is_wrong_in_decoding_though_one_pass_agrees(
     assert report.explained is not None
     assert report.explained.verdict is Verdict.PASS
     lines = "\n".join(generation_lines(report))
-    assert "in one pass the two agree: look at the caches and positions of decoding" in lines
+    assert "in one pass the two agree: `apr diagnose --decode` looks behind the caches" in lines
 
 
 def test_the_sites_of_a_bad_step_name_the_fault(model: Path) -> None:

@@ -196,6 +196,14 @@ def can_round(how: str, width: int) -> bool:
     return width % ROUNDING_BLOCK.get(how, 1) == 0
 
 
+def activation_block(arithmetic: Arithmetic, block_type: BlockType) -> int | None:
+    """Activations that share a step before a product with such a weight; None for no steps."""
+    kind = ACTIVATION_TYPES.get(block_type)
+    if arithmetic.activations not in {"blocks", "simd blocks"} or kind is None:
+        return None
+    return 256 if kind is ActivationType.Q8_K else 32
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProductInput:
     """What a product multiplies, after the rounding of activations."""

@@ -72,6 +72,8 @@ class Alternative:
     """Other recorded sites that it explains as well, and that the right operation does not."""
     declared: bool = False
     """Does it leave out what this very model declares? Of two that are equal it comes first."""
+    slack: float = 0.0
+    """Relative L2 that what was computed on the way, and not recorded, may add to the limit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,16 +93,19 @@ class Case:
         """What ought to have come out, with the roundings that the numerics declares."""
         return replay(self.operation, self.inputs, self.observed)
 
-    def judge(self, output_TW: Float64[np.ndarray, "T W"]) -> Judged:
-        """Hold an output against what was recorded; the limit grows with a larger output."""
+    def judge(self, output_TW: Float64[np.ndarray, "T W"], slack: float = 0.0) -> Judged:
+        """Hold an output against what was recorded; the limit grows with a larger output.
+
+        `slack` is an alternative's own: see there.
+        """
         if output_TW.shape != self.recorded.shape:
             return Judged(rel_l2=np.inf, limit=self.error.limit)
         with np.errstate(all="ignore"):
             norm_T = self.error.output_norm
-            left_T = divide(np.linalg.norm(self.recorded - output_TW, axis=1), norm_T)
-            growth_T = divide(np.linalg.norm(output_TW, axis=1), norm_T)
+            left_T = divide(_norms(self.recorded - output_TW), norm_T)
+            growth_T = divide(_norms(output_TW), norm_T)
             growth_T[~np.isfinite(growth_T)] = 1.0
-            limit_T = self.error.limits * np.maximum(growth_T, 1.0)
+            limit_T = (self.error.limits + slack) * np.maximum(growth_T, 1.0)
             ratio_T = divide(left_T, limit_T)
         ratio_T[~np.isfinite(ratio_T)] = np.inf
         worst = int(ratio_T.argmax())
@@ -210,3 +215,9 @@ class Case:
         """From the order of the weight's rows to the site's."""
         order = self.project.row_order
         return output_TR if order is None else output_TR[:, order]
+
+
+def _norms(values_TW: Float64[np.ndarray, "T W"]) -> Float64[np.ndarray, "T"]:
+    """Of each token. Logits are large, and numpy's own makes copies of them."""
+    norms_T: np.ndarray = np.sqrt(np.einsum("tw,tw->t", values_TW, values_TW))
+    return norms_T

@@ -23,7 +23,7 @@ from cotejar.diagnosis.file_difference import as_reference, compare_files
 from cotejar.diagnosis.hypotheses.tokens import explain_tokens
 from cotejar.diagnosis.ladder import climb
 from cotejar.diagnosis.observed import Observed, Truth, declared_truth
-from cotejar.diagnosis.replay import replay_sides
+from cotejar.diagnosis.replay import Replayed, replay_sides
 from cotejar.diagnosis.reproduction import (
     first_wrong_token,
     require_free_folder,
@@ -32,6 +32,7 @@ from cotejar.diagnosis.reproduction import (
 from cotejar.diagnosis.request import Request, Traced, trace_sides
 from cotejar.diagnosis.result import Diagnosis, Reproduction
 from cotejar.diagnosis.search import Cause, Found, find_causes
+from cotejar.errors import UsageError
 from cotejar.parity.compare import Plan, compare_traces
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, parse_layers
 from cotejar.trace.site import parse_site
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from cotejar.diagnosis.observed import SideName
     from cotejar.diagnosis.replay import LocalError
     from cotejar.diagnosis.result import WrongSide
+    from cotejar.model.language_model import LanguageModel
     from cotejar.parity.compare import Comparison
     from cotejar.parity.preconditions import Precondition
     from cotejar.trace.forward_trace import ForwardTrace
@@ -62,6 +64,60 @@ def diagnose(
     if request.output is not None:
         require_free_folder(request.output)
     traced = trace_sides(request, on_progress)
+    return _diagnose(traced, request, (), on_progress)
+
+
+def diagnose_traces(
+    reference: ForwardTrace,
+    candidate: ForwardTrace,
+    model: LanguageModel,
+    *,
+    known: Sequence[Replayed] = (),
+) -> Diagnosis:
+    """Diagnose two traces of one model that are in memory, or open.
+
+    Args:
+        reference: what is trusted, though it may turn out to be wrong.
+        candidate: what is in doubt.
+        model: what both ought to have run.
+        known: what `replay_trace` gave of this model. Where a side has the same bits around
+            an operation, that is not computed again; nothing else is made of them.
+    """
+    request = Request(reference=reference.engine.name, candidate=candidate.engine.name)
+    sides = [_recorded(trace, model) for trace in (reference, candidate)]
+    return _diagnose((sides[0], sides[1]), request, known, lambda _: None)
+
+
+def replay_trace(trace: ForwardTrace, model: LanguageModel) -> Replayed:
+    """Replay every operation of one trace, for `diagnose_traces` of others beside it.
+
+    Raises:
+        UsageError: the trace is not of that model.
+    """
+    side = _recorded(trace, model)
+    observed = _observe((side, side))
+    if isinstance(observed, str):
+        raise UsageError(
+            "the trace cannot be replayed",
+            where=trace.model.name,
+            expected=f"a trace of {model.name} from position 0",
+            found=observed,
+            hint="replay it with the model that it was recorded of",
+        )
+    errors = replay_sides(observed[:1])
+    return Replayed(observed=observed[0], errors={error.site: error for error in errors})
+
+
+def _recorded(trace: ForwardTrace, model: LanguageModel) -> Traced:
+    return Traced(side=None, trace=trace, model=model, asked=None)
+
+
+def _diagnose(
+    traced: tuple[Traced, Traced],
+    request: Request,
+    known: Sequence[Replayed],
+    on_progress: Callable[[str], None],
+) -> Diagnosis:
     start = _start(request, traced)
     if broken := broken_preconditions(start.preconditions):
         return _incomparable(start, broken, traced)
@@ -72,7 +128,7 @@ def diagnose(
             summary=observed,
             next_step="name the model that the trace was recorded of with --model",
         )
-    return _examine(start, observed, traced, request, on_progress)
+    return _examine(start, observed, traced, request, known, on_progress)
 
 
 def _examine(
@@ -80,6 +136,7 @@ def _examine(
     observed: Sequence[Observed],
     traced: tuple[Traced, Traced],
     request: Request,
+    known: Sequence[Replayed],
     on_progress: Callable[[str], None],
 ) -> Diagnosis:
     """What may be compared: local errors, and what they say."""
@@ -90,7 +147,7 @@ def _examine(
     layers = None
     if request.layers is not None:
         layers = parse_layers(request.layers, observed[0].truth.config.num_layers)
-    errors = replay_sides(observed, layers=layers, jobs=request.jobs)
+    errors = replay_sides(observed, layers=layers, jobs=request.jobs, known=known)
     result = replace(start, comparison=comparison, errors=tuple(errors))
     found = first_nonfinite(reference, candidate)
     if found is not None and not _is_behind(found[1], errors):
@@ -196,10 +253,15 @@ def _incomparable(
     # A side that ran other tokens than it was given is the wrong one.
     changed = [t for t in traced if t.asked is not None and t.asked != t.trace.token_ids]
     wrong = changed[0] if len(changed) == 1 else candidate
-    right_ids = wrong.asked or reference.trace.token_ids
+    right_ids = wrong.asked if wrong in changed else None
+    right_ids = right_ids or reference.trace.token_ids
     cause = explain_tokens(right_ids, wrong.trace.token_ids)
     if cause is None or "token-ids" not in {p.id for p in broken}:
         return result
+    if cause.id == "tokens" and not changed and all(side.asked for side in traced):
+        # Each ran what its own tokenizer made of the text.
+        title = f"the two tokenizers differ (vocabulary or merges): {cause.title}"
+        cause = replace(cause, id="tokenizer", title=title)
     side: WrongSide = "reference" if wrong is reference else "candidate"
     found = Cause(
         id=cause.id,
@@ -383,14 +445,17 @@ def _shrink(case: Case, found: Found, traced: Sequence[Traced]) -> tuple[Case, F
     index = 1 if case.observed.side == "candidate" else 0
     side, trace = traced[index].side, case.observed.trace
     site = case.operation.site
-    if side.recorded is not None:
+    if side is None:
         return case, found
     layers = None if site.layer is None else frozenset({site.layer, max(site.layer - 1, 0)})
     capture = Capture(array_slots=EVERY_ARRAY, layers=layers)
     for length in range(1, first_wrong_token(case) + 1):
         if length & (length - 1) and length != first_wrong_token(case) + 1:
             continue  # 1, 2, 4, ...
-        short = side.trace(trace.token_ids[:length], capture=capture, prompt=None)
+        steps = min(trace.num_steps, length - 1)
+        short = side.trace(
+            trace.token_ids[:length], capture=capture, prompt=None, num_steps=steps
+        )
         observed = replace(case.observed, trace=short, _derived={})
         wrong = [e for e in replay_sides([observed], layers=layers) if not e.explained]
         at_site = [e for e in wrong if e.site == case.operation.name]

@@ -122,9 +122,11 @@ def wrong_shape(side: SideName, trace: ForwardTrace, config: DecoderConfig) -> s
         if record.site.slot in LAST_ALONE:
             allowed.add((1, expected[1]))
         if found not in allowed or not is_layer:
+            last = found[0] == 1 < tokens and Scope.ALL not in record.stats
             return (
                 f"{name} of the {side} has shape {found}, and of this model over these "
                 f"tokens it has {expected if is_layer else 'no such layer'}"
+                + (": it was recorded of the last token alone (scope last)" if last else "")
             )
     return None
 

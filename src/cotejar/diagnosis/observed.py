@@ -31,7 +31,7 @@ from cotejar.trace.site import Site
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from jaxtyping import Float64
+    from jaxtyping import Float, Float64
 
     from cotejar.diagnosis.arithmetic import Arithmetic, ProductInput
     from cotejar.diagnosis.operations import Step
@@ -76,12 +76,26 @@ class Observed:
     arithmetic: Arithmetic
     _derived: dict[str, tuple[np.ndarray, tuple[str, ...]]] = field(default_factory=dict)
 
+    def runs_like(self, other: Observed) -> bool:
+        """The same weights, shapes, arithmetic and tokens, whatever was recorded?"""
+        return (
+            self.truth.weights is other.truth.weights
+            and self.arithmetic == other.arithmetic
+            and self.trace.token_ids == other.trace.token_ids
+            and self.truth.config == other.truth.config
+        )
+
     def recorded(self, site: Site) -> Float64[np.ndarray, "T W"] | None:
         """What was recorded there; q, k and v may come out of `qkv`."""
+        array = self.as_recorded(site)
+        return None if array is None else np.asarray(array, np.float64)
+
+    def as_recorded(self, site: Site) -> Float[np.ndarray, "T W"] | None:
+        """The same, in the type that it was recorded in."""
         array = self.trace.arrays.get(str(site))
         if array is None and site.slot in {"q", "k", "v"}:
             array = self._part_of_qkv(site)
-        return None if array is None else np.asarray(array, np.float64)
+        return array
 
     def _part_of_qkv(self, site: Site) -> np.ndarray | None:
         whole = self.trace.arrays.get(str(Site("qkv", site.layer)))
@@ -94,8 +108,13 @@ class Observed:
         start, size = starts[site.slot]
         return whole[:, start : start + size]
 
-    def inputs(self, operation: Operation) -> Inputs | None:
-        """What it was given, recorded or derived; None where neither is possible."""
+    def inputs(
+        self, operation: Operation, recorded: Float64[np.ndarray, "T W"] | None = None
+    ) -> Inputs | None:
+        """What it was given, recorded or derived; None where neither is possible.
+
+        `recorded` is what was recorded of its output, where the caller has it already.
+        """
         arrays, derived = [], []
         for site in operation.inputs:
             array = self.recorded(site)
@@ -106,7 +125,8 @@ class Observed:
                 array, from_sites = found
                 derived += [str(site), *from_sites]
             arrays.append(array)
-        recorded = self.recorded(operation.site)
+        if recorded is None:
+            recorded = self.recorded(operation.site)
         if recorded is not None and len(recorded) == 1:  # of the last token alone
             arrays = [array[-1:] for array in arrays]
         elif recorded is not None and any(len(a) != len(recorded) for a in arrays):

@@ -66,6 +66,8 @@ class Rotate:
     theta: float
     """What the frequencies were made of."""
     norm: Norm | None = None
+    first_position: int = 0
+    """Of the first row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,7 +266,8 @@ def _rotate(
     if step.norm is not None:
         weight_E = vector(weights, step.norm.weight)
         values_THE = exact.rms_norm(values_THE, weight_E, step.norm.eps)
-    angles_TP = np.outer(np.arange(len(values_TW)), step.frequencies)
+    positions_T = step.first_position + np.arange(len(values_TW))
+    angles_TP = np.outer(positions_T, step.frequencies)
     return exact.join_heads(exact.turn(values_THE, angles_TP))
 
 

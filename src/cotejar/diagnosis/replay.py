@@ -4,30 +4,49 @@ An error that came in with the inputs is not an operation's own. Float64 makes o
 inputs what ought to come out; the distance from what was recorded is the local error, and
 `limits` says how much of it is honest.
 
-One weight is read at a time, by blocks of rows, for both sides and every rounding at once.
+One weight is read at a time, by blocks of rows, for both sides and every rounding at once. A
+local error is a function of the operation, its arithmetic and the bits that were recorded
+around it: where those are the same, on both sides or as in a run that was replayed before,
+it is not computed again.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import product_input
-from cotejar.diagnosis.limits import derived_limit, divide, product_limit, step_limit
+from cotejar.diagnosis.arithmetic import activation_block, product_input
+from cotejar.diagnosis.limits import (
+    derived_limit,
+    divide,
+    flips_limit,
+    product_limit,
+    step_limit,
+)
 from cotejar.diagnosis.observed import cap, embed, replay, rounded_inputs
-from cotejar.diagnosis.operations import Activate, Attend, Embed, Project, compute, vector
+from cotejar.diagnosis.operations import (
+    Activate,
+    Add,
+    Attend,
+    Embed,
+    Project,
+    compute,
+    vector,
+)
 from cotejar.diagnosis.products import stream_products
+from cotejar.parity.metrics import same_bits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Float64
 
     from cotejar.diagnosis.observed import Inputs, Observed, SideName
-    from cotejar.diagnosis.operations import Operation
+    from cotejar.diagnosis.operations import Operation, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -80,6 +99,32 @@ class LocalError:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Replayed:
+    """A side that was replayed, and what came of it."""
+
+    observed: Observed
+    errors: Mapping[str, LocalError]
+    """By site."""
+
+    def find(self, side: Observed, name: str) -> LocalError | None:
+        """The error there, if that side recorded the same bits around it, or None.
+
+        What was derived is not looked at: it would have to be derived to be compared.
+        """
+        error, other = self.errors.get(name), self.observed
+        if error is None or error.derived or not side.runs_like(other):
+            return None
+        operation = side.truth.operations[name]
+        for site in (operation.site, *operation.inputs):
+            ours, theirs = side.as_recorded(site), other.as_recorded(site)
+            if ours is None or theirs is None:
+                return None
+            if ours is not theirs and not same_bits(ours, theirs):
+                return None
+        return replace(error, side=side.side)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Job:
     operation: Operation
     observed: Observed
@@ -88,7 +133,11 @@ class _Job:
 
 
 def replay_sides(
-    sides: Sequence[Observed], *, layers: frozenset[int] | None = None, jobs: int = 1
+    sides: Sequence[Observed],
+    *,
+    layers: frozenset[int] | None = None,
+    jobs: int = 1,
+    known: Sequence[Replayed] = (),
 ) -> list[LocalError]:
     """Local errors of both sides, in forward order.
 
@@ -96,16 +145,18 @@ def replay_sides(
         sides: what each recorded; they share a weight's decoding where they share a model.
         layers: those to look at, and what is outside the layers; None for all.
         jobs: threads.
+        known: sides that were replayed before.
     """
     groups: list[list[tuple[Observed, str]]] = []
     for name in dict.fromkeys(name for side in sides for name in side.truth.operations):
         found = [(side, name) for side in sides if _is_wanted(side, name, layers)]
         shared = len({id(side.truth) for side, _ in found}) == 1
         groups += [found] if shared else [[one] for one in found]
+    measure = partial(_measure, known=known)
     if jobs <= 1:
-        return [error for group in groups for error in _measure(group)]
+        return [error for group in groups for error in measure(group)]
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        return [error for errors in pool.map(_measure, groups) for error in errors]
+        return [error for errors in pool.map(measure, groups) for error in errors]
 
 
 def _is_wanted(side: Observed, name: str, layers: frozenset[int] | None) -> bool:
@@ -116,21 +167,51 @@ def _is_wanted(side: Observed, name: str, layers: frozenset[int] | None) -> bool
     return layers is None or layer is None or layer in layers
 
 
-def _measure(group: Sequence[tuple[Observed, str]]) -> list[LocalError]:
-    jobs = [job for side, name in group if (job := _job(side, name)) is not None]
-    if not jobs:
-        return []
+def _measure(
+    group: Sequence[tuple[Observed, str]], known: Sequence[Replayed]
+) -> list[LocalError]:
+    """Of one operation, on each side on which it can be replayed."""
+    found: dict[SideName, LocalError] = {}
+    for side, name in group:
+        error = next((e for one in known if (e := one.find(side, name)) is not None), None)
+        if error is not None:
+            found[side.side] = error
+    jobs = [
+        job
+        for side, name in group
+        if side.side not in found and (job := _job(side, name)) is not None
+    ]
+    alike = len(jobs) == 2 and _are_alike(*jobs)  # noqa: PLR2004 - both sides
     # Infinite weights make NaN, which is a finding and no warning.
     with np.errstate(all="ignore"):
-        if isinstance(jobs[0].operation.step, Project):
-            return _measure_products(jobs)
-        return [_measure_step(job) for job in jobs]
+        measured = _measure_jobs(jobs[:1] if alike else jobs)
+    found |= {error.side: error for error in measured}
+    if alike:
+        other = jobs[1].observed.side
+        found[other] = replace(measured[0], side=other)
+    return [found[side.side] for side, _ in group if side.side in found]
+
+
+def _are_alike(a: _Job, b: _Job) -> bool:
+    """Is what one gives what the other gives, to the bit?"""
+    pairs = zip((a.recorded, *a.inputs.arrays), (b.recorded, *b.inputs.arrays), strict=True)
+    return (
+        a.observed.runs_like(b.observed)
+        and a.inputs.derived == b.inputs.derived
+        and all(same_bits(ours, theirs) for ours, theirs in pairs)
+    )
+
+
+def _measure_jobs(jobs: Sequence[_Job]) -> list[LocalError]:
+    if jobs and isinstance(jobs[0].operation.step, Project):
+        return _measure_products(jobs)
+    return [_measure_step(job) for job in jobs]
 
 
 def _job(side: Observed, name: str) -> _Job | None:
     operation = side.truth.operations[name]
     recorded = side.recorded(operation.site)
-    inputs = None if recorded is None else side.inputs(operation)
+    inputs = None if recorded is None else side.inputs(operation, recorded)
     if recorded is None or inputs is None:
         return None
     return _Job(operation=operation, observed=side, inputs=inputs, recorded=recorded)
@@ -152,10 +233,21 @@ def _measure_step(job: _Job) -> LocalError:
         side=side.side,
         exact=divide(_norms(job.recorded - exact), norm_T),
         left=divide(_norms(job.recorded - rounded), norm_T),
-        limits=limits_T + _derived_limit(job),
+        limits=limits_T + _derived_limit(job) * _growth(step, inputs, norm_T),
         output_norm=norm_T,
         derived=job.inputs.derived,
     )
+
+
+def _growth(
+    step: Step, inputs: Sequence[Float64[np.ndarray, "T W"]], norm_T: Float64[np.ndarray, "T"]
+) -> Float64[np.ndarray, "T"]:
+    """How much larger the greater summand is than the sum, where two nearly cancel."""
+    if not isinstance(step, Add):
+        return np.ones(len(norm_T))
+    largest_T = np.maximum(*(_norms(array) for array in inputs))
+    growth_T: np.ndarray = np.maximum(divide(largest_T, norm_T), 1.0)
+    return growth_T
 
 
 def _derived_limit(job: _Job) -> float:
@@ -184,6 +276,7 @@ class _Sums:
             rounded = product_input(x_TC, arithmetic.activations, matrix.block_type)
             self.given.append(rounded)
         self.columns = matrix.columns
+        self.block = activation_block(arithmetic, matrix.block_type)
         # Held against products in the order of the weight's rows.
         self.recorded = job.recorded
         if step.row_order is not None:
@@ -193,7 +286,7 @@ class _Sums:
         self.bias = None if step.bias is None else vector(truth.weights, step.bias)
         tokens = len(x_TC)
         self.output = np.zeros(tokens)
-        self.spread = np.zeros(tokens)
+        self.column_squares = np.zeros(matrix.columns)
         self.errors = [np.zeros(tokens) for _ in self.given]
 
     def add(self, rows: slice, rows_RC: np.ndarray, products: Sequence[np.ndarray]) -> None:
@@ -204,7 +297,7 @@ class _Sums:
                 self.output += np.einsum("tr,tr->t", output_TR, output_TR)
             error_TR = self.recorded[:, rows] - output_TR
             self.errors[i] += np.einsum("tr,tr->t", error_TR, error_TR)
-        self.spread += self.x_squares @ np.einsum("rc,rc->c", rows_RC, rows_RC)
+        self.column_squares += np.einsum("rc,rc->c", rows_RC, rows_RC)
 
     def local_error(self) -> LocalError:
         norm_T = np.sqrt(self.output)
@@ -218,11 +311,24 @@ class _Sums:
                 self.job.observed.arithmetic,
                 columns=self.columns,
                 output_T=norm_T,
-                spread_T=np.sqrt(self.spread),
+                spread_T=np.sqrt(self.x_squares @ self.column_squares),
             )
-            + _derived_limit(self.job),
+            + self._derived_limit(norm_T),
             output_norm=norm_T,
             derived=self.job.inputs.derived,
+        )
+
+    def _derived_limit(self, norm_T: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "T"]:
+        """What inputs that were not recorded add, activations in the next step among it."""
+        known = _derived_limit(self.job)
+        if not known or self.block is None:
+            return np.full(len(norm_T), known)
+        return known + flips_limit(
+            self.job.inputs.arrays[0],
+            known=known,
+            block=self.block,
+            column_squares_C=self.column_squares,
+            output_T=norm_T,
         )
 
 

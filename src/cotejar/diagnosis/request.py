@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cotejar.engines.run_trace import DEFAULT_PROMPT, require_text
+from cotejar.engines.steps import choose_steps
 from cotejar.errors import UsageError
 from cotejar.formats.mapped_file import release_pages
 from cotejar.model.language_model import LanguageModel, open_language_model
-from cotejar.parity.side import open_side
+from cotejar.parity.side import open_side, require_stepping
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture
 
 if TYPE_CHECKING:
@@ -40,13 +41,17 @@ class Request:
     """The model that recorded sides ran."""
     output: Path | None = None
     """Folder for the minimal reproduction."""
+    decode: int | None = None
+    """Tokens, the last ones, that are fed one at a time through the KV cache, by the sides
+    that can; 0 for all but the first few, None for one pass over all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Traced:
     """One side with its trace, and the model it ought to compute."""
 
-    side: Side
+    side: Side | None
+    """What can be run again; None for a trace without the engine that made it."""
     trace: ForwardTrace
     model: LanguageModel | None
     """None for a recorded side of which nobody names the model."""
@@ -70,15 +75,22 @@ def trace_sides(request: Request, on_progress: Callable[[str], None]) -> tuple[T
     ]
     recorded = [side.recorded for side in sides if side.recorded is not None]
     _check_prompt(request, recorded)
+    if request.decode is not None:
+        require_stepping(sides)
     named = None if request.model is None else open_language_model(request.model)
     traced = []
     for side in sides:
         if side.recorded is not None:
-            traced.append(Traced(side=side, trace=side.recorded, model=named, asked=None))
+            traced.append(Traced(side=None, trace=side.recorded, model=named, asked=None))
             continue
         ids, prompt = _tokens(request, side, recorded)
         on_progress(f"running {side.name.engine} over {len(ids)} tokens")
-        trace = side.trace(ids, capture=Capture(array_slots=EVERY_ARRAY), prompt=prompt)
+        trace = side.trace(
+            ids,
+            capture=Capture(array_slots=EVERY_ARRAY),
+            prompt=prompt,
+            num_steps=choose_steps(request.decode, len(ids)),
+        )
         if side.model is not None:
             release_pages(side.model.weights.lm_head.raw)
         asked = tuple(int(i) for i in ids)

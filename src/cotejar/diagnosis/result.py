@@ -140,4 +140,5 @@ def _side_json(trace: ForwardTrace) -> dict[str, object]:
         "device": trace.engine.device,
         "model": trace.model.name,
         "fingerprint": trace.model.fingerprint,
+        "passes": list(trace.passes),
     }

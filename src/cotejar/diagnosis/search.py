@@ -17,24 +17,35 @@ import numpy as np
 from cotejar.diagnosis.hypotheses import (
     activation,
     attention,
+    attention_forms,
     attention_heads,
     attention_masks,
     block_codes,
+    cache_steps,
     carried,
+    changed_values,
+    columns,
     elementwise,
     embedding,
+    layer_runs,
+    low_rank,
+    low_sums,
     norm,
     one_place,
     other_inputs,
+    pairs,
     permutation,
     plain,
     projection,
     residual,
     rope,
     rounding,
+    transposed_bytes,
     undeclared_rounding,
     weights,
+    whole_run,
 )
+from cotejar.diagnosis.step_case import for_all_tokens, steps_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +55,8 @@ if TYPE_CHECKING:
     from cotejar.diagnosis.case import Alternative, Case, Judged
 
 FAMILIES = (
+    whole_run,
+    cache_steps,
     embedding,
     norm,
     rope,
@@ -60,7 +73,14 @@ FAMILIES = (
     one_place,
     attention_masks,
     attention_heads,
+    attention_forms,
     other_inputs,
+    transposed_bytes,
+    changed_values,
+    columns,
+    low_sums,
+    layer_runs,
+    low_rank,
     carried,
 )
 """Those that say why; `plain` is asked if none of them explains it."""
@@ -112,28 +132,43 @@ class Found:
 
 
 def find_causes(case: Case) -> Found:
-    """Ask every family; then, if need be, what can happen to any operation."""
+    """Ask every family; then, if need be, for two faults, and what can happen to anything."""
     accepted: dict[str, tuple[int, Cause, float]] = {}
     outputs: dict[str, Float64[np.ndarray, "T W"]] = {}
     nearest: Cause | None = None
     tried = 0
-    for rank, families in enumerate((FAMILIES, (plain,))):
-        for alternative, judged in _judged(case, families):
+    for rank, (families, there) in enumerate(_stages(case)):
+        if accepted and families == (plain,):
+            break  # a vector of numbers says more than what happened to the output
+        for alternative, judged in _judged(there, families):
             tried += 1
-            cause = _cause(case, alternative, judged)
+            shown = alternative if there is case else for_all_tokens(case, alternative)
+            cause = _cause(case, shown, judged)
             if judged.accepted:
                 held = accepted.get(cause.id)
                 if held is None or _is_better((rank, cause), (held[0], held[1])):
                     accepted[cause.id] = (rank, cause, judged.ratio)
-                    outputs[cause.id] = alternative.output
+                    outputs[cause.id] = shown.output
             elif nearest is None or cause.residual_after < nearest.residual_after:
                 nearest = cause
-        if accepted:
+        if any(cause.parameters <= FEW_PARAMETERS for _, cause, _ in accepted.values()):
             break
     causes = tuple(cause for _, cause, _ in _best(list(accepted.values())))
     output = outputs[causes[0].id] if causes else None
     tried += len(case.screened)
     return Found(causes=causes, nearest=nearest, num_tried=tried, output=output)
+
+
+def _stages(case: Case) -> Iterator[tuple[tuple[object, ...], Case]]:
+    """What is asked, one after the other, until something simple explains it."""
+    yield FAMILIES, case
+    steps = steps_alone(case)
+    if steps is not None:
+        yield FAMILIES, steps
+    yield (pairs,), case
+    yield (plain,), case
+    if steps is not None:
+        yield (plain,), steps
 
 
 def _best(accepted: list[tuple[int, Cause, float]]) -> list[tuple[int, Cause, float]]:
@@ -156,7 +191,7 @@ def _judged(case: Case, families: tuple[object, ...]) -> Iterator[tuple[Alternat
     with np.errstate(all="ignore"):
         for family in families:
             for alternative in family.alternatives(case):  # type: ignore[attr-defined]  # a module
-                yield alternative, case.judge(alternative.output)
+                yield alternative, case.judge(alternative.output, alternative.slack)
 
 
 def _cause(case: Case, alternative: Alternative, judged: Judged) -> Cause:

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cotejar.engines.native.rope import rope_tables
 from cotejar.faults.fault import Extent, Fault, FaultyPass, Strength, in_the_pass
 from cotejar.faults.needs import EARLIER_TOKEN, SECOND_KEY, SECOND_POSITION
-from cotejar.kernels import operations
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -90,56 +88,20 @@ class _KeysBeforeRope(FaultyPass):
         return super().extend_cache(layer, kept, v_TKE)
 
 
-class _DecodesLate(FaultyPass):
-    """What follows the prompt is turned for a later position."""
-
-    def rotate(
-        self,
-        layer: int,
-        values_THE: Float32[np.ndarray, "T H E"],
-        *,
-        which: Literal["q", "k"],
-    ) -> Float32[np.ndarray, "T H E"]:
-        if not self.cache.num_tokens or not self.dose.covers(layer):
-            return super().rotate(layer, values_THE, which=which)
-        rope = self.model.config.rope_of(layer)
-        start = self.cache.num_tokens + int(self.dose.strength)
-        tables = rope_tables(rope, start, len(values_THE))
-        return operations.rotate(values_THE, *tables, adjacent=rope.pairing == "adjacent")
-
-
-class _DecodesStale(_Stale):
-    def wrong(self, k_SKE: Rows, v_SKE: Rows) -> tuple[Rows, Rows]:
-        return super().wrong(k_SKE, v_SKE) if self.cache.num_tokens else (k_SKE, v_SKE)
-
-
-class _PromptLost(FaultyPass):
-    """What follows the prompt sees nothing but itself."""
-
-    def extend_cache(self, layer: int, k_TKE: Rows, v_TKE: Rows) -> tuple[Rows, Rows]:
-        k_SKE, v_SKE = super().extend_cache(layer, k_TKE, v_TKE)
-        if not self.cache.num_tokens or not self.dose.covers(layer):
-            return k_SKE, v_SKE
-        return k_SKE[-len(k_TKE) :], v_SKE[-len(v_TKE) :]
-
-
 def _fault(
     id_: str,
     title: str,
     kind: type[FaultyPass],
     *,
-    slot: str = "attn_context",
     prompt_needs: tuple[PromptNeed, ...] = (EARLIER_TOKEN,),
     strength: Strength | None = None,
-    only_decoding: bool = False,
 ) -> Fault:
     return Fault(
         id=id_,
         title=title,
         family="cache",
-        slot=slot,
+        slot="attn_context",
         extent=Extent.EVERY_LAYER,
-        only_decoding=only_decoding,
         prompt_needs=prompt_needs,
         strength=strength,
         inject=in_the_pass(kind),
@@ -165,25 +127,5 @@ CACHE_FAULTS = (
         "keys are kept unturned",
         _KeysBeforeRope,
         prompt_needs=(SECOND_POSITION, SECOND_KEY),
-    ),
-    _fault(
-        "decode-position",
-        "what follows the prompt stands one position late",
-        _DecodesLate,
-        slot="q_rope",
-        strength=POSITIONS,
-        only_decoding=True,
-    ),
-    _fault(
-        "decode-stale",
-        "in decoding the newest key and value are not written",
-        _DecodesStale,
-        only_decoding=True,
-    ),
-    _fault(
-        "decode-prompt-lost",
-        "what follows the prompt does not see it",
-        _PromptLost,
-        only_decoding=True,
     ),
 )

@@ -22,6 +22,7 @@ from cotejar.errors import UsageError
 from cotejar.faults.activation import ACTIVATION_FAULTS
 from cotejar.faults.attention import ATTENTION_FAULTS
 from cotejar.faults.cache import CACHE_FAULTS
+from cotejar.faults.decoding import DECODING_FAULTS
 from cotejar.faults.fault import Dose, Extent, Fault, Injection, nothing_to_break
 from cotejar.faults.head import HEAD_FAULTS
 from cotejar.faults.norm import NORM_FAULTS
@@ -44,6 +45,7 @@ FAULTS = {
         *PROJECTION_FAULTS,
         *ROPE_FAULTS,
         *CACHE_FAULTS,
+        *DECODING_FAULTS,
         *ATTENTION_FAULTS,
         *ACTIVATION_FAULTS,
         *RESIDUAL_FAULTS,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32
 
-    from cotejar.engines.protocol import Engine, GeneratingEngine, Session
+    from cotejar.engines.protocol import Engine, GeneratingEngine, Session, SteppingEngine
     from cotejar.engines.registry import EngineName
     from cotejar.faults.fault import Injection
     from cotejar.model.language_model import LanguageModel
@@ -41,6 +41,21 @@ class FaultyEngine:
         if self._injection.change_ids is not None:
             token_ids = self._injection.change_ids(list(token_ids))
         return self._engine.trace(token_ids, capture=capture, prompt=prompt)
+
+    def trace_steps(
+        self,
+        token_ids: Sequence[int],
+        *,
+        num_steps: int,
+        capture: Capture,
+        prompt: str | None = None,
+    ) -> ForwardTrace:
+        """Run the last tokens one at a time, wrongly."""
+        if self._injection.change_ids is not None:
+            token_ids = self._injection.change_ids(list(token_ids))
+        steps = min(num_steps, len(token_ids) - 1)
+        stepping = cast("SteppingEngine", self._engine)
+        return stepping.trace_steps(token_ids, num_steps=steps, capture=capture, prompt=prompt)
 
     def start(self) -> Session:
         """Begin an empty context, if the engine generates."""

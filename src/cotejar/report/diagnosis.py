@@ -23,7 +23,7 @@ def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"candidate  {_side_text(diagnosis.candidate)}"
     if diagnosis.fault:
         yield f"fault      {visible(diagnosis.fault)} was injected into the candidate"
-    yield f"tokens     {len(diagnosis.reference.token_ids)}"
+    yield f"tokens     {len(diagnosis.reference.token_ids)}{_fed_text(diagnosis)}"
     yield ""
     yield f"{diagnosis.verdict.value}  {visible(diagnosis.summary)}"
     yield ""
@@ -35,6 +35,17 @@ def _side_text(trace: ForwardTrace) -> str:
         f"{trace.engine.name}+{trace.engine.numerics}@{trace.engine.device}  "
         f"{trace.model.name}  {trace.model.fingerprint[:19]}"
     )
+
+
+def _fed_text(diagnosis: Diagnosis) -> str:
+    """Who was fed how many tokens one at a time; empty where nobody was."""
+    sides = {"reference": diagnosis.reference, "candidate": diagnosis.candidate}
+    steps = {name: trace.num_steps for name, trace in sides.items() if trace.num_steps}
+    if not steps:
+        return ""
+    who = "both" if len(set(steps.values())) == 1 and len(steps) == len(sides) else None
+    parts = [f"the last {n} one at a time ({who or name})" for name, n in steps.items()]
+    return f", {parts[0] if who else '; '.join(parts)}"
 
 
 def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:

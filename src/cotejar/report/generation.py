@@ -46,7 +46,7 @@ def generation_lines(report: GenerationReport) -> Iterator[str]:
             yield f"  {line}" if line else ""
         harmful = report.prompts[index].outcome in {Outcome.DRIFT, Outcome.WRONG}
         if harmful and one.verdict is Verdict.PASS:
-            yield "  in one pass the two agree: look at the caches and positions of decoding"
+            yield "  in one pass the two agree: `apr diagnose --decode` looks behind the caches"
         yield ""
     yield from _verdict_lines(report)
 

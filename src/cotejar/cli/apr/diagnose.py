@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cotejar.cli.decode_option import decode_option
 from cotejar.cli.token_ids import ids
 
 
@@ -17,6 +18,7 @@ from cotejar.cli.token_ids import ids
 @click.option(
     "--fault", metavar="ID[@LAYER][*STRENGTH]", help="Inject a fault into the candidate."
 )
+@decode_option
 @click.option("--layer", metavar="N|A..B", help="Replay these layers alone.")
 @click.option(
     "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads."
@@ -32,6 +34,7 @@ def diagnose(
     prompt: str | None,
     tokens: tuple[int, ...],
     fault: str | None,
+    decode: int | None,
     layer: str | None,
     jobs: int,
     model: str | None,
@@ -51,6 +54,9 @@ def diagnose(
     apr diagnose oracle:model.gguf native:model.gguf
     apr diagnose model.gguf recorded:run.trace
     apr diagnose a.gguf b.apr --fault rope-theta -o repro/
+    apr diagnose oracle:m.gguf llamacpp:m.gguf --decode
+
+    What is wrong behind the KV cache alone shows only with --decode.
 
     Exits 0 when nothing is wrong, 1 when something is, 2 on bad input, 3 when the two
     cannot be compared.
@@ -68,6 +74,7 @@ def diagnose(
         prompt=prompt,
         token_ids=tokens,
         fault=fault,
+        decode=decode,
         layers=layer,
         jobs=jobs,
         model=model,

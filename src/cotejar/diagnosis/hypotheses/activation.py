@@ -42,6 +42,14 @@ FUNCTIONS: Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "softplus": ("softplus", lambda x: np.logaddexp(0.0, x)),
     "mish": ("Mish", lambda x: x * np.tanh(np.logaddexp(0.0, x))),
     "hard_swish": ("hard swish", lambda x: x * np.clip(x + 3, 0.0, 6.0) / 6),
+    "hard_silu_4": (
+        "x clip(x / 4 + 1/2, 0, 1), a SiLU of straight lines",
+        lambda x: x * np.clip(x / 4 + 0.5, 0.0, 1.0),
+    ),
+    "hard_silu_5": (
+        "x clip(x / 5 + 1/2, 0, 1), a SiLU of straight lines",
+        lambda x: x * np.clip(x / 5 + 0.5, 0.0, 1.0),
+    ),
     "elu": ("ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))),
     "leaky_relu": ("leaky ReLU", lambda x: np.where(x > 0, x, 0.01 * x)),
     "silu_negative": ("SiLU with exp(x) for exp(-x)", lambda x: x * _sigmoid(-x)),

@@ -21,6 +21,7 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
 from cotejar.diagnosis.observed import rounded_inputs
 from cotejar.diagnosis.operations import Attend, Rotate, key_heads, vector
+from cotejar.diagnosis.step_case import first_row
 from cotejar.trace.site import Site
 
 if TYPE_CHECKING:
@@ -46,15 +47,17 @@ class _Attention:
 
     limits: Float64[np.ndarray, "T"]
     """Of the local error, a token."""
+    first: int = 0
+    """The first query that is looked at."""
 
     @cached_property
     def sample(self) -> Int[np.ndarray, "N"]:
         """Queries that tell whether an alternative is worth all: the last, and some others."""
         tokens = len(self.q)
-        if tokens <= _SAMPLED_QUERIES:
-            return np.arange(tokens)
+        if tokens - self.first <= _SAMPLED_QUERIES:
+            return np.arange(self.first, tokens)
         half = _SAMPLED_QUERIES // 2
-        spread = np.linspace(0, tokens - half - 1, half).astype(int)
+        spread = np.linspace(self.first, tokens - half - 1, half).astype(int)
         return np.concatenate([spread, np.arange(tokens - half, tokens)])
 
     def __call__(self, *, screen: bool = True, **changes: Any) -> Float64[np.ndarray, "T W"]:
@@ -115,6 +118,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         heads=key_heads(step, q.shape[1]),
         round_weights=ROUNDINGS[case.observed.arithmetic.probabilities],
         limits=case.error.limits,
+        first=first_row(case),
     )
     yield from _masks(attention)
     yield from _scales(attention)
@@ -286,7 +290,8 @@ def _nearest_heads(attention: _Attention) -> tuple[int, ...]:
         output = exact.split_heads(
             attention(screen=False, key_heads=(kv_head,) * heads), attention.step.head_dim
         )
-        distances[kv_head] = np.linalg.norm(recorded_THE - output, axis=(0, 2))
+        off_THE = (recorded_THE - output)[attention.first :]
+        distances[kv_head] = np.linalg.norm(off_THE, axis=(0, 2))
     return tuple(int(h) for h in distances.argmin(axis=0))
 
 
@@ -442,7 +447,8 @@ def _unturned(case: Case, attention: _Attention) -> Iterator[Alternative]:
     for name in "qk":
         array = case.recorded_at(Site(name, layer))
         step = truth.operations[str(Site(f"{name}_rope", layer))].step
-        if array is None or array.shape[1] % e or not isinstance(step, Rotate):
+        size = getattr(attention, name).size
+        if array is None or array.size != size or not isinstance(step, Rotate):
             continue
         heads = exact.split_heads(array, e)
         before[name] = [heads]

@@ -51,7 +51,7 @@ _Pattern: TypeAlias = tuple[str, str, int, "Callable[[np.ndarray, np.ndarray], n
 """Id, title, numbers fitted, and which keys queries (N, 1) see of keys (1, T)."""
 
 
-def _kinds(tokens: int) -> dict[str, list[_Pattern]]:
+def mask_kinds(tokens: int) -> dict[str, list[_Pattern]]:
     """Every pattern with every number, by kind; a window, where there is one, stays."""
     found: dict[str, list[_Pattern]] = {}
     for n in _numbers(tokens):
@@ -144,7 +144,7 @@ def _patterns(attended: Attended) -> Iterator[Alternative]:
             seen = seen & (query[:, None] - key < window)
         return seen
 
-    for patterns in _kinds(tokens).values():
+    for patterns in mask_kinds(tokens).values():
         best = min(
             patterns, key=lambda one: float(attended.left(visible(one, attended.sample)).max())
         )
@@ -212,7 +212,7 @@ def _slots(attended: Attended) -> Iterator[Alternative]:
     if tokens > _MOST_TRIED:
         return
     for which in ("k", "v", "kv"):
-        slot, source = _best_slot(attended, which)
+        slot, source = best_slot(attended, which)
         rows = {name: getattr(attended, name).copy() for name in which}
         for array in rows.values():
             array[slot] = 0.0 if source == tokens else array[source]
@@ -226,7 +226,7 @@ def _slots(attended: Attended) -> Iterator[Alternative]:
         )
 
 
-def _best_slot(attended: Attended, which: str) -> tuple[int, int]:
+def best_slot(attended: Attended, which: str) -> tuple[int, int]:
     """Slot and token (or T, for zeros) that leave least at one wrong query.
 
     Of the softmax's sums below and above, the slot's own part is taken out and another's put

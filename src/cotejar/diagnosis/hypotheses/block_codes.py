@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,8 +109,50 @@ def _reader(
 
 def _changes(sample: Sample, kind: BlockType) -> Iterator[Reading]:
     yield from _bits(sample, kind)
+    yield from _cut_codes(kind)
+    yield from _packed_scales(kind)
     yield from _orders(sample, kind)
     yield from scale_readings(sample, kind)
+
+
+def _cut_codes(kind: BlockType) -> Iterator[Reading]:
+    """Every code is moved, and what leaves the range stays at its end."""
+    centre, bits = CENTRE.get(kind, 0), CODE_BITS[kind]
+    low, high = (-128, 127) if kind is BlockType.Q8_0 else (-centre, (1 << bits) - 1 - centre)
+    for number in (1, -1, 2, -2):
+
+        def cut(blocks: Split, number: int = number) -> Split:
+            return replace(blocks, codes=np.clip(blocks.codes + number, low, high))
+
+        words = f"codes are {abs(number)} too {'large' if number > 0 else 'small'}"
+        yield "code-offset", f"{words}, and cut to their range", 0, cut
+
+
+_PACKED = {BlockType.Q4_K: 144, BlockType.Q5_K: 176}
+"""Types whose bytes 4 to 16 hold sub-scales and sub-minima of 6 bits, and a block's bytes."""
+
+
+def _packed_scales(kind: BlockType) -> Iterator[Reading]:
+    """The packed bytes in another order: in fours, and one by one."""
+    if kind not in _PACKED:
+        return
+    whole = np.arange(_PACKED[kind])
+    fours = np.arange(4, 16).reshape(3, 4)
+    for order in permutations(range(3)):
+        if order != (0, 1, 2):
+            moved = whole.copy()
+            moved[4:16] = fours[list(order)].reshape(-1)
+            shown = " ".join(str(4 + 4 * i) for i in order)
+            yield "sub-scales", f"the packed bytes of scales are read from {shown}", 0, moved
+    for words, bytes_ in (
+        ("backwards", whole[4:16][::-1]),
+        ("in fours that are backwards", fours[:, ::-1].reshape(-1)),
+        ("one late", np.roll(whole[4:16], 1)),
+        ("one early", np.roll(whole[4:16], -1)),
+    ):
+        moved = whole.copy()
+        moved[4:16] = bytes_
+        yield "sub-scales", f"the packed bytes of scales are read {words}", 0, moved
 
 
 # --- how much each bit counts ----------------------------------------------------------

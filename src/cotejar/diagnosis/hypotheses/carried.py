@@ -1,8 +1,8 @@
 """A fault in an operation that was not recorded, carried on to the first site that was.
 
 A fused program records the end of several operations. What can go wrong on the way is
-computed there and the operations behind it are computed again. Nothing can be fitted to what
-nobody recorded, so that numbers come from a list of those that programs have.
+computed there and the operations behind it are computed again. Numbers come from a list of
+those that programs have; failing that, one at a time is fitted to what was recorded.
 
 Shape letters: T tokens, W width.
 """
@@ -11,14 +11,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative, Case
-from cotejar.diagnosis.hypotheses import activation, attention, norm, residual, rope
+from cotejar.diagnosis.hypotheses import (
+    activation,
+    attention,
+    carried_products,
+    norm,
+    residual,
+    rope,
+)
+from cotejar.diagnosis.hypotheses.attended import Attended
+from cotejar.diagnosis.hypotheses.attention_masks import mask_kinds
+from cotejar.diagnosis.hypotheses.carried_numbers import fitted
 from cotejar.diagnosis.hypotheses.numbers import factor_text
+from cotejar.diagnosis.hypotheses.undeclared_rounding import roundings
 from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Attend, Norm, Project, Rotate
 from cotejar.diagnosis.replay import LocalError
@@ -27,7 +39,7 @@ from cotejar.quant.block_type import BlockType
 from cotejar.trace.site import Site, parse_site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from jaxtyping import Float64
 
@@ -39,6 +51,8 @@ _SCALES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)
 _OFFSETS = (-1, 1, 2)
 _EPSILONS = (0.0, 1e-8, 1e-6, 1e-5, 1e-3)
 _ATTENTION_SCALES = (0.0625, 0.25, 0.5, 2.0, 4.0)
+_MOST_MASKED = 48
+"""Tokens of a prompt on which every mask is tried."""
 _TOGETHER = {"q_rope": "k_rope"}
 """What one routine makes of both."""
 
@@ -93,6 +107,113 @@ def _by_site(case: Case) -> Iterator[Iterator[Alternative]]:
         yield _at(case, name, pair if pair in derived else "")
     yield _gate_and_up(case)
     yield _other_layers(case)
+    yield _every_norm(case, derived)
+    for name in derived:
+        yield carried_products.alternatives(case, name, partial(_carried, case))
+    for name in derived:
+        yield _masks(case, name)
+        yield _rounded_cache(case, name)
+        yield _numbers(case, name, derived)
+
+
+def _every_norm(case: Case, derived: list[str]) -> Iterator[Alternative]:
+    """Each way to get a norm wrong, in all norms on the way: one routine computes them."""
+    norms = [n for n in derived if isinstance(case.observed.truth.operations[n].step, Norm)]
+    if len(norms) < 2:  # noqa: PLR2004 - one is tried by itself
+        return
+    for key, (alternative, first_TW) in _offered(case, norms[0], {}).items():
+        outputs = {norms[0]: first_TW}
+        for name in norms[1:]:  # what it is given depends on those before it
+            found = _offered(case, name, outputs).get(key)
+            if found is None:
+                break
+            outputs[name] = found[1]
+        else:
+            yield from _carry(case, alternative, outputs, " and ".join(norms))
+
+
+def _numbers(case: Case, name: str, derived: list[str]) -> Iterator[Alternative]:
+    """One number of that operation; and of its pair, the same in both."""
+    operation = case.observed.truth.operations.get(name)
+    if operation is None or isinstance(operation.step, Project):
+        return
+    sets = [[name]]
+    partner = _TOGETHER.get(operation.site.slot)
+    if partner:
+        pair = name.replace(operation.site.slot, partner)
+        sets = [[name, pair], [name]] if pair in derived else sets
+    for names in sets:
+        there = {}
+        for one in names:
+            inputs = replace(case.observed, _derived={}).inputs(
+                case.observed.truth.operations[one]
+            )
+            if inputs is not None:
+                there[one] = (case.observed.truth.operations[one], inputs.arrays)
+        if len(there) == len(names):
+            yield from fitted(case, there, partial(_carried, case))
+
+
+def _masks(case: Case, name: str) -> Iterator[Alternative]:
+    """Every pattern of keys that a mask may leave visible, with every number."""
+    operation = case.observed.truth.operations.get(name)
+    if operation is None or not isinstance(operation.step, Attend):
+        return
+    there = _right_case(case, name)
+    attended = None if there is None else Attended.of(there)
+    if attended is None or len(attended.q) > _MOST_MASKED:
+        return
+    index = np.arange(len(attended.q))
+    for patterns in mask_kinds(len(attended.q)).values():
+        for id_, title, numbers, sees in patterns:
+            visible = sees(index[:, None], index[None, :])
+            if attended.step.window is not None and id_ != "window-sinks":
+                visible = visible & attended.visible
+            output = _carried(case, {name: attended.output(visible_TT=visible)})
+            if output is not None:
+                yield Alternative(
+                    id=id_, title=f"{title}, in {name}", output=output, parameters=numbers
+                )
+
+
+def _rounded_cache(case: Case, name: str) -> Iterator[Alternative]:
+    """Keys and values of an attention in a low precision."""
+    operation = case.observed.truth.operations.get(name)
+    if operation is None or not isinstance(operation.step, Attend):
+        return
+    inputs = replace(case.observed, _derived={}).inputs(operation)
+    if inputs is None:
+        return
+    q_TW, k_TW, v_TW = inputs.arrays
+    e = operation.step.head_dim
+    every = roundings(k_TW.shape[1])
+    by_head = {
+        f"{how}, head by head": partial(_head_by_head, rounded=rounded, e=e)
+        for how, rounded in every.items()
+        if how.endswith(" a row")
+    }
+    for how, rounded in (every | by_head).items():
+        for words, given in (
+            ("keys and values are", (q_TW, rounded(k_TW), rounded(v_TW))),
+            ("keys are", (q_TW, rounded(k_TW), v_TW)),
+            ("values are", (q_TW, k_TW, rounded(v_TW))),
+        ):
+            output = _carried(case, {name: replay(operation, given, case.observed)})
+            if output is not None:
+                yield Alternative(
+                    id="cache-rounded",
+                    title=f"{words} rounded to {how}, in {name}",
+                    output=output,
+                )
+
+
+def _head_by_head(
+    values_TW: Float64[np.ndarray, "T W"],
+    *,
+    rounded: Callable[[np.ndarray], np.ndarray],
+    e: int,
+) -> Float64[np.ndarray, "T W"]:
+    return rounded(values_TW.reshape(-1, e)).reshape(values_TW.shape)
 
 
 def _at(case: Case, name: str, pair: str) -> Iterator[Alternative]:
@@ -112,14 +233,23 @@ def _carry(
     outputs: dict[str, Float64[np.ndarray, "T W"]],
     where: str,
 ) -> Iterator[Alternative]:
+    output_TW = _carried(case, outputs)
+    if output_TW is not None:
+        title = f"{alternative.title}, in {where}"
+        yield replace(alternative, title=title, output=output_TW)
+
+
+def _carried(
+    case: Case, outputs: Mapping[str, Float64[np.ndarray, "T W"]]
+) -> Float64[np.ndarray, "T W"] | None:
+    """What comes of these outputs at the recorded site."""
     held: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {}
     held |= {site: (output, ()) for site, output in outputs.items()}
     observed = replace(case.observed, _derived=held)
     inputs = observed.inputs(case.operation)
-    if inputs is not None:
-        output_TW = replay(case.operation, inputs.arrays, observed)
-        title = f"{alternative.title}, in {where}"
-        yield replace(alternative, title=title, output=output_TW)
+    if inputs is None:
+        return None
+    return replay(case.operation, inputs.arrays, observed)
 
 
 def _gate_and_up(case: Case) -> Iterator[Alternative]:
@@ -175,14 +305,44 @@ def _other_layers(case: Case) -> Iterator[Alternative]:
 
 
 def _offered(
-    case: Case, name: str
+    case: Case, name: str, before: Mapping[str, Float64[np.ndarray, "T W"]] | None = None
 ) -> dict[tuple[str, str, int], tuple[Alternative, Float64[np.ndarray, "T W"]]]:
-    """By id, title and turn: what families say of the operation, had it been right."""
+    """By id, title and turn: what families say of the operation, had it been right.
+
+    Those before it gave what `before` says, and else what they ought to; with `before`, of a
+    norm, only its formulas.
+    """
+    there = _right_case(case, name, before)
+    if there is None:
+        return {}
+    operation, right_TW = there.operation, there.recorded
+    found: dict[tuple[str, str, int], tuple[Alternative, np.ndarray]] = {}
+    offers = list(_from_lists(there, operation))
+    if before is not None and isinstance(operation.step, Norm):
+        offers += norm.formulas(there, operation.step)
+    else:
+        every = (a for family in _FAMILIES for a in family.alternatives(there))
+        offers += [a for a in every if a.id not in _FITTED]
+    turns: Counter[tuple[str, str]] = Counter()
+    for one in offers:
+        named = one.id, one.title
+        turns[named] += 1
+        fits = one.output.shape == right_TW.shape and np.isfinite(one.output).all()
+        if fits and not np.allclose(one.output, right_TW, rtol=1e-9, atol=0):
+            found[*named, turns[named]] = (one, one.output)
+    return found
+
+
+def _right_case(
+    case: Case, name: str, before: Mapping[str, Float64[np.ndarray, "T W"]] | None = None
+) -> Case | None:
+    """The operation of that name as if it had been recorded, and was right."""
     operation = case.observed.truth.operations[name]
-    observed = replace(case.observed, _derived={})
+    given = {site: (array, ()) for site, array in (before or {}).items()}
+    observed = replace(case.observed, _derived=dict(given))
     inputs = observed.inputs(operation)
     if inputs is None:
-        return {}
+        return None
     right_TW = replay(operation, inputs.arrays, observed)
     nothing_T = np.zeros(len(right_TW))
     error = LocalError(
@@ -194,20 +354,7 @@ def _offered(
         output_norm=np.linalg.norm(right_TW, axis=1),
         derived=(),
     )
-    there = Case(operation, observed, inputs.arrays, right_TW, error)
-    found: dict[tuple[str, str, int], tuple[Alternative, np.ndarray]] = {}
-    offers = list(_from_lists(there, operation))
-    offers += [
-        a for family in _FAMILIES for a in family.alternatives(there) if a.id not in _FITTED
-    ]
-    turns: Counter[tuple[str, str]] = Counter()
-    for one in offers:
-        named = one.id, one.title
-        turns[named] += 1
-        fits = one.output.shape == right_TW.shape and np.isfinite(one.output).all()
-        if fits and not np.allclose(one.output, right_TW, rtol=1e-9, atol=0):
-            found[*named, turns[named]] = (one, one.output)
-    return found
+    return Case(operation, observed, inputs.arrays, right_TW, error)
 
 
 def _from_lists(case: Case, operation: Operation) -> Iterator[Alternative]:

@@ -43,6 +43,10 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         yield Alternative(
             id=id_, title=title, output=factor * right, parameters=int(factor == gain)
         )
+    yield from _positions_added(right)
+    yield from _normed(case, right)
+    yield from _one_row(case, right)
+    yield from _rows_late(case, step, table)
     used = _nearest_tokens(table, case.recorded / step.scale)
     yield from _other_tokens(case, step, used)
     transposed = _transposed_rows(table, ids)
@@ -60,6 +64,84 @@ def alternatives(case: Case) -> Iterator[Alternative]:
                 title=f"{variant.title}{words}",
                 output=scale * np.concatenate(rows),
             )
+
+
+_BASES = (10_000.0, 1_000.0, 100_000.0, 500_000.0, 1_000_000.0)
+_FEWEST_TOKENS = 3
+
+
+def _positions_added(right: Float64[np.ndarray, "T D"]) -> Iterator[Alternative]:
+    """Sines and cosines of the position; source: Vaswani et al., 2017 (arXiv:1706.03762)."""
+    tokens, width = right.shape
+    half = width // 2
+    if width % 2:
+        return
+    for base in _BASES:
+        for first in (0, 1):
+            for last in dict.fromkeys((half, max(half - 1, 1))):
+                angles = np.outer(first + np.arange(tokens), base ** (-np.arange(half) / last))
+                sine, cosine = np.sin(angles), np.cos(angles)
+                for table in (
+                    np.stack([sine, cosine], axis=2).reshape(tokens, width),
+                    np.concatenate([sine, cosine], axis=1),
+                    np.concatenate([cosine, sine], axis=1),
+                ):
+                    yield Alternative(
+                        id="positions-added",
+                        title=f"sines and cosines of the position (base {base:g}) are added to "
+                        "the embedding",
+                        output=right + table,
+                    )
+
+
+def _normed(case: Case, right: Float64[np.ndarray, "T D"]) -> Iterator[Alternative]:
+    """Each row brought to one size."""
+    square_T1 = np.mean(right * right, axis=1, keepdims=True)
+    eps = case.observed.truth.config.rms_eps
+    weights = case.observed.truth.weights
+    gains: list[tuple[str, float | np.ndarray]] = [("", 1.0)]
+    for name, matrix in weights.items():
+        if matrix.rows == 1 and matrix.columns == right.shape[1] and "layers.0." in name:
+            gains.append((f", with the weight {name}", weights.vector(name).astype(np.float64)))
+    for words, gain in gains:
+        for added in (eps, 0.0):
+            yield Alternative(
+                id="embedding-normed",
+                title=f"the embedding is normed (RMS){words}",
+                output=right / np.sqrt(square_T1 + added) * gain,
+            )
+
+
+def _one_row(case: Case, right: Float64[np.ndarray, "T D"]) -> Iterator[Alternative]:
+    """Every token of one id is wrong in the same way, and no other is."""
+    ids = np.array(case.observed.trace.token_ids[-len(right) :])
+    wrong = case.error.ratios > 1
+    tokens = sorted(set(ids[wrong].tolist()))
+    same = np.isin(ids, tokens)
+    if len(right) < _FEWEST_TOKENS or len(tokens) != 1 or not wrong[same].all():
+        return
+    output = right.copy()
+    output[same] = case.recorded[same][0]
+    yield Alternative(
+        id="embedding-row",
+        title=f"the row of token {tokens[0]} in the table is another",
+        output=output,
+        parameters=right.shape[1],
+    )
+
+
+def _rows_late(case: Case, step: Embed, table: BlockMatrix) -> Iterator[Alternative]:
+    """The table starts some rows early or late: which no token id says."""
+    ids = case.observed.trace.token_ids[-len(case.recorded) :]
+    for shift in (1, -1, 2, -2):
+        moved = [(i - shift) % table.rows for i in ids]
+        output = embed(step, case.observed.truth, moved)
+        yield Alternative(
+            id="rows-shifted",
+            title=f"rows of the table are read {abs(shift)} "
+            f"{'late' if shift > 0 else 'early'}: token {ids[0]} gets the row of {moved[0]}",
+            output=output,
+        )
 
 
 def _nearest_tokens(table: BlockMatrix, rows_TD: Float64[np.ndarray, "T D"]) -> Sequence[int]:

@@ -39,10 +39,18 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     x_TW = case.inputs[0]
     weight_W = vector(case.observed.truth.weights, step.weight)
     yield from _eps(case.recorded, x_TW, weight_W, step.eps)
-    yield from _formulas(x_TW, weight_W, step.eps)
+    yield from formulas(case, step)
     yield from _low_precision(case, x_TW, weight_W, step.eps)
     yield from _other_inputs(case, weight_W, step.eps)
     yield from _other_weights(case, step)
+
+
+def formulas(case: Case, step: Norm) -> Iterator[Alternative]:
+    """Other formulas of a norm: what a routine that computes every norm may have."""
+    weight_W = vector(case.observed.truth.weights, step.weight)
+    yield from _formulas(case.inputs[0], weight_W, step.eps)
+    yield from _one_gain(case.inputs[0], weight_W, step.eps)
+    yield from _width(case.recorded, case.inputs[0], weight_W, step.eps)
 
 
 def _eps(
@@ -58,8 +66,8 @@ def _eps(
     fitted_T = 1 / gain_T**2 - square_T
     # The token of the smallest input shows eps best.
     fitted = float(fitted_T[np.argmin(square_T)])
-    for value in dict.fromkeys((nice(fitted), fitted)):
-        if np.isfinite(value) and value >= 0:
+    for value in dict.fromkeys((0.0, nice(fitted), fitted)):
+        if np.isfinite(value) and value >= 0 and value != eps:
             title = f"eps of the norm is {value:.3g} and ought to be {eps:.3g}"
             output = exact.rms_norm(x_TW, weight_W, value)
             yield Alternative(id="norm-eps", title=title, output=output, parameters=1)
@@ -102,12 +110,52 @@ def _formulas(
             x_TW / np.sqrt(np.mean(x_TW * x_TW) + eps) * weight_W,
         ),
         (
-            "norm-one-gain",
-            "every token is divided by the last one's mean square",
-            x_TW / np.sqrt(np.mean(x_TW[-1] ** 2) + eps) * weight_W,
+            "norm-mean-abs",
+            "divided by the mean of the absolute values, not by the root mean square",
+            x_TW / (np.abs(x_TW).mean(axis=1, keepdims=True) + eps) * weight_W,
         ),
     ):
         yield Alternative(id=id_, title=title, output=output)
+
+
+def _one_gain(
+    x_TW: Float64[np.ndarray, "T W"], weight_W: Float64[np.ndarray, "W"], eps: float
+) -> Iterator[Alternative]:
+    """Tokens that are divided by another token's mean square."""
+    square_T1 = np.mean(x_TW * x_TW, axis=1, keepdims=True)
+    for words, other_T1 in (
+        ("last one", square_T1[-1]),
+        ("first one", square_T1[0]),
+        ("one before", np.roll(square_T1, 1, axis=0)),
+    ):
+        yield Alternative(
+            id="norm-one-gain",
+            title=f"every token is divided by the mean square of the {words}",
+            output=x_TW / np.sqrt(other_T1 + eps) * weight_W,
+        )
+
+
+def _width(
+    recorded_TW: Float64[np.ndarray, "T W"],
+    x_TW: Float64[np.ndarray, "T W"],
+    weight_W: Float64[np.ndarray, "W"],
+    eps: float,
+) -> Iterator[Alternative]:
+    """The sum of squares over another count: sum / n + eps = (x w / y)^2 gives n."""
+    width = x_TW.shape[1]
+    plain_TW = x_TW * weight_W
+    gain_T = (recorded_TW * plain_TW).sum(axis=1) / (plain_TW * plain_TW).sum(axis=1)
+    sum_T = (x_TW * x_TW).sum(axis=1)
+    with np.errstate(all="ignore"):
+        count = float(np.median(sum_T / (1 / gain_T**2 - eps)))
+    if np.isfinite(count) and round(count) >= 1 and round(count) != width:
+        whole = round(count)
+        yield Alternative(
+            id="norm-width",
+            title=f"the sum of squares is divided by {whole}, not by the {width} values",
+            output=x_TW / np.sqrt(sum_T[:, None] / whole + eps) * weight_W,
+            parameters=1,
+        )
 
 
 _STAGES = ("input", "squares", "mean square", "gain", "normed input", "weight", "output")
@@ -127,7 +175,8 @@ def _low_precision(
 
             given_TW = low("input", x_TW)
             square_T1 = low("squares", given_TW * given_TW).mean(axis=1, keepdims=True)
-            gain_T1 = low("gain", 1 / np.sqrt(low("mean square", square_T1) + eps))
+            raised_T1 = low("mean square", low("mean square", square_T1) + eps)
+            gain_T1 = low("gain", 1 / np.sqrt(raised_T1))
             normed_TW = low("normed input", given_TW * gain_T1)
             output = low("output", normed_TW * low("weight", weight_W[None]))
             yield Alternative(

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 _FEWEST_TOKENS = 4
 """From fewer tokens some input or block fits by chance."""
 
+_WRONG = 1e-4
+"""Of the greatest error of a row: a row that is further off is wrong."""
+_ANY_ROWS, _OF_ROWS = 2, 32
+"""Rows that may be anything, of at least so many."""
+_MOST_ROWS = 256
+"""Rows that may be replaced."""
 _FEW_ROWS = 4
 """Rows that are suspected one by one."""
 
@@ -54,6 +60,70 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         wrong = np.flatnonzero(size_R > size_R.max() * 1e-2)
         if len(wrong) <= _FEW_ROWS:
             yield from _one_block(case, given, product_TR, error_TR, wrong)
+            yield from _other_rows(case, product_TR, error_TR, wrong)
+        yield from _rows_replaced(
+            case, product_TR, np.flatnonzero(size_R > _WRONG * size_R.max())
+        )
+
+
+def _other_rows(
+    case: Case,
+    product_TR: Float64[np.ndarray, "T R"],
+    error_TR: Float64[np.ndarray, "T R"],
+    wrong: Int[np.ndarray, "n"],
+) -> Iterator[Alternative]:
+    """One row or two are anything at all, every other is right: a corrupt block, say."""
+    if len(wrong) > _ANY_ROWS or product_TR.shape[1] < _OF_ROWS:
+        return
+    output_TR = product_TR.copy()
+    output_TR[:, wrong] += error_TR[:, wrong]
+    shown = " and ".join(str(row) for row in wrong)
+    yield Alternative(
+        id="rows-wrong",
+        title=f"row {shown} of the weight is another, and every other row is right: corrupt "
+        "bytes?",
+        output=case.finish(output_TR),
+        parameters=error_TR[:, wrong].size + 1,
+    )
+
+
+def _rows_replaced(
+    case: Case, product_TR: Float64[np.ndarray, "T R"], wrong: Int[np.ndarray, "n"]
+) -> Iterator[Alternative]:
+    """Some rows of the weight are 0, or those of other rows; a bias stays where it is."""
+    if not 0 < len(wrong) < min(product_TR.shape[1], _MOST_ROWS):
+        return
+    shown = f"{wrong[0]}..{wrong[-1]} ({len(wrong)})" if len(wrong) > 1 else f"{wrong[0]}"
+    empty_TR = product_TR.copy()
+    empty_TR[:, wrong] = 0.0
+    if case.bias is not None:  # without one `rows-zero` says so of the outputs
+        yield Alternative(
+            id="rows-zero",
+            title=f"rows {shown} of the weight are 0, and the bias is added",
+            output=case.finish(empty_TR),
+            parameters=2,
+        )
+    square_R = (product_TR**2).sum(axis=0)
+    for moves_bias in (False, True) if case.bias is not None else (False,):
+        bias_R = np.zeros(product_TR.shape[1]) if case.bias is None else case.bias
+        wanted_Tn = case.recorded_rows[:, wrong]
+        pool_TR = product_TR + bias_R if moves_bias else product_TR
+        if moves_bias:
+            square_R = (pool_TR**2).sum(axis=0)
+        else:
+            wanted_Tn = wanted_Tn - bias_R[wrong]
+        source = np.argmin(square_R[:, None] - 2 * pool_TR.T @ wanted_Tn, axis=0)
+        output_TR = product_TR.copy()
+        output_TR[:, wrong] = product_TR[:, source]
+        if moves_bias:
+            output_TR[:, wrong] += (bias_R[source] - bias_R[wrong])[None]
+        first = f"row {wrong[0]} is row {source[0]}"
+        yield Alternative(
+            id="rows-copied",
+            title=f"{len(wrong)} rows of the weight are others': {first}",
+            output=case.finish(output_TR),
+            parameters=min(2, len(wrong)) if np.ptp(source - wrong) == 0 else len(wrong) + 1,
+        )
 
 
 def _one_input(
@@ -130,8 +200,20 @@ def _one_block(
         if blocks.offset.any():
             shares["the scale of "] = blocks.codes * blocks.spread
             shares["the minimum of "] = blocks.added
+        # What the rounding of a block's sum adds goes with the minimum.
+        excess_TB = np.zeros((len(product_TR), len(blocks.codes)))
+        if given.excess is not None and blocks.has_block_sums:
+            excess_TB = given.excess * blocks.offset.reshape(-1)
         found = [
-            (*_block_gain(error_TR[:, row], given.values * share.reshape(-1), width), part)
+            (
+                *_block_gain(
+                    error_TR[:, row],
+                    given.values * share.reshape(-1),
+                    0.0 if part == "the scale of " else excess_TB,
+                    width,
+                ),
+                part,
+            )
             for part, share in shares.items()
         ]
         _, block, gain, added_T, part = min(found, key=lambda one: one[0])
@@ -147,10 +229,13 @@ def _one_block(
 
 
 def _block_gain(
-    error_T: Float64[np.ndarray, "T"], terms_TC: Float64[np.ndarray, "T C"], width: int
+    error_T: Float64[np.ndarray, "T"],
+    terms_TC: Float64[np.ndarray, "T C"],
+    excess_TB: Float64[np.ndarray, "T B"] | float,
+    width: int,
 ) -> tuple[float, int, float, Float64[np.ndarray, "T"]]:
     """What is left, the block, how much more of it there is, and that part of the output."""
-    share_TB = terms_TC.reshape(len(error_T), -1, width).sum(axis=2)
+    share_TB = terms_TC.reshape(len(error_T), -1, width).sum(axis=2) + excess_TB
     gain_B = error_T @ share_TB / np.maximum((share_TB**2).sum(axis=0), 1e-300)
     left_B = np.linalg.norm(error_T[:, None] - gain_B * share_TB, axis=0)
     block = int(left_B.argmin())

@@ -262,6 +262,8 @@ def _parts_of_input(case: Case) -> Iterator[Alternative]:
                 continue
             if np.abs(whole_PP).max() > parts or whole_PP.tobytes() in seen:
                 continue
+            if (whole_PP == whole_PP[0, 0] * np.eye(parts)).all() and whole_times == 1:
+                continue  # a gain of the product, which others name
             seen.add(whole_PP.tobytes())
             yield from _with_shares(case, given.values, whole_PP, whole_times)
 
@@ -325,7 +327,10 @@ def _name_shares(share_PP: Float64[np.ndarray, "P P"]) -> tuple[str, str]:
                 f"ranks' shares are not added up",
             )
         shown = " ".join(f"{n:g}" for n in own)
-        return "input-part-weighted", f"of {parts} parts of the input each counts {shown} times"
+        return (
+            "input-part-weighted",
+            f"the {parts} parts of the input count {shown} times",
+        )
     is_order = (np.sort(share_PP, axis=0)[-1] == 1).all() and (share_PP.sum(axis=0) == 1).all()
     if is_order:
         order = " ".join(str(i) for i in share_PP.argmax(axis=0))

@@ -12,6 +12,7 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
+from cotejar.diagnosis.hypotheses.order_names import order_words
 from cotejar.diagnosis.observed import cap
 from cotejar.diagnosis.operations import Project, vector
 from cotejar.diagnosis.products import multiply
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from cotejar.diagnosis.case import Case
 
+_UNSEEN, _SAME = 64, 1e-4
+"""Tokens that are looked at, and the relative distance within which their logits are right."""
 _FEWEST_TOKENS = 3
 """From fewer tokens a number an output could be read off anything."""
 
@@ -39,6 +42,45 @@ def alternatives(case: Case) -> Iterator[Alternative]:
             yield from _row_gains(case, product_TR)
         yield from _softcap(case, product_TR)
     yield from _other_inputs(case)
+    yield from _repeated(case)
+
+
+def _repeated(case: Case) -> Iterator[Alternative]:
+    """Logits of the ids that were seen: over a number if positive, times it if negative.
+
+    Source of the formula: Keskar et al., 2019 (arXiv:1909.05858).
+    """
+    if case.operation.site.slot != "logits":
+        return
+    ids, right = case.observed.trace.token_ids, case.right
+    tokens = np.arange(len(ids))[-len(right) :]
+    others = np.setdiff1d(np.linspace(0, right.shape[1] - 1, _UNSEEN).astype(int), ids)
+    off_T = np.linalg.norm(case.recorded[:, others] - right[:, others], axis=1)
+    if not (off_T <= _SAME * np.linalg.norm(right[:, others], axis=1)).all():
+        return  # tokens that nobody has seen are wrong as well
+    for words, seen in (
+        ("so far", [sorted(set(ids[: t + 1])) for t in tokens]),
+        ("in the whole prompt", [sorted(set(ids))] * len(right)),
+    ):
+        values = np.concatenate([right[row, some] for row, some in enumerate(seen)])
+        found = np.concatenate([case.recorded[row, some] for row, some in enumerate(seen)])
+        with np.errstate(all="ignore"):
+            ratio = np.where(values > 0, values / found, found / values)
+        penalty = float(np.median(ratio))
+        if not np.isfinite(penalty) or penalty == 1:
+            continue
+        for value in dict.fromkeys((nice(penalty), nice(penalty, 4), penalty)):
+            output = right.copy()
+            for row, some in enumerate(seen):
+                part = right[row, some]
+                output[row, some] = np.where(part > 0, part / value, part * value)
+            yield Alternative(
+                id="repetition-penalty",
+                title=f"logits of the tokens {words} are under a repetition penalty of "
+                f"{value:.4g}",
+                output=output,
+                parameters=1,
+            )
 
 
 def _bias(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alternative]:
@@ -61,6 +103,8 @@ def _bias(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Altern
                 title="the bias is in another order than the weight's rows",
                 output=case.in_order(product_TR) + bias_R,
             )
+    if bias_R is not None:
+        yield from _bias_of_other_pairing(case, product_TR, bias_R)
     for name, matrix in weights.items():
         same = matrix.rows == 1 and matrix.columns == product_TR.shape[1]
         if same and name != case.project.bias:
@@ -86,6 +130,24 @@ def _bias(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Altern
         output=case.in_order(product_TR + added_R),
         parameters=len(added_R),
     )
+
+
+def _bias_of_other_pairing(
+    case: Case, product_TR: Float64[np.ndarray, "T R"], bias_R: Float64[np.ndarray, "R"]
+) -> Iterator[Alternative]:
+    """The rows of the weight are in the right order, and the bias in the other pairing's."""
+    config = case.observed.truth.config
+    if len(bias_R) % config.head_dim:
+        return
+    order = exact.half_split_order(config.head_dim, config.rope.dim)
+    heads = bias_R.reshape(-1, config.head_dim)
+    for moved in (order, np.argsort(order)):
+        yield Alternative(
+            id="bias-order",
+            title="the bias is in the order of the other RoPE pairing (neighbours for halves, "
+            "or the reverse)",
+            output=_capped(case, product_TR + heads[:, moved].reshape(-1)),
+        )
 
 
 def _capped(case: Case, output_TR: Float64[np.ndarray, "T R"]) -> Float64[np.ndarray, "T R"]:
@@ -166,6 +228,9 @@ def _name_order(order: Int[np.ndarray, "R"], case: Case) -> tuple[str, str]:
         if (heads - heads[:, :1] == np.arange(e)).all() and (heads[:, 0] % e == 0).all():
             shown = " ".join(str(h) for h in (heads[:, 0] // e).tolist()[:8])
             return "head-order", f"heads are in another order: {shown} ..."
+    words = order_words(order)
+    if words is not None:
+        return "output-order", f"outputs are in another order: {words}"
     return "output-order", f"{moved} of {size} outputs are in another order"
 
 

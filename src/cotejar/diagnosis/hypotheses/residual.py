@@ -60,6 +60,29 @@ def alternatives(case: Case) -> Iterator[Alternative]:
             parameters=2,
         )
     yield from _other_parts(case)
+    yield from _moved_rows(case)
+
+
+def _moved_rows(case: Case) -> Iterator[Alternative]:
+    """In the wrong tokens one of the two summands is another token's."""
+    wrong = np.flatnonzero(case.error.ratios > 1)
+    if len(case.recorded) < 2 or len(wrong) == 0:  # noqa: PLR2004 - there is no other token
+        return
+    for place, what in enumerate(("stream", "branch")):
+        moved, kept = case.inputs[place], case.inputs[1 - place]
+        wanted = case.recorded[wrong] - kept[wrong]
+        distance = (moved**2).sum(axis=1) - 2 * wanted @ moved.T
+        source = np.argmin(distance, axis=1)
+        output = case.inputs[0] + case.inputs[1]
+        output[wrong] = kept[wrong] + moved[source]
+        same_step = np.ptp(source - wrong) == 0
+        yield Alternative(
+            id="tokens-moved",
+            title=f"in {len(wrong)} tokens the {what} is another token's: in token {wrong[0]} "
+            f"that of {source[0]}",
+            output=output,
+            parameters=1 if same_step else len(wrong),
+        )
 
 
 def _fit(

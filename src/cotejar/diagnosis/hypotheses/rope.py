@@ -9,7 +9,7 @@ Shape letters: T tokens, H heads, E head size, P pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.arithmetic import ROUNDINGS
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.head_norm import other_head_norms
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
 from cotejar.diagnosis.operations import Norm, Rotate, vector
 
@@ -31,6 +32,8 @@ _STILL = 1e-6
 """Radians a position below which a pair is taken not to turn."""
 _FEWEST_TOKENS = 3
 _FEWEST_PAIRS = 2
+_WRONG_HEAD = 1e-4
+"""Relative distance at which a head is taken to be wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +44,9 @@ class _Turning:
     after: Float64[np.ndarray, "T H E"]
     frequencies: Float64[np.ndarray, "P"]
     theta: float
+    first_position: int
+    num_steps: int
+    """Tokens, the last ones, that were fed one at a time."""
 
     @property
     def unscaled(self) -> Float64[np.ndarray, "P"]:
@@ -49,7 +55,7 @@ class _Turning:
 
     @property
     def positions(self) -> Float64[np.ndarray, "T"]:
-        return np.arange(len(self.before), dtype=np.float64)
+        return self.first_position + np.arange(len(self.before), dtype=np.float64)
 
     def turned(
         self,
@@ -76,14 +82,17 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         after=after_THE,
         frequencies=frequencies_P,
         theta=step.theta,
+        first_position=step.first_position,
+        num_steps=case.observed.trace.num_steps,
     )
-    yield from _listed(turning)
-    yield from _pairings(turning)
+    simple = [*_listed(turning), *_pairings(turning), *_of_other_layers(case, turning)]
+    yield from simple
+    yield from _of_some_heads(case, turning, simple)
     yield from _partial(turning)
     yield from _measured(turning)
     yield from _low_precision(turning)
     if step.norm is not None:
-        yield from _without_norm(case, step, plain_THE)
+        yield from other_head_norms(case, step, plain_THE)
 
 
 def _normed(case: Case, norm: Norm | None, values: np.ndarray) -> np.ndarray:
@@ -160,18 +169,70 @@ def _pairings(turning: _Turning) -> Iterator[Alternative]:
                 title="RoPE turns the wrong pairs (neighbours for halves, or the reverse)",
                 output=exact.join_heads(output_THE),
             )
-    # Tables laid out for neighbours, each angle twice in a row, on pairs that are halves.
-    twice_TE = np.repeat(angles_TP, 2, axis=1)
-    first, second = np.split(before_THE[..., : 2 * pairs], 2, axis=-1)
-    turned = np.concatenate([-second, first], axis=-1)
-    rest = before_THE[..., 2 * pairs :]
-    mixed = before_THE[..., : 2 * pairs] * np.cos(twice_TE)[:, None]
-    mixed = mixed + turned * np.sin(twice_TE)[:, None]
-    yield Alternative(
-        id="rope-pairing",
-        title="RoPE's tables are laid out for neighbours and its pairs are halves",
-        output=exact.join_heads(np.concatenate([mixed, rest], axis=-1)),
+    # Tables laid out for neighbours, each angle twice in a row, on pairs that are halves; and
+    # the reverse. Each in the order of what was recorded, and in the other pairing's.
+    by_turns = (np.repeat(angles_TP, 2, axis=1), "neighbours and its pairs are halves")
+    by_halves = (
+        np.concatenate([angles_TP, angles_TP], axis=1),
+        "halves and its pairs are neighbours",
     )
+    for there in (np.arange(e), back):
+        x = before_THE[..., there][..., : 2 * pairs]
+        rest = before_THE[..., there][..., 2 * pairs :]
+        first, second = np.split(x, 2, axis=-1)
+        of_halves = np.concatenate([-second, first], axis=-1)
+        of_neighbours = np.stack([-x[..., 1::2], x[..., 0::2]], axis=-1).reshape(x.shape)
+        for (table_TE, words), other in ((by_turns, of_halves), (by_halves, of_neighbours)):
+            mixed = x * np.cos(table_TE)[:, None] + other * np.sin(table_TE)[:, None]
+            output_THE = np.concatenate([mixed, rest], axis=-1)[..., np.argsort(there)]
+            yield Alternative(
+                id="rope-pairing",
+                title=f"RoPE's tables are laid out for {words}",
+                output=exact.join_heads(output_THE),
+            )
+
+
+def _of_other_layers(case: Case, turning: _Turning) -> Iterator[Alternative]:
+    """By the table of other layers, where the model has more than one: local for global."""
+    tried = {tuple(turning.frequencies.tolist())}
+    for operation in case.observed.truth.operations.values():
+        step = operation.step
+        if not isinstance(step, Rotate) or step.frequencies in tried:
+            continue
+        tried.add(step.frequencies)
+        yield Alternative(
+            id="rope-other-layer",
+            title=f"pairs turn as those of layer {operation.site.layer} do: a local layer is "
+            "taken for a global one, or the reverse",
+            output=turning.turned(np.array(step.frequencies)),
+            declared=True,
+        )
+
+
+def _of_some_heads(
+    case: Case, turning: _Turning, simple: list[Alternative]
+) -> Iterator[Alternative]:
+    """Some heads are right; the others are all wrong in one of the simple ways."""
+    e, right_THE = (
+        turning.before.shape[2],
+        exact.split_heads(case.right, turning.before.shape[2]),
+    )
+    off_H = np.linalg.norm(turning.after - right_THE, axis=(0, 2))
+    size_H = np.maximum(np.linalg.norm(right_THE, axis=(0, 2)), 1e-300)
+    wrong = off_H > _WRONG_HEAD * size_H
+    if not wrong.any() or wrong.all():
+        return
+    shown = " ".join(str(h) for h in np.flatnonzero(wrong)[:8])
+    for one in simple:
+        changed_THE = exact.split_heads(one.output, e)
+        output_THE = np.where(wrong[:, None], changed_THE, right_THE)
+        yield replace(
+            one,
+            title=f"{one.title}, in head {shown} alone",
+            output=exact.join_heads(output_THE),
+            parameters=one.parameters + 1,
+            declared=False,
+        )
 
 
 def _partial(turning: _Turning) -> Iterator[Alternative]:
@@ -213,11 +274,11 @@ def _measured(turning: _Turning) -> Iterator[Alternative]:
         return
     quotient_TP = _quotients(turning)
     yield from _positions(turning, quotient_TP)
-    used_P, offset = _fit_frequencies(quotient_TP)
+    used_P, offset = _fit_frequencies(quotient_TP, turning.first_position)
     if not np.isfinite(used_P).all():
         return
     right_P = turning.frequencies
-    yield from _theta(turning, used_P, np.abs(quotient_TP).sum(axis=0))
+    yield from _theta(turning, used_P, np.abs(quotient_TP).sum(axis=0), round(offset))
     ratio_P = used_P / right_P
     scale = float(np.median(ratio_P)) or _STILL
     for value in dict.fromkeys((nice(scale, 4), 1 / nice(1 / scale, 4), scale)):
@@ -256,8 +317,8 @@ def _quotients(turning: _Turning) -> np.ndarray:
     return quotient_TP
 
 
-def _fit_frequencies(quotient_TP: np.ndarray) -> tuple[np.ndarray, float]:
-    """Radians a position of every pair, and the position of the first token."""
+def _fit_frequencies(quotient_TP: np.ndarray, first: int) -> tuple[np.ndarray, float]:
+    """Radians a position of every pair, and how far positions, from `first` on, are off."""
     unit_TP = quotient_TP / np.maximum(np.abs(quotient_TP), 1e-300)
     steps_P = np.angle((unit_TP[1:] * unit_TP[:-1].conj()).sum(axis=0))
     positions_T1 = np.arange(len(unit_TP))[:, None]
@@ -268,12 +329,14 @@ def _fit_frequencies(quotient_TP: np.ndarray) -> tuple[np.ndarray, float]:
     used_P = steps_P + slope_P
     at_0 = np.angle((unit_TP * np.exp(-1j * positions_T1 * used_P)).sum(axis=0))
     moving = np.abs(used_P) > _STILL
+    # Where the text begins later, the angle there says itself only up to whole turns.
+    at_0 = np.angle(np.exp(1j * (at_0 - first * used_P)))
     offset = float(np.median(at_0[moving] / used_P[moving])) if moving.any() else 0.0
     return used_P, offset
 
 
 def _theta(
-    turning: _Turning, used_P: np.ndarray, energy_P: np.ndarray
+    turning: _Turning, used_P: np.ndarray, energy_P: np.ndarray, offset: int
 ) -> Iterator[Alternative]:
     """Log frequency falls along the pairs by ln(theta) / P where there is one theta."""
     right_P = turning.frequencies
@@ -301,6 +364,15 @@ def _theta(
             output=turning.turned(right_P * (theta / right_theta) ** (-index_P / pairs)),
             parameters=1,
         )
+        if offset:
+            table_P = right_P * (theta / right_theta) ** (-index_P / pairs)
+            yield Alternative(
+                id="rope-theta+rope-position-offset",
+                title=f"theta is {theta:,.6g} and ought to be {nice(right_theta, 6):,.6g}; and "
+                f"positions start at {offset} and ought to start at 0",
+                output=turning.turned(table_P, turning.positions + offset),
+                parameters=2,
+            )
     theta = nice(right_theta * float(np.exp(-slope * pairs)), 9)
     table_P = right_P * (theta / right_theta) ** (-index_P / pairs)
     yield Alternative(
@@ -314,18 +386,25 @@ def _theta(
 def _positions(turning: _Turning, quotient_TP: np.ndarray) -> Iterator[Alternative]:
     """The whole position at which each token's angles fit best."""
     tokens = len(quotient_TP)
-    tried = np.arange(-tokens - 8, 3 * tokens + 9)
+    start = turning.first_position
+    tried = np.arange(-start - tokens - 8, start + 3 * tokens + 9)
     unit_TP = quotient_TP / np.maximum(np.abs(quotient_TP), 1e-300)
     fit_TS = (unit_TP @ np.exp(-1j * np.outer(turning.frequencies, tried))).real
     found_T = tried[fit_TS.argmax(axis=1)]
-    offsets = found_T - np.arange(tokens)
+    offsets = found_T - turning.positions.astype(int)
     if not offsets.any():
         return
     output = turning.turned(None, found_T.astype(np.float64))
     if (offsets == offsets[0]).all():
-        title = f"positions start at {found_T[0]} and ought to start at 0"
+        title = f"positions start at {found_T[0]} and ought to start at {start}"
         yield Alternative(id="rope-position-offset", title=title, output=output, parameters=1)
         return
+    first_step = tokens - turning.num_steps
+    if first_step < tokens and not offsets[:first_step].any():
+        words = _step_positions(found_T[first_step:].tolist(), first_step)
+        if words:
+            title = f"the tokens fed one at a time are turned {words}"
+            yield Alternative(id="decode-position", title=title, output=output, parameters=1)
     moved = int((offsets != 0).sum())
     first = int(np.flatnonzero(offsets)[0])
     yield Alternative(
@@ -337,78 +416,46 @@ def _positions(turning: _Turning, quotient_TP: np.ndarray) -> Iterator[Alternati
     )
 
 
+def _step_positions(found: list[int], first_step: int) -> str:
+    """What positions have in common that ought to count on from `first_step`."""
+    late = found[0] - first_step
+    counted = list(range(found[0], found[0] + len(found)))
+    if len(found) > 1 and len(set(found)) == 1:
+        return f"as if all at {found[0]}: the counter does not move"
+    if found == counted and found[0] == 0:
+        return "as if from 0 on: the counter begins again"
+    if found == counted:
+        far = f"{abs(late)} position{'s' if abs(late) > 1 else ''}"
+        return f"as if {far} {'later' if late > 0 else 'earlier'}"
+    pace = found[1] - found[0]
+    if found == [found[0] + pace * i for i in range(len(found))]:
+        return f"as if at {found[0]} and {pace} on each time: the counter moves by {pace}"
+    return ""
+
+
 def _low_precision(turning: _Turning) -> Iterator[Alternative]:
-    angles_TP = np.outer(turning.positions, turning.frequencies)
-    pairs = angles_TP.shape[1]
+    pairs = len(turning.frequencies)
     first, second = np.split(turning.before[..., : 2 * pairs], 2, axis=-1)
     rest = turning.before[..., 2 * pairs :]
+    frequencies_P, positions_T = turning.frequencies, turning.positions
     for how in ("f16", "bf16"):
         rounded = ROUNDINGS[how]
-        low_angles = exact.turn(turning.before, rounded(angles_TP))
-        low_frequencies = turning.turned(rounded(turning.frequencies[None])[0])
-        cos, sin = (rounded(f(angles_TP))[:, None] for f in (np.cos, np.sin))
-        tables = [first * cos - second * sin, second * cos + first * sin, rest]
-        for title, output in (
-            (f"angles are rounded to {how}", exact.join_heads(low_angles)),
-            (f"frequencies are rounded to {how}", low_frequencies),
-            (
-                f"cosine and sine are rounded to {how}",
-                exact.join_heads(np.concatenate(tables, axis=-1)),
-            ),
-        ):
+        for mask in range(1, 1 << len(_ROUNDED_PARTS)):
+            parts = [part for i, part in enumerate(_ROUNDED_PARTS) if mask >> i & 1]
+            used_P = (
+                rounded(frequencies_P[None])[0] if parts[0] == "frequencies" else frequencies_P
+            )
+            angles_TP = np.outer(positions_T, used_P)
+            angles_TP = rounded(angles_TP) if "angles" in parts else angles_TP
+            cos, sin = np.cos(angles_TP)[:, None], np.sin(angles_TP)[:, None]
+            if "cosine and sine" in parts:
+                cos, sin = rounded(cos), rounded(sin)
+            turned = [first * cos - second * sin, second * cos + first * sin, rest]
             yield Alternative(
-                id=f"rope-{how}", title=f"RoPE runs in {how}: {title}", output=output
+                id=f"rope-{how}",
+                title=f"RoPE runs in {how}: {' and '.join(parts)} are rounded",
+                output=exact.join_heads(np.concatenate(turned, axis=-1)),
             )
 
 
-def _without_norm(case: Case, step: Rotate, plain_THE: np.ndarray) -> Iterator[Alternative]:
-    """The RMSNorm of each head before RoPE: missing, after RoPE, or of other figures."""
-    if step.norm is None:
-        return
-    weights = case.observed.truth.weights
-    weight_E = vector(weights, step.norm.weight)
-    angles_TP = np.outer(np.arange(len(plain_THE)), step.frequencies)
-    other = step.norm.weight.replace("q_norm", "?").replace("k_norm", "q_norm")
-    other_E = vector(weights, other.replace("?", "k_norm"))
-    ones_E = np.ones_like(weight_E)
-    turned_THE = exact.turn(plain_THE, angles_TP)
-    normed = exact.rms_norm
-    flat_TW = plain_THE.reshape(len(plain_THE), 1, -1)
-    whole_THE = normed(flat_TW, np.ones(flat_TW.shape[2]), step.norm.eps)
-    for id_, title, output_THE in (
-        ("head-norm-missing", "the norm of each head is left out", turned_THE),
-        (
-            "head-norm-after-rope",
-            "heads are normed after RoPE, not before",
-            normed(turned_THE, weight_E, step.norm.eps),
-        ),
-        (
-            "head-norm-swapped",
-            "the norms of q and k change places",
-            exact.turn(normed(plain_THE, other_E, step.norm.eps), angles_TP),
-        ),
-        (
-            "head-norm-weight-missing",
-            "the weight of the norm of each head is left out",
-            exact.turn(normed(plain_THE, ones_E, step.norm.eps), angles_TP),
-        ),
-        (
-            "head-norm-over-all",
-            "the norm is taken over all heads together",
-            exact.turn(whole_THE.reshape(plain_THE.shape) * weight_E, angles_TP),
-        ),
-        (
-            "head-norm-one-plus-weight",
-            "the weight of the norm of each head is taken as 1 + w",
-            exact.turn(normed(plain_THE, 1 + weight_E, step.norm.eps), angles_TP),
-        ),
-    ):
-        yield Alternative(id=id_, title=title, output=exact.join_heads(output_THE))
-    for factor in (10.0, 0.1, 100.0, 0.01):
-        output_THE = exact.turn(normed(plain_THE, weight_E, step.norm.eps * factor), angles_TP)
-        yield Alternative(
-            id="head-norm-eps",
-            title=f"eps of the norm of each head is {step.norm.eps * factor:.3g}",
-            output=exact.join_heads(output_THE),
-            parameters=1,
-        )
+_ROUNDED_PARTS = ("frequencies", "angles", "cosine and sine")

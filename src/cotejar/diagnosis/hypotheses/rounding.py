@@ -41,6 +41,10 @@ HOW = (
 )
 
 
+_OF_THAT_FORM = 0.5
+"""Share of the values that a rounding leaves as they are, if they were rounded so."""
+
+
 def alternatives(case: Case) -> Iterator[Alternative]:
     """Of any site."""
     step = case.operation.step
@@ -133,7 +137,18 @@ def _output(case: Case) -> Iterator[Alternative]:
     right, recorded = case.right, case.recorded
     slack = 4 * case.error.limits[:, None] * case.error.output_norm[:, None]
     slack = slack / np.sqrt(right.shape[1])
+    ends = recorded[[0, -1]]
+
+    def is_likely(how: str) -> bool:
+        """Rounding again leaves most of two tokens as they are."""
+        same = np.isclose(ROUNDINGS[how](ends), ends, rtol=1e-6, atol=0)
+        if same.mean() < _OF_THAT_FORM:
+            case.screened.append(f"the output is rounded to {how}")
+        return bool(same.mean() >= _OF_THAT_FORM)
+
     for how in ("f16", "bf16", "bf16 cut"):
+        if not is_likely(how):
+            continue
         rounded = ROUNDINGS[how](right)
         has_form = ROUNDINGS[how](recorded) == recorded
         low, high = ROUNDINGS[how](right - slack), ROUNDINGS[how](right + slack)
@@ -144,7 +159,7 @@ def _output(case: Case) -> Iterator[Alternative]:
             output=np.where(has_form & between, recorded, rounded),
         )
     for how in ("int8 a row", "int8 by 32", "int4 a row", "int4 by 32"):
-        if can_round(how, right.shape[1]):
+        if can_round(how, right.shape[1]) and is_likely(how):
             yield Alternative(
                 id="output-rounded",
                 title=f"the output is rounded to {how}",

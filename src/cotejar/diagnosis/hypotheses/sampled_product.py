@@ -15,6 +15,8 @@ import numpy as np
 from cotejar.diagnosis.observed import cap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float64, Int
 
     from cotejar.diagnosis.case import Case
@@ -57,9 +59,14 @@ class SampledProduct:
         self,
         values_TC: Float64[np.ndarray, "T C"],
         weight_RC: Float64[np.ndarray, "R C"] | None = None,
+        rounded: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> bool:
-        """Does that input, with that weight if it is another, leave much less?"""
+        """Does that input, with that weight if it is another, leave much less?
+
+        `rounded` rounds the output.
+        """
         weight_RC = self.weight if weight_RC is None else weight_RC
         output_TR = cap(values_TC @ weight_RC.T + self.bias, self.softcap)
+        output_TR = output_TR if rounded is None else rounded(output_TR)
         left_T = np.linalg.norm(self.recorded - output_TR, axis=1)
         return bool((left_T * _BETTER <= self.before).all())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ROUNDINGS, can_round, product_input
+from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT, can_round, product_input
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.hypotheses.weights import multiply_variant
@@ -115,7 +115,7 @@ _BOTH = ("bf16", "f16", "tf32", "float8 e4m3", "float8 e5m2", "bf16 cut")
 """In which both factors of a product may be."""
 
 
-def _roundings(width: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+def roundings(width: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Those that `rounding` tries alone and new ones, for rows of that width."""
     found = {name: ROUNDINGS[name] for name in _KNOWN if can_round(name, width)}
     return found | {n: r for n, (block, r) in MORE_ROUNDINGS.items() if width % block == 0}
@@ -172,13 +172,13 @@ _ENCODED_FAST = {BlockType.Q4_0, BlockType.Q4_1, BlockType.Q8_0}
 def _both_factors(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
     """Weight and activations in one low precision, sums exact."""
     x_TC, matrix = case.inputs[0], case.matrix
-    roundings = _roundings(x_TC.shape[1])
+    known = roundings(x_TC.shape[1])
     tried = [
         (
             "product-rounded",
             f"weight and activations are rounded to {how}",
-            product_input(roundings[how](x_TC), "exact", matrix.block_type),
-            roundings[how],
+            product_input(known[how](x_TC), "exact", matrix.block_type),
+            known[how],
         )
         for how in _BOTH
     ]
@@ -186,12 +186,22 @@ def _both_factors(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
         title = f"the weight is rounded to {how}, then to {matrix.block_type.label}"
         tried += [("weights-rounded", title, given, rounded) for given in case.givens]
     for id_, title, given, rounded in tried:
-        if not sample.is_worth(given.values, rounded(sample.weight)):
+        few = given.values, rounded(sample.weight)
+        last = rounded if id_ == "product-rounded" else None
+        if not (sample.is_worth(*few) or sample.is_worth(*few, last)):
             case.screened.append(title)
             continue
         variant = WeightVariant(id=id_, title=title, rows=_rounded_rows(matrix, rounded))
-        product_TR = multiply_variant(variant, given, matrix)
-        yield Alternative(id=id_, title=title, output=case.finish(product_TR))
+        output_TR = case.finish(multiply_variant(variant, given, matrix))
+        yield Alternative(id=id_, title=title, output=output_TR)
+        if id_ == "product-rounded":  # as a kernel of that type leaves it
+            name = title.rpartition(" ")[2]
+            if name in UNIT:
+                yield Alternative(
+                    id=id_,
+                    title=f"{title}, the output too",
+                    output=case.but_for_ties(rounded(output_TR), UNIT[name]),
+                )
 
 
 def _stored_again(matrix: BlockMatrix) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -257,7 +267,7 @@ def _keys_and_values(case: Case, step: Attend) -> Iterator[Alternative]:
     raw_k, raw_v = case.inputs[1], case.inputs[2]
     probabilities = ROUNDINGS[declared.probabilities]
     keys, values = {"": k_TW}, {"": v_TW}
-    for how, rounded in _roundings(k_TW.shape[1]).items():
+    for how, rounded in roundings(k_TW.shape[1]).items():
         keys[how], values[how] = rounded(raw_k), rounded(raw_v)
 
     def output(key: str, value: str) -> np.ndarray:
