@@ -75,6 +75,8 @@ PAIRS = [
     ("native+q8", "native+f32"),
     ("native+f32", "native+f32"),
     ("native+q8", "native+q8-kvf16"),
+    ("oracle", "native+bf16"),
+    ("native+bf16-kvq8", "native+q8"),
 ]
 
 
@@ -102,6 +104,27 @@ def test_the_wrong_side_is_named_whichever_it_is(
     assert result.site == "layer.1.k_rope"
     assert result.wrong_side == ("reference" if swapped else "candidate")
     assert [cause.id for cause in result.causes] == ["rope-missing"]
+
+
+def test_a_fault_is_named_under_the_rounding_of_bf16(models: Models, tmp_path: Path) -> None:
+    faulty = saved(tmp_path / "faulty.trace", run(models("llama"), "bf16", NoRope))
+
+    result = judge(f"oracle:{models.path('llama')}", faulty)
+
+    assert (result.verdict, result.wrong_side) == (Verdict.FAIL, "candidate")
+    assert result.site == "layer.1.k_rope"
+    assert [cause.id for cause in result.causes] == ["rope-missing"]
+
+
+def test_a_float32_run_that_says_bf16_is_not_believed(models: Models, tmp_path: Path) -> None:
+    """It rounds no factor: the smallest defect that the numerics must not cover."""
+    exact = run(models("llama"), "f32")
+    liar = replace(exact, engine=replace(exact.engine, numerics="bf16"))
+    sides = f"oracle:{models.path('llama')}", saved(tmp_path / "liar.trace", liar)
+
+    result = judge(*sides)
+
+    assert (result.verdict, result.wrong_side) == (Verdict.FAIL, "candidate")
 
 
 def test_both_sides_can_be_wrong(models: Models, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ NUMPY = "numpy"
 AMX_EMULATED = "amx-emulated"
 """On every CPU, and never chosen unless it is asked for."""
 
-_KNOWN = (NUMPY, "portable", "avx2", "avx512vnni", "avx512bf16", "amx")
+KNOWN_ISAS = (NUMPY, "portable", "avx2", "avx512vnni", "avx512bf16", "amx")
+"""Of every build and CPU."""
 
 MAX_THREADS = 1024
 
@@ -47,13 +48,22 @@ def chosen_isa() -> str:
         return wanted
     raise UsageError(
         f"this CPU does not run {wanted}"
-        if wanted in _KNOWN
+        if wanted in KNOWN_ISAS
         else f"there is no instruction set {wanted!r} here",
         where="environment variable COTEJAR_ISA",
         expected=", ".join(runnable),
         found=wanted,
         hint="unset it to use the best; `apr doctor` shows what the CPU has",
     )
+
+
+def amx_state() -> str:
+    """What became of AMX: `ready`, `absent`, or why it is not used on a CPU that has it.
+
+    `refused`: the operating system gives this process no tile registers. `different`: a small
+    product, made before AMX is first used, had not the bits of the portable kernel.
+    """
+    return _compiled.amx_state()
 
 
 def num_threads() -> int:
