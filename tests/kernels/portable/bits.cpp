@@ -84,8 +84,8 @@ void say_operations(const Isa& isa) {
     rotate(isa, {tokens, heads, size, size / 2, false, angles.data(), angles.data()}, x.data(),
            out.data());
     say("rotate", 0, out);
-    attend(isa, {{tokens, tokens, heads, kv_heads, size, 7, x.data(), keys.data(), keys.data()}},
-           {out.data()});
+    const float* kv = keys.data();
+    attend(isa, {{tokens, tokens, heads, kv_heads, size, 7, x.data(), kv, kv}}, {out.data()});
     say("attend", 0, out);
     Moments moments[4];
     swiglu(isa, x.data(), out.data(), tokens * width, out.data(), moments);

@@ -40,9 +40,10 @@ std::vector<float> product_of(const Bf16Kernels& kernels) {
     const int tile = kernels.tile_tokens;
     std::vector<float> tiles((NUM_TOKENS + tile) * K);  // of 4 bytes a value or less
     for (int first = 0; first < NUM_TOKENS; first += tile)
-        kernels.round_tile(tokens.data() + first * COLUMNS,
-                           NUM_TOKENS - first < tile ? NUM_TOKENS - first : tile, COLUMNS, K,
-                           reinterpret_cast<char*>(tiles.data()) + first * K * kernels.value_bytes);
+        kernels.round_tile(
+            tokens.data() + first * COLUMNS,
+            NUM_TOKENS - first < tile ? NUM_TOKENS - first : tile, COLUMNS, K,
+            reinterpret_cast<char*>(tiles.data()) + first * K * kernels.value_bytes);
     std::vector<float> product(NUM_TOKENS * NUM_ROWS);
     kernels.multiply({pairs.data(), K, 0, NUM_ROWS, NUM_STRIPS}, {tiles.data(), NUM_TOKENS},
                      product.data(), NUM_ROWS);
@@ -68,7 +69,8 @@ bool cpu_has_tiles() {
     if (!(edx >> AMX_BF16_BIT & 1) || !(edx >> AMX_TILE_BIT & 1)) return false;
     // Palette 1: bytes a row and tiles in EBX, rows in ECX.
     if (!__get_cpuid_count(0x1D, 1, &eax, &ebx, &ecx, &edx)) return false;
-    return (ebx & 0xFFFF) == 64 && ebx >> 16 >= 8 && (ecx & 0xFFFF) >= 16 && system_saves_tiles();
+    const bool is_whole = (ebx & 0xFFFF) == 64 && ebx >> 16 >= 8 && (ecx & 0xFFFF) >= 16;
+    return is_whole && system_saves_tiles();
 }
 
 Amx look() {

@@ -6,7 +6,8 @@
 
 namespace cotejar {
 
-const Bf16Kernels BF16_AMX = {pairs_of_strip,   pairs_of_rows, TILE_ROWS,
-                              sizeof(uint16_t), round_rows,    multiply_by_tiles<TileInstructions>};
+const Bf16Kernels BF16_AMX = {
+    pairs_of_strip,   pairs_of_rows, TILE_ROWS,
+    sizeof(uint16_t), round_chunks,  multiply_by_tiles<TileInstructions>};
 
 }  // namespace cotejar

@@ -7,16 +7,21 @@
 namespace cotejar {
 namespace {
 
-static_assert(CHUNK * 2 == TILE_ROW_BYTES && ROWS == TILE_ROWS && CHUNK / 2 == TILE_ROWS,
+static_assert(CHUNK * 2 == TILE_ROW_BYTES && CHUNK / 2 == TILE_ROWS && ROWS == TILE_ROWS,
               "a strip's chunk is one tile, and so is a chunk of 16 tokens");
 
-// Tokens as bfloat16, [token][k]; a tile always has 16, zeros after the last.
-void round_rows(const float* activations, int num_tokens, int64_t columns, int64_t k,
-                void* tile) {
+// Tokens as bfloat16, [chunk][token][CHUNK]: a tile of tokens lies in one piece, since rows
+// that lie a power of two apart would drive each other out of the first cache. Zeros after the
+// last.
+void round_chunks(const float* activations, int num_tokens, int64_t columns, int64_t k,
+                  void* tile) {
     uint16_t* out = static_cast<uint16_t*>(tile);
-    for (int t = 0; t < TILE_ROWS; t++)
-        round_row(activations + (t < num_tokens ? t * columns : 0),
-                  t < num_tokens ? columns : 0, k, out + t * k);
+    for (int64_t c = 0; c < k; c += CHUNK)
+        for (int t = 0; t < TILE_ROWS; t++, out += CHUNK) {
+            const int64_t left = t < num_tokens ? columns - c : 0;
+            round_row(activations + (left ? t * columns + c : 0), smaller(left, CHUNK), CHUNK,
+                      out);
+        }
 }
 
 // T tiles of tokens (1 or 2) times S strips (1 or 2): tiles 0 to 3 hold sums, 4 and 5 tokens,
@@ -24,13 +29,13 @@ void round_rows(const float* activations, int num_tokens, int64_t columns, int64
 template <class Tiles, int T, int S>
 void multiply_tiles(Tiles& tiles, const uint16_t* tokens, const uint16_t* pairs, int64_t k,
                     float* totals) {
-    const int64_t token_bytes = k * 2, tile_size = TILE_ROWS * k, strip_size = ROWS * k;
+    const int64_t tile_size = TILE_ROWS * k, strip_size = ROWS * k;
     tiles.template zero<0>();
     if (S > 1) tiles.template zero<1>();
     if (T > 1) tiles.template zero<2>();
     if (T > 1 && S > 1) tiles.template zero<3>();
     for (int64_t c = 0; c < k; c += CHUNK) {
-        tiles.template load<4>(tokens + c, token_bytes);
+        tiles.template load<4>(tokens + c * TILE_ROWS, TILE_ROW_BYTES);
         tiles.template load<6>(pairs + c * ROWS, TILE_ROW_BYTES);
         tiles.template dot<0, 4, 6>();
         if (S > 1) {
@@ -38,7 +43,7 @@ void multiply_tiles(Tiles& tiles, const uint16_t* tokens, const uint16_t* pairs,
             tiles.template dot<1, 4, 7>();
         }
         if (T > 1) {
-            tiles.template load<5>(tokens + tile_size + c, token_bytes);
+            tiles.template load<5>(tokens + tile_size + c * TILE_ROWS, TILE_ROW_BYTES);
             tiles.template dot<2, 5, 6>();
         }
         if (T > 1 && S > 1) tiles.template dot<3, 5, 7>();

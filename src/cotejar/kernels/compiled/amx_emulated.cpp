@@ -6,6 +6,6 @@ namespace cotejar {
 
 const Bf16Kernels BF16_AMX_EMULATED = {
     pairs_of_strip,   pairs_of_rows, TILE_ROWS,
-    sizeof(uint16_t), round_rows,    multiply_by_tiles<TileEmulation>};
+    sizeof(uint16_t), round_chunks,  multiply_by_tiles<TileEmulation>};
 
 }  // namespace cotejar

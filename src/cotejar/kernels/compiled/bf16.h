@@ -48,8 +48,10 @@ extern const Bf16Kernels BF16_PORTABLE;
 extern const Bf16Kernels BF16_AMX_EMULATED;  // the tile instructions in plain C++, for tests
 #if defined(COTEJAR_X86)
 extern const Bf16Kernels BF16_AVX2;
-extern const Bf16Kernels BF16_AVX512;        // rounds with integer instructions
-extern const Bf16Kernels BF16_AVX512BF16;    // rounds with AVX512-BF16's own
+extern const Bf16Kernels BF16_AVX512;  // rounds with integer instructions
+#endif
+#if defined(COTEJAR_AVX512BF16)
+extern const Bf16Kernels BF16_AVX512BF16;  // rounds with its own
 #endif
 #if defined(COTEJAR_AMX)
 extern const Bf16Kernels BF16_AMX;

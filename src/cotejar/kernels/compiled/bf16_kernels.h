@@ -92,15 +92,17 @@ inline void round_row(const float* values, int64_t columns, int64_t k, uint16_t*
 // --- weights -----------------------------------------------------------------------------
 
 // Rows lane..lane + WIDTH of `quads` words of four codes; the floats are those of
-// quant/codec.py.
+// quant/codec.py. `zero` is 2^23 and the centre: a code is put behind the bits of 2^23 and
+// comes out by a subtraction, which is exact and cheaper than a conversion.
 template <bool OFFSET>
-inline void pairs_of_codes(const uint8_t* codes, int quads, uint32_t centre, Floats scale,
+inline void pairs_of_codes(const uint8_t* codes, int quads, float zero, Floats scale,
                            Floats offset, uint16_t* pairs) {
     for (int quad = 0; quad < quads; quad++) {
         const Words words = load<Words>(codes + quad * 4 * ROWS);
         Floats values[4];
         for (int j = 0; j < 4; j++) {
-            values[j] = scale * floats_of(((words >> (8 * j)) & 255u) - centre);
+            const Words code = ((words >> (8 * j)) & 255u) | 0x4B000000u;
+            values[j] = scale * (reinterpret_cast<Floats>(code) - zero);
             if (OFFSET) values[j] += offset;
         }
         store_pairs(values[0], values[1], pairs + quad * 4 * ROWS);
@@ -119,7 +121,7 @@ template <bool OFFSET>
 void pairs_of_lanes(const Weight& weight, const Strip& strip, int lane, uint16_t* pairs) {
     const TypeInfo& type = *weight.type;
     const int num_sub = type.num_sub ? type.num_sub : 1, width = type.elements / num_sub;
-    const uint32_t centre = static_cast<uint32_t>(type.centre);
+    const float zero = static_cast<float>((1 << 23) + type.centre);
     for (int64_t block = 0; block < weight.num_blocks(); block++) {
         const Floats scale = load<Floats>(strip.scale + block * ROWS + lane);
         const Floats offset =
@@ -133,7 +135,7 @@ void pairs_of_lanes(const Weight& weight, const Strip& strip, int lane, uint16_t
                     sub_offset *=
                         halves_of(strip.sub_offsets + index / 2 * ROWS + lane, index % 2);
             }
-            pairs_of_codes<OFFSET>(strip.codes + at + 4 * lane, width / 4, centre, sub_scale,
+            pairs_of_codes<OFFSET>(strip.codes + at + 4 * lane, width / 4, zero, sub_scale,
                                    sub_offset, pairs + at + 2 * lane);
         }
     }
@@ -154,8 +156,8 @@ void pairs_of_rows(const float* rows, int64_t k, uint16_t* pairs) {
             round_row(rows + row * k + c, CHUNK, CHUNK, values[row]);
         for (int pair = 0; pair < CHUNK / 2; pair++)
             for (int row = 0; row < ROWS; row++)
-                __builtin_memcpy(pairs + (c + 2 * pair) * ROWS + 2 * row, values[row] + 2 * pair,
-                                 4);
+                __builtin_memcpy(pairs + (c + 2 * pair) * ROWS + 2 * row,
+                                 values[row] + 2 * pair, 4);
     }
 }
 

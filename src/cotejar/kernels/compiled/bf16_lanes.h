@@ -72,7 +72,8 @@ inline Lanes splat(const float* at) {
 // Operands are no subnormals: rounding took those of the factors, and each sum its own.
 inline Lanes fused(const Lanes& a, const Lanes& b, const Lanes& c) {
     Lanes lanes;
-    for (int i = 0; i < ROWS; i++) lanes.at[i] = flushed(__builtin_fmaf(a.at[i], b.at[i], c.at[i]));
+    for (int i = 0; i < ROWS; i++)
+        lanes.at[i] = flushed(__builtin_fmaf(a.at[i], b.at[i], c.at[i]));
     return lanes;
 }
 inline Lanes added(const Lanes& a, const Lanes& b) {
@@ -130,8 +131,8 @@ void round_tile(const float* activations, int num_tokens, int64_t columns, int64
         }
 }
 
-// S strips times N tokens. Of a chunk, the products of even and of odd columns are summed apart,
-// as the tile instruction does.
+// S strips times N tokens. Of a chunk, the products of even and of odd columns are summed
+// apart, as the tile instruction does.
 template <int S, int N>
 void multiply_tile(const uint16_t* pairs, int64_t k, const float* tile, float* totals) {
     Lanes total[S][N];

@@ -36,8 +36,8 @@ struct Group {
     }
 };
 
-void unpack(const Isa& isa, const Weight& weight, int64_t first_row, int64_t k, const Group& group,
-            uint16_t* pairs) {
+void unpack(const Isa& isa, const Weight& weight, int64_t first_row, int64_t k,
+            const Group& group, uint16_t* pairs) {
     if (weight.type->rounding == Rounding::FLOAT) {
         isa.decode_strip(weight, first_row, k, group.rows);
         isa.bf16->pairs_of_rows(group.rows, k, pairs);

@@ -11,8 +11,7 @@ struct Runnable {
     const Isa* isas[5];
     int count = 0;
     // What these add to AVX512-VNNI is in the products of bf16.
-    Isa avx512bf16, amx;
-    Isa amx_emulated = PORTABLE;
+    Isa avx512bf16 = {}, amx = {}, amx_emulated = {};
 
     Runnable() {
 #if defined(COTEJAR_X86)
@@ -25,12 +24,7 @@ struct Runnable {
                             __builtin_cpu_supports("avx512vl") &&
                             __builtin_cpu_supports("avx512dq") &&
                             __builtin_cpu_supports("avx512vnni");
-        const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-        if (bf16 && amx_state() == Amx::READY) add_amx();
-        if (bf16) {
-            avx512bf16 = named("avx512bf16", AVX512VNNI, BF16_AVX512BF16);
-            isas[count++] = &avx512bf16;
-        }
+        if (avx512) add_those_with_bf16();
         if (avx512) isas[count++] = &AVX512VNNI;
         if (avx2) isas[count++] = &AVX2;
 #endif
@@ -53,10 +47,17 @@ struct Runnable {
         return (ecx >> 29) & 1;
     }
 
-    void add_amx() {
+    void add_those_with_bf16() {
+#if defined(COTEJAR_AVX512BF16)
+        if (!__builtin_cpu_supports("avx512bf16")) return;
 #if defined(COTEJAR_AMX)
-        amx = named("amx", AVX512VNNI, BF16_AMX);
-        isas[count++] = &amx;
+        if (amx_state() == Amx::READY) {
+            amx = named("amx", AVX512VNNI, BF16_AMX);
+            isas[count++] = &amx;
+        }
+#endif
+        avx512bf16 = named("avx512bf16", AVX512VNNI, BF16_AVX512BF16);
+        isas[count++] = &avx512bf16;
 #endif
     }
 #endif
