@@ -23,7 +23,7 @@ from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cotejar.model.language_model import LanguageModel
 
@@ -452,6 +452,13 @@ def test_a_cached_decode_has_the_bits_of_one_prefill(
     assert session.num_tokens == len(IDS)
 
 
+@pytest.fixture
+def fresh_choice() -> Iterator[None]:
+    yield
+    chosen_isa.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_choice")
 @pytest.mark.parametrize("isa", ["amx-emulated", "portable", "numpy"])
 @pytest.mark.parametrize("name", ["llama, biases", "qwen2, Q5_0", "llama, Q4_K"])
 def test_bf16_has_the_same_bits_on_every_instruction_set(
@@ -464,7 +471,7 @@ def test_bf16_has_the_same_bits_on_every_instruction_set(
 
     found = native(model, "bf16")
 
-    chosen_isa.cache_clear()
+    assert chosen_isa() == isa
     assert all(found[site].tobytes() == array.tobytes() for site, array in best.items())
 
 
