@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results/gate-noise.md"
 TITLE = "# Measured noise behind the default gates"
 
+NUM_LONE_TOKENS = 24
+"""Ids that are run alone: the median over one token is as noisy as that token."""
+
 ENGINES = {
     "oracle": "oracle",
     "f32": "native+f32",
@@ -124,7 +127,8 @@ def measure(paths: list[str], pairs: tuple[Pair, ...]) -> dict[Pair, PairNoise]:
             for name, engine in ENGINES.items()
             if name in wanted
         }
-        for ids in token_lists(model):
+        lone = np.random.default_rng(1).integers(0, model.config.vocab_size, NUM_LONE_TOKENS)
+        for ids in [*token_lists(model), *([int(token)] for token in lone)]:
             traces = {n: e.trace(ids, capture=CAPTURE) for n, e in engines.items()}
             print(f"{model.name}: {len(ids)} tokens, {ids[:8]}", file=sys.stderr)
             for pair, noise in noises.items():
@@ -139,7 +143,8 @@ def report(noises: dict[Pair, PairNoise], name: str, models: list[str]) -> str:
     lines = [
         f'`python benchmarks/gate_noise.py {" ".join(models)} --section "{name}"`',
         "",
-        f"{host}; {len(PROMPTS)} prompts a model and 3 lists of ids that make no text.",
+        f"{host}; {len(PROMPTS)} prompts a model, 3 lists of ids that make no text, and "
+        f"{NUM_LONE_TOKENS} ids alone.",
         "",
         "Relative L2 of a site's worst token, then of its median token; worst over all.",
         "",
