@@ -307,6 +307,26 @@ def test_bf16_is_judged_by_its_own_noise_and_of_our_engine_alone(
     assert default_gates(trace, theirs) == ()
 
 
+@pytest.mark.parametrize(
+    ("types", "name"),
+    [(("BF16", "F32"), "q8 over BF16"), (("Q4_0", "F32"), "bf16"), ((), "bf16")],
+)
+def test_bf16_over_floats_alone_takes_the_larger_of_two_noises(
+    make_trace: TraceMaker, types: tuple[str, ...], name: str
+) -> None:
+    exact, ours = (
+        replace(
+            make_trace(numerics=numerics),
+            model=replace(make_trace().model, product_types=types),
+        )
+        for numerics in ("f64", "bf16")
+    )
+    gates = {(g.metric, g.sites): g for g in default_gates(exact, ours)}
+
+    assert f"the noise of {name} measured" in gates["rel_l2_max", "logits"].origin
+    assert "the noise of bf16 measured" in gates["rel_l2_median", "logits"].origin
+
+
 def test_llamacpp_is_judged_by_its_own_noise(make_trace: TraceMaker) -> None:
     """Whatever its numerics; beside q8 by the larger of the two, slot by slot."""
     trace = make_trace()

@@ -218,6 +218,17 @@ def _noise_column(trace: ForwardTrace) -> int | None:
     return _OF_AN_ENGINE.get((engine, numerics), _KNOWN_NUMERICS.get(numerics))
 
 
+def _bf16_over_floats(trace: ForwardTrace) -> set[int]:
+    """There `native+bf16` multiplies as `q8` does over BF16, and its noise counts as well."""
+    types, engine = set(trace.model.product_types), trace.engine
+    is_so = (engine.name, engine.numerics) == ("native", "bf16") and types
+    return (
+        {_COLUMN_NAMES.index("q8 over BF16")}
+        if is_so and types <= float_noise.LABELS
+        else set()
+    )
+
+
 def default_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gate, ...]:
     """The gates for two traces when neither a contract nor the caller gives any.
 
@@ -237,7 +248,8 @@ def noise_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gate,
     columns = _noise_column(reference), _noise_column(candidate)
     if None in columns:
         return ()
-    gates = _noise_gates({c for c in columns if c is not None})
+    over_floats = _bf16_over_floats(reference) | _bf16_over_floats(candidate)
+    gates = _noise_gates({c for c in columns if c is not None} | over_floats)
     if "embedding_scale" not in reference.config:
         return gates
     return (*(g for g in gates if g.sites != "embed"), _SCALED_EMBEDDING)
