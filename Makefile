@@ -12,10 +12,10 @@ KERNEL_SOURCES := CMakeLists.txt pyproject.toml \
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help setup demo test check format lint types imports bench bench-faults bench-generation \
-  sanitize clean
+  sanitize arm64 clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.demo  ## .venv with apr, pv and the demo model
 
@@ -52,6 +52,28 @@ sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer an
 	  $$($(CXX) -print-file-name=libstdc++.so)" HYPOTHESIS_STORAGE_DIRECTORY=$(SANITIZED)/examples \
 	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/kernels \
 	  tests/engines/test_native_decoder.py tests/engines/test_packed.py
+
+# Everything but what is one CPU's own, and what Python sees.
+KERNELS := src/cotejar/kernels/compiled
+PORTABLE := $(shell ls $(KERNELS)/*.cpp | grep -vE 'avx|amx_bf16|module|binding')
+PORTABLE_FLAGS := -std=gnu++17 -O3 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-psabi \
+  -static -pthread -I$(KERNELS)
+ARM64_CXX := aarch64-linux-gnu-g++
+ARM64_RUN := qemu-aarch64-static
+
+arm64:  ## the kernels built for arm64, their bits under qemu; says what is missing for it
+	@set -e; mkdir -p build/arm64; \
+	command -v $(ARM64_CXX) > build/arm64/tool || { \
+	  echo "arm64: skipped, there is no $(ARM64_CXX)"; exit 0; }; \
+	$(ARM64_CXX) $(PORTABLE_FLAGS) tests/kernels/portable/bits.cpp $(PORTABLE) \
+	  -o build/arm64/arm64; \
+	command -v $(ARM64_RUN) > build/arm64/tool || { \
+	  echo "arm64: compiled; not run, there is no $(ARM64_RUN)"; exit 0; }; \
+	$(CXX) $(PORTABLE_FLAGS) tests/kernels/portable/bits.cpp $(PORTABLE) -o build/arm64/here; \
+	build/arm64/here > build/arm64/here.txt; \
+	$(ARM64_RUN) build/arm64/arm64 > build/arm64/arm64.txt; \
+	diff build/arm64/here.txt build/arm64/arm64.txt; \
+	echo "arm64: $$(wc -l < build/arm64/arm64.txt) results with the bits of this machine"
 
 QUICK :=
 bench: $(VENV)/.test  ## speed beside llama.cpp, $$COTEJAR_MODELS/*.gguf; QUICK=--quick for a glance

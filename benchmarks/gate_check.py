@@ -40,7 +40,12 @@ PROMPTS = (
     "The quick brown fox jumps over the lazy dog, and then it sleeps.",
 )
 FAULT_PROMPTS = (PROMPTS[-1], "What is 2+2?")
-PAIRS = (("oracle:", "native+f32:"), ("native+f32:", "native+q8:"), ("oracle:", "native+q8:"))
+PAIRS = (
+    ("oracle:", "native+f32:"),
+    ("native+f32:", "native+q8:"),
+    ("oracle:", "native+q8:"),
+    ("oracle:", "native+bf16:"),
+)
 
 
 def main() -> None:

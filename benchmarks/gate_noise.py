@@ -1,17 +1,23 @@
 """How far honest arithmetics lie apart: the figures behind the default gates.
 
-    python benchmarks/gate_noise.py MODEL [MODEL ...] > benchmarks/results/gate-noise.md
+    python benchmarks/gate_noise.py MODEL [MODEL ...] [--section NAME ...]
 
-For every model and prompt the same bytes are run by the float64 oracle, by `native` in f32 and
-in q8, and by `llamacpp` in each of its numerics. Per slot the worst value over all layers,
-prompts and models is printed: of the relative L2 of a site's worst token, and of its median
-token. The gates in `cotejar.parity.gates` are these figures times the factors given there.
+For every model and prompt the same bytes are run by the float64 oracle, by `native` in f32, in
+q8 and in bf16, by `llamacpp` in each of its numerics, by `transformers` in float32. Per slot
+the worst value over all layers, prompts and models is printed: of the relative L2 of a site's
+worst token, and of its median token. The gates in `cotejar.parity.gates` are these figures
+times the factors given there.
+
+`results/gate-noise.md` has a section for each of `SECTIONS`; the ones that are measured are
+written anew, and every other stays as it is.
 
 It measures as `apr noise` does, which keeps every site of one model apart.
 """
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,23 +38,35 @@ if TYPE_CHECKING:
 
     Pair = tuple[str, str]
 
+RESULTS = Path(__file__).parent / "results/gate-noise.md"
+TITLE = "# Measured noise behind the default gates"
+
+NUM_LONE_TOKENS = 24
+"""Ids that are run alone: the median over one token is as noisy as that token."""
+
 ENGINES = {
     "oracle": "oracle",
     "f32": "native+f32",
     "q8": "native+q8",
+    "bf16": "native+bf16",
     "llamacpp q8": "llamacpp+q8",
     "llamacpp q8-kvf16": "llamacpp+q8-kvf16",
     "llamacpp flash": "llamacpp+q8-kvf16-flash",
+    "transformers f32": "transformers+f32",
 }
-PAIRS: tuple[Pair, ...] = (
-    ("oracle", "f32"),
-    ("oracle", "q8"),
-    ("f32", "q8"),
-    ("oracle", "llamacpp q8"),
-    ("oracle", "llamacpp q8-kvf16"),
-    ("oracle", "llamacpp flash"),
-    ("q8", "llamacpp q8-kvf16"),
-)
+SECTIONS: dict[str, tuple[Pair, ...]] = {
+    "f32, q8 and llama.cpp": (
+        ("oracle", "f32"),
+        ("oracle", "q8"),
+        ("f32", "q8"),
+        ("oracle", "llamacpp q8"),
+        ("oracle", "llamacpp q8-kvf16"),
+        ("oracle", "llamacpp flash"),
+        ("q8", "llamacpp q8-kvf16"),
+    ),
+    "bf16": (("oracle", "bf16"),),
+    "transformers in float32": (("oracle", "transformers f32"),),
+}
 
 
 class PairNoise:
@@ -78,45 +96,76 @@ class PairNoise:
 
 
 def main() -> None:
-    noises = {pair: PairNoise() for pair in PAIRS}
-    for path in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--section", action="append", choices=SECTIONS)
+    arguments = parser.parse_args()
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    sections = sections_of(text)
+    for name in arguments.section or SECTIONS:
+        noises = measure(arguments.models, SECTIONS[name])
+        sections[name] = report(noises, name, [Path(path).name for path in arguments.models])
+    parts = [TITLE, *(f"## {name}\n\n{body}" for name, body in sections.items())]
+    RESULTS.write_text("\n\n".join(parts) + "\n")
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """What stands under each heading, in the file's order."""
+    _, *parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[::2], (body.strip() for body in parts[1::2]), strict=True))
+
+
+def measure(paths: list[str], pairs: tuple[Pair, ...]) -> dict[Pair, PairNoise]:
+    noises = {pair: PairNoise() for pair in pairs}
+    wanted = {name for pair in pairs for name in pair}
+    for path in paths:
         for noise in noises.values():
             noise.tallies.append(NoiseTally())
         model = open_language_model(path)
         engines = {
             name: create_engine(parse_engine_name(f"{engine}:{path}"), model)
             for name, engine in ENGINES.items()
+            if name in wanted
         }
-        for ids in token_lists(model):
+        lone = np.random.default_rng(1).integers(0, model.config.vocab_size, NUM_LONE_TOKENS)
+        for ids in [*token_lists(model), *([int(token)] for token in lone)]:
             traces = {n: e.trace(ids, capture=CAPTURE) for n, e in engines.items()}
             print(f"{model.name}: {len(ids)} tokens, {ids[:8]}", file=sys.stderr)
             for pair, noise in noises.items():
                 noise.add(*(traces[name] for name in pair))
-    report(noises)
+    return noises
 
 
-def report(noises: dict[Pair, PairNoise]) -> None:
-    print("# Measured noise behind the default gates\n")
-    print(f"`python benchmarks/gate_noise.py {' '.join(Path(p).name for p in sys.argv[1:])}`\n")
+def report(noises: dict[Pair, PairNoise], name: str, models: list[str]) -> str:
+    """The body of a section."""
     host = ", ".join(f"{key} {value}" for key, value in describe_host().items())
-    print(f"{host}; {len(PROMPTS)} prompts a model and 3 lists of ids that make no text.\n")
-    print("Relative L2 of a site's worst token, then of its median token; worst over all.\n")
     head = " | ".join(f"{a} against {b}" for a, b in noises)
-    print(f"| slot | {head} |\n| --- | {' | '.join('---' for _ in noises)} |")
+    lines = [
+        f'`python benchmarks/gate_noise.py {" ".join(models)} --section "{name}"`',
+        "",
+        f"{host}; {len(PROMPTS)} prompts a model, 3 lists of ids that make no text, and "
+        f"{NUM_LONE_TOKENS} ids alone.",
+        "",
+        "Relative L2 of a site's worst token, then of its median token; worst over all.",
+        "",
+        f"| slot | {head} |",
+        f"| --- | {' | '.join('---' for _ in noises)} |",
+    ]
     for slot in CAPTURE_POINTS:
         cells = [cell(noise, slot) for noise in noises.values()]
         if any(found != "-" for found in cells):
-            print(f"| {slot} | {' | '.join(cells)} |")
-    print()
-    for pair, noise in noises.items():
-        print(
-            f"- {pair[0]} against {pair[1]}: "
-            f"layer.0.attn_norm {noise.worst('layer.0.attn_norm', 'rel_l2_max'):.2e}, "
-            f"largest KL {noise.worst('logits', 'kl_max'):.3g} nats, "
-            f"largest margin of a flipped top-1 {max(noise.flip_margins):.3g}, "
-            f"largest change of a lead {noise.worst('logits', 'top1_flip_margin'):.3g}, "
-            f"top-1 equal {np.mean(noise.top1_equal):.2%}"
-        )
+            lines.append(f"| {slot} | {' | '.join(cells)} |")
+    lines.append("")
+    lines += [
+        f"- {pair[0]} against {pair[1]}: "
+        f"layer.0.attn_norm {noise.worst('layer.0.attn_norm', 'rel_l2_max'):.2e}, "
+        f"largest KL {noise.worst('logits', 'kl_max'):.3g} nats, "
+        f"largest margin of a flipped top-1 {max(noise.flip_margins):.3g}, "
+        f"largest change of a lead {noise.worst('logits', 'top1_flip_margin'):.3g}, "
+        f"top-1 equal {np.mean(noise.top1_equal):.2%}"
+        for pair, noise in noises.items()
+    ]
+    return "\n".join(lines)
 
 
 def cell(noise: PairNoise, slot: str) -> str:

@@ -30,7 +30,7 @@ from cotejar.engines.llamacpp.context import Context, Options
 from cotejar.engines.llamacpp.context import Model as LlamaModel
 from cotejar.engines.llamacpp.watch import Watch
 from cotejar.engines.native.cache import KVCache
-from cotejar.engines.native.engine import NativeEngine
+from cotejar.engines.native.engine import NativeEngine, NativeSession
 from cotejar.engines.native.fused import FusedPass
 from cotejar.engines.native.speed import peak_rss_bytes
 from cotejar.engines.oracle import OracleEngine
@@ -48,6 +48,8 @@ BARS = {  # (measure, model or "") -> (least or most, bar)
     "prefill 128 q8 / llama.cpp": ("least", {"": 3.0}),
     "prefill 512 q8 / llama.cpp": ("least", {"": 3.0}),
     "prefill 128 avx2 / llama.cpp": ("least", {"": 0.8}),
+    "prefill 128 bf16 by AMX / llama.cpp": ("least", {"Qwen": 5.0, "SmolLM2": 8.0}),
+    "prefill 512 bf16 by AMX / llama.cpp": ("least", {"Qwen": 5.0, "SmolLM2": 8.0}),
     "traced / untraced, 128": ("most", {"": 1.05}),
     "traced / untraced, 512": ("most", {"": 1.05}),
     "traced / llama.cpp with a callback, 128": ("most", {"": 0.2}),
@@ -123,6 +125,13 @@ class EveryRow(FusedPass):
         return x_TD
 
 
+def timed_prefill(engine: NativeEngine, ids: list[int]) -> tuple[NativeSession, float]:
+    session = engine.start()
+    start = time.perf_counter()
+    session.append(ids)
+    return session, time.perf_counter() - start
+
+
 def timed_pass(make: Any, model: Any, ids: list[int], recorder: Any) -> float:
     step = make(model, multiply_q8, KVCache(model.config), recorder)
     start = time.perf_counter()
@@ -173,13 +182,13 @@ def measure_speed(path: Path, rounds: int, *, whole: bool) -> dict[str, Any]:
         for size in (512, 128) if whole else (128,):
             ids = token_ids(size)
             theirs = llama.prefill(ids)
-            session = engine.start()
-            start = time.perf_counter()
-            session.append(ids)
-            ours = time.perf_counter() - start
+            session, ours = timed_prefill(engine, ids)
             note(f"llama.cpp prefill {size}, tokens/s", size / theirs)
             note(f"native prefill {size}, tokens/s", size / ours)
             note(f"prefill {size} {chosen_isa()} / llama.cpp", theirs / ours)
+            _, in_bf16 = timed_prefill(NativeEngine(model, numerics="bf16"), ids)
+            tiles = " by AMX" if chosen_isa() == "amx" else ""
+            note(f"prefill {size} bf16{tiles} / llama.cpp", theirs / in_bf16)
             if whole:
                 rows = timed_pass(EveryRow, model, ids, None)
                 recorder = TraceRecorder(Capture())

@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from cotejar.kernels.instruction_set import runnable_isas
+from cotejar.report.doctor import doctor_facts, doctor_lines
 
 COMMAND = [sys.executable, "-c", "from cotejar.cli.apr.main import main; main()", "doctor"]
 
@@ -36,6 +39,32 @@ def test_the_text_says_the_same() -> None:
 
     assert result.returncode == 0
     assert "kernels  numpy, 2 threads" in result.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("state", "lines"),
+    [
+        ("ready", []),
+        ("absent", []),
+        (
+            "refused",
+            ["         amx is off: the operating system gives this process no tile registers"],
+        ),
+        (
+            "different",
+            [
+                "         amx is off: its self test has other bits than the portable kernel; "
+                "all else is used"
+            ],
+        ),
+    ],
+)
+def test_a_reason_is_given_where_amx_is_there_and_not_used(
+    state: str, lines: list[str]
+) -> None:
+    found = doctor_lines(doctor_facts() | {"amx": state})
+
+    assert [line for line in found if "amx is" in line] == lines
 
 
 def test_an_unknown_instruction_set_is_bad_usage() -> None:

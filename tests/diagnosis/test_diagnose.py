@@ -16,8 +16,10 @@ from cotejar.cli.apr.group import apr
 from cotejar.diagnosis.diagnose import diagnose, diagnose_traces, replay_trace
 from cotejar.diagnosis.request import Request
 from cotejar.engines.native.forward import Pass
+from cotejar.engines.registry import parse_engine_name
 from cotejar.errors import OutputExistsError, UsageError
-from cotejar.trace.forward_trace import Scope
+from cotejar.faults.engine import faulty_engine
+from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, Scope
 from cotejar.trace.stats import measure_stats
 from cotejar.trace.trace_file import write_trace
 from cotejar.verdict import Verdict
@@ -75,6 +77,8 @@ PAIRS = [
     ("native+q8", "native+f32"),
     ("native+f32", "native+f32"),
     ("native+q8", "native+q8-kvf16"),
+    ("oracle", "native+bf16"),
+    ("native+bf16-kvq8", "native+q8"),
 ]
 
 
@@ -102,6 +106,41 @@ def test_the_wrong_side_is_named_whichever_it_is(
     assert result.site == "layer.1.k_rope"
     assert result.wrong_side == ("reference" if swapped else "candidate")
     assert [cause.id for cause in result.causes] == ["rope-missing"]
+
+
+def test_a_fault_is_named_under_the_rounding_of_bf16(models: Models, tmp_path: Path) -> None:
+    faulty = saved(tmp_path / "faulty.trace", run(models("llama"), "bf16", NoRope))
+
+    result = judge(f"oracle:{models.path('llama')}", faulty)
+
+    assert (result.verdict, result.wrong_side) == (Verdict.FAIL, "candidate")
+    assert result.site == "layer.1.k_rope"
+    assert [cause.id for cause in result.causes] == ["rope-missing"]
+
+
+def test_a_misread_weight_is_named_though_bf16_rounds_it(
+    models: Models, tmp_path: Path
+) -> None:
+    path = models.path("llama")
+    name = parse_engine_name(f"native+bf16:{path}")
+    engine = faulty_engine(name, models("llama"), "nibble-order@1")
+    trace = engine.trace(TOKENS, capture=Capture(array_slots=EVERY_ARRAY))
+
+    result = judge(f"oracle:{path}", saved(tmp_path / "faulty.trace", trace))
+
+    assert (result.verdict, result.site) == (Verdict.FAIL, "layer.1.ffn_gate")
+    assert result.causes[0].id == "nibble-order"
+
+
+def test_a_float32_run_that_says_bf16_is_not_believed(models: Models, tmp_path: Path) -> None:
+    """It rounds no factor: the smallest defect that the numerics must not cover."""
+    exact = run(models("llama"), "f32")
+    liar = replace(exact, engine=replace(exact.engine, numerics="bf16"))
+    sides = f"oracle:{models.path('llama')}", saved(tmp_path / "liar.trace", liar)
+
+    result = judge(*sides)
+
+    assert (result.verdict, result.wrong_side) == (Verdict.FAIL, "candidate")
 
 
 def test_both_sides_can_be_wrong(models: Models, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cotejar.engines.native.forward import Pass
 from cotejar.engines.native.rope import rope_tables
 from cotejar.engines.oracle import OracleEngine
 from cotejar.kernels import numpy_operations
+from cotejar.kernels.instruction_set import chosen_isa
 from cotejar.model.inventory import layer_tensor
 from cotejar.model.language_model import open_language_model
 from cotejar.model.weights import Weights
@@ -22,7 +23,7 @@ from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cotejar.model.language_model import LanguageModel
 
@@ -39,6 +40,11 @@ longest here, n = 160, and about sqrt(n) u = 8e-7 as rounding falls out. Measure
 Q8_LIMIT = 0.15
 """The same for 8-bit activations, which are off by 1/254 of a block's largest value at each
 of 14 products: 0.4 % of a typical value and 5 % after 14, if nothing cancels. Measured: 0.06.
+"""
+
+BF16_LIMIT = 0.05
+"""The same for factors of products in bfloat16, each off by 2**-9: 2**-8 of a product, and 5 %
+after 14, if nothing cancels. Measured: 0.026.
 """
 
 GEMMA3 = TinyDecoder(
@@ -115,6 +121,15 @@ def test_q8_is_the_oracle_within_its_coarser_rounding(tiny: Any, name: str) -> N
     found = distances(oracle(model), native(model, "q8"))
 
     assert max(found.values()) <= Q8_LIMIT
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_bf16_is_the_oracle_within_its_coarser_rounding(tiny: Any, name: str) -> None:
+    model = tiny(DECODERS[name])
+
+    found = distances(oracle(model), native(model, "bf16"))
+
+    assert max(found.values()) <= BF16_LIMIT
 
 
 # --- defects that the limit of f32 must see -------------------------------------------
@@ -423,8 +438,11 @@ def test_a_session_runs_the_pass_that_it_was_given(tiny: Any) -> None:
         *("mistral, window", "qwen2, Q5_0", "qwen3", "gemma3", "gemma3, Q8_0"),
     ],
 )
-def test_a_cached_decode_has_the_bits_of_one_prefill(tiny: Any, name: str, chunk: int) -> None:
-    engine = NativeEngine(tiny(DECODERS[name]), numerics="q8")
+@pytest.mark.parametrize("numerics", ["q8", "bf16"])
+def test_a_cached_decode_has_the_bits_of_one_prefill(
+    tiny: Any, name: str, chunk: int, numerics: str
+) -> None:
+    engine = NativeEngine(tiny(DECODERS[name]), numerics=numerics)
     whole = engine.trace(IDS, capture=EVERYTHING).arrays["logits"]
     session = engine.start()
 
@@ -432,6 +450,29 @@ def test_a_cached_decode_has_the_bits_of_one_prefill(tiny: Any, name: str, chunk
         logits = session.append(IDS[start : start + chunk])
         assert logits.tobytes() == whole[session.num_tokens - 1].tobytes()
     assert session.num_tokens == len(IDS)
+
+
+@pytest.fixture
+def fresh_choice() -> Iterator[None]:
+    yield
+    chosen_isa.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_choice")
+@pytest.mark.parametrize("isa", ["amx-emulated", "portable", "numpy"])
+@pytest.mark.parametrize("name", ["llama, biases", "qwen2, Q5_0", "llama, Q4_K"])
+def test_bf16_has_the_same_bits_on_every_instruction_set(
+    tiny: Any, name: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(DECODERS[name])
+    best = native(model, "bf16")
+    monkeypatch.setenv("COTEJAR_ISA", isa)
+    chosen_isa.cache_clear()
+
+    found = native(model, "bf16")
+
+    assert chosen_isa() == isa
+    assert all(found[site].tobytes() == array.tobytes() for site, array in best.items())
 
 
 def test_blocks_of_queries_change_no_bit(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENGINE_NAMES = "native, oracle, llamacpp, transformers, recorded"
+NATIVE = "q8, f32, bf16, q8-kvf16, q8-kvq8, f32-kvf16, f32-kvq8, bf16-kvf16, bf16-kvq8"
 USAGE = "[ENGINE[+numerics][@device]:]PATH, for example native+f32:model.gguf"
 
 
@@ -64,28 +65,28 @@ def test_only_a_recorded_trace_is_recorded() -> None:
         (
             "native+F32:m.gguf",
             "numerics of native 'F32'",
-            "q8, f32, q8-kvf16, q8-kvq8, f32-kvf16, f32-kvq8",
+            NATIVE,
             "F32",
             "f32",
         ),
         (
             "native+f-32:m.gguf",
             "numerics of native 'f-32'",
-            "q8, f32, q8-kvf16, q8-kvq8, f32-kvf16, f32-kvq8",
+            NATIVE,
             "f-32",
             "f32",
         ),
         (
-            "native+bf16:m.gguf",
-            "numerics of native 'bf16'",
-            "q8, f32, q8-kvf16, q8-kvq8, f32-kvf16, f32-kvq8",
-            "bf16",
+            "native+i4:m.gguf",
+            "numerics of native 'i4'",
+            NATIVE,
+            "i4",
             None,
         ),
         (
             "native+:m.gguf",
             "numerics of native ''",
-            "q8, f32, q8-kvf16, q8-kvq8, f32-kvf16, f32-kvq8",
+            NATIVE,
             "",
             None,
         ),

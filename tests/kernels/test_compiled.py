@@ -193,7 +193,9 @@ def test_a_forked_child_computes_the_same() -> None:
 GOOD = {"isa": "portable", "block_type": 8, "rows": 3, "columns": 64}
 
 
-@pytest.mark.parametrize("product", [_compiled.multiply_q8, _compiled.multiply_f32])
+@pytest.mark.parametrize(
+    "product", [_compiled.multiply_q8, _compiled.multiply_f32, _compiled.multiply_bf16]
+)
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

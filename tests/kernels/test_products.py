@@ -14,7 +14,7 @@ import pytest
 from cotejar.errors import TensorShapeError
 from cotejar.kernels import integer_products, lane_products
 from cotejar.kernels.instruction_set import NUMPY, runnable_isas
-from cotejar.kernels.products import multiply_f32, multiply_q8
+from cotejar.kernels.products import multiply_bf16, multiply_f32, multiply_q8
 from cotejar.quant.activations import ActivationType, quantize_activations
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
@@ -338,7 +338,7 @@ def test_f32_is_within_the_rounding_of_a_sum(block_type: BlockType, isa: str) ->
     assert np.all(np.abs(product - exact) <= weight.columns * 2.0**-24 * magnitude)
 
 
-@pytest.mark.parametrize("multiply", [multiply_q8, multiply_f32])
+@pytest.mark.parametrize("multiply", [multiply_q8, multiply_f32, multiply_bf16])
 @pytest.mark.parametrize(
     "activations",
     [np.zeros((2, 32), F32), np.zeros(64, F32), np.zeros((2, 64), np.float64), F32(0)],

@@ -193,10 +193,10 @@ def test_just_within_its_noise_a_side_is_not_named(make_trace: TraceMaker) -> No
 
 def test_numerics_that_nobody_measured_leave_it_undecided(make_trace: TraceMaker) -> None:
     """Until a noise profile says what is normal for them."""
-    plain, odd = moved(make_trace, 0.0, "f32"), moved(make_trace, 1e-2, "bf16")
+    plain, odd = moved(make_trace, 0.0, "f32"), moved(make_trace, 1e-2, "f16")
     exact = as_engine(make_trace(), "oracle", "f64")
     noises = dict.fromkeys(NOISE_METRICS, 1e-4) | {"std_ratio": 1.0001}
-    profile = make_profile(exact, {"f32": noises, "bf16": noises})
+    profile = make_profile(exact, {"f32": noises, "f16": noises})
 
     found = rule(make_trace, plain, odd)
     measured = join_rulings([ruled(exact, plain, odd, Plan(noise=profile))])

@@ -302,7 +302,7 @@ def test_what_fails_elsewhere_fails_all_the_same(make_trace: TraceMaker) -> None
 
 
 def test_without_any_gate_there_is_no_verdict(make_trace: TraceMaker) -> None:
-    unknown = replace(make_trace(), engine=replace(make_trace().engine, numerics="bf16"))
+    unknown = replace(make_trace(), engine=replace(make_trace().engine, numerics="f16"))
 
     assert compare_traces(make_trace(), unknown).verdict is Verdict.INCOMPARABLE
 

@@ -282,9 +282,49 @@ def test_coarser_numerics_have_wider_gates(make_trace: TraceMaker) -> None:
 
 def test_numerics_that_nobody_measured_have_no_default(make_trace: TraceMaker) -> None:
     trace = make_trace()
-    unknown = replace(trace, engine=replace(trace.engine, numerics="bf16"))
+    unknown = replace(trace, engine=replace(trace.engine, numerics="f16"))
 
     assert default_gates(trace, unknown) == ()
+
+
+def test_bf16_is_judged_by_its_own_noise_and_of_our_engine_alone(
+    make_trace: TraceMaker,
+) -> None:
+    """Torch's word is the same, and its arithmetic is another."""
+    trace = make_trace()
+    theirs = replace(trace, engine=replace(trace.engine, name="transformers", numerics="bf16"))
+    limits = {
+        numerics: {(g.metric, g.sites): g.limit for g in noise_gates(make_trace, numerics)}
+        for numerics in ("f32", "bf16", "q8")
+    }
+
+    origins = {g.origin.partition(" measured")[0] for g in noise_gates(make_trace, "bf16")}
+
+    assert {o.rpartition(" of ")[2] for o in origins} == {"bf16"}
+    assert limits["bf16"].keys() == limits["f32"].keys()
+    assert all(limits["f32"][key] <= limit for key, limit in limits["bf16"].items())
+    assert all(limits["bf16"][key] <= limit for key, limit in limits["q8"].items())
+    assert default_gates(trace, theirs) == ()
+
+
+@pytest.mark.parametrize(
+    ("types", "name"),
+    [(("BF16", "F32"), "q8 over BF16"), (("Q4_0", "F32"), "bf16"), ((), "bf16")],
+)
+def test_bf16_over_floats_alone_takes_the_larger_of_two_noises(
+    make_trace: TraceMaker, types: tuple[str, ...], name: str
+) -> None:
+    exact, ours = (
+        replace(
+            make_trace(numerics=numerics),
+            model=replace(make_trace().model, product_types=types),
+        )
+        for numerics in ("f64", "bf16")
+    )
+    gates = {(g.metric, g.sites): g for g in default_gates(exact, ours)}
+
+    assert f"the noise of {name} measured" in gates["rel_l2_max", "logits"].origin
+    assert "the noise of bf16 measured" in gates["rel_l2_median", "logits"].origin
 
 
 def test_llamacpp_is_judged_by_its_own_noise(make_trace: TraceMaker) -> None:

@@ -82,6 +82,19 @@ def test_the_engine_stays_within_rounding_of_the_oracle(tiny_gguf: Path) -> None
     assert (report.verdict, report.bit_identical) == (Verdict.PASS, False)
 
 
+@pytest.mark.parametrize("fault", ["", "gate-up-swapped@1", "rope-theta", "head-row-shift"])
+def test_bf16_is_judged_by_the_default_gates(tiny_gguf: Path, fault: str) -> None:
+    report = parity(f"oracle:{tiny_gguf}", f"native+bf16:{tiny_gguf}", fault=fault or None)
+
+    assert report.verdict is (Verdict.FAIL if fault else Verdict.PASS)
+
+
+def test_bf16_against_itself_has_the_same_bits(tiny_gguf: Path, tiny_apr: Path) -> None:
+    report = parity(f"native+bf16:{tiny_gguf}", f"native+bf16:{tiny_apr}")
+
+    assert (report.verdict, report.bit_identical) == (Verdict.PASS, True)
+
+
 def test_a_fault_of_the_candidate_fails_and_is_named(tiny_gguf: Path) -> None:
     report = parity(
         f"oracle:{tiny_gguf}", f"native+f32:{tiny_gguf}", plan=NOISE, fault="gate-up-swapped@1"

@@ -18,9 +18,11 @@ from safetensors.numpy import save_file
 
 from cotejar.cli.apr.group import APR_VERBS, apr
 from cotejar.cli.pv.group import PV_VERBS, pv
+from cotejar.engines.native.engine import MULTIPLY
 from cotejar.engines.run_trace import TraceRequest, run_trace
 from cotejar.formats.open_model import open_model
 from cotejar.formats.tensor_names import stated_architecture, to_hugging_face
+from cotejar.kernels.instruction_set import AMX_EMULATED, KNOWN_ISAS
 from cotejar.parity.compare import compare_traces
 from cotejar.parity.gates import LOGITS_METRICS, METRICS
 from cotejar.parity.preconditions import ALWAYS_JUDGED, CHECKS, WAIVABLE
@@ -51,6 +53,16 @@ def table_of(document: str, heading: str) -> list[list[str]]:
 def code(cell: str) -> str:
     """What stands between the backticks."""
     return cell.strip("`")
+
+
+def test_engines_lists_what_native_computes_in_and_by() -> None:
+    numerics = [
+        code(row[0].partition(" ")[0]) for row in table_of("docs/engines.md", "numerics")
+    ]
+    isas = [code(row[0]) for row in table_of("docs/engines.md", "`COTEJAR_ISA`")]
+
+    assert sorted(numerics) == sorted(MULTIPLY)
+    assert sorted(isas) == sorted((*KNOWN_ISAS, AMX_EMULATED))
 
 
 def test_parity_lists_every_precondition() -> None:

@@ -181,12 +181,12 @@ def test_a_gate_that_was_judged_nowhere_is_named() -> None:
 
 
 def test_numerics_without_a_known_gate_need_a_contract() -> None:
-    strange = replace(make_trace(), engine=replace(make_trace().engine, numerics="bf16"))
+    strange = replace(make_trace(), engine=replace(make_trace().engine, numerics="f16"))
 
     shown = text(compare(strange, replace(PLAN, gates=())))
 
     assert shown.splitlines()[-1] == (
-        "INCOMPARABLE  no gate is known for f64 against bf16 "
+        "INCOMPARABLE  no gate is known for f64 against f16 "
         "(give one with --contract, or measure: apr noise)"
     )
 

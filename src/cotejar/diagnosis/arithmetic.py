@@ -89,6 +89,8 @@ F32 = Arithmetic(name="f32", values="f32", sums="f32")
 Q8 = replace(F32, name="q8", activations="blocks")
 BF16 = Arithmetic(name="bf16", values="bf16", sums="f32", weights="bf16")
 F16 = Arithmetic(name="f16", values="f16", sums="f32", weights="f16")
+BF16_FACTORS = replace(F32, name="bf16", activations="bf16", weights="bf16")
+"""`native` in `bf16`: the factors of products are rounded, and nothing else is."""
 
 _BY_NUMERICS = {a.name: a for a in (F64, F32, Q8, BF16, F16)}
 
@@ -104,6 +106,8 @@ def declared_arithmetic(engine: EngineInfo, architecture: str = "") -> Arithmeti
     """
     name, *suffixes = engine.numerics.split("-")
     plain = _BY_NUMERICS.get(name)
+    if plain is BF16 and engine.name == "native":
+        plain = BF16_FACTORS
     if plain is None:
         return None
     found = replace(plain, name=engine.numerics)

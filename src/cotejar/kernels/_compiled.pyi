@@ -26,6 +26,21 @@ def multiply_f32(
     activations: np.ndarray,
     out: np.ndarray,
 ) -> None: ...
+def multiply_bf16(
+    isa: str,
+    block_type: int,
+    raw: np.ndarray,
+    rows: int,
+    columns: int,
+    activations: np.ndarray,
+    out: np.ndarray,
+) -> None: ...
+
+# `ready`, `absent`, `refused` by the operating system, or `different` in its bits.
+def amx_state() -> str: ...
+
+# What AMX must pass before it is used; `fault` is a value to spoil first, or -1.
+def passes_self_test(isa: str, fault: int) -> bool: ...
 def rms_norm(
     isa: str, values: np.ndarray, weight: np.ndarray, eps: float, out: np.ndarray
 ) -> None: ...

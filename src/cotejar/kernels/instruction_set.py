@@ -1,7 +1,9 @@
 """Which instruction set and how many threads the kernels use.
 
-`COTEJAR_ISA` forces one of `numpy`, `portable`, `avx2`, `avx512vnni`; without it the best
-that this CPU runs is taken. `COTEJAR_THREADS` is the number of threads; without it, the
+`COTEJAR_ISA` forces one of `numpy`, `portable`, `avx2`, `avx512vnni`, `avx512bf16`, `amx`;
+without it the best that this CPU runs is taken. The last two add to `avx512vnni` what the
+products of `bf16` use. `amx-emulated` has the tile instructions of `amx` in plain C++: slow, on
+every CPU, for tests. `COTEJAR_THREADS` is the number of threads; without it, the
 CPUs that this process may use. Neither changes a bit of a result.
 """
 
@@ -16,7 +18,11 @@ from cotejar.kernels import _compiled
 NUMPY = "numpy"
 """The implementation that the compiled ones are compared with; on no CPU the fastest."""
 
-_KNOWN = (NUMPY, "portable", "avx2", "avx512vnni")
+AMX_EMULATED = "amx-emulated"
+"""On every CPU, and never chosen unless it is asked for."""
+
+KNOWN_ISAS = (NUMPY, "portable", "avx2", "avx512vnni", "avx512bf16", "amx")
+"""Of every build and CPU."""
 
 MAX_THREADS = 1024
 
@@ -38,17 +44,26 @@ def chosen_isa() -> str:
     runnable = runnable_isas()
     if not wanted:
         return runnable[0]
-    if wanted in runnable:
+    if wanted in (*runnable, AMX_EMULATED):
         return wanted
     raise UsageError(
         f"this CPU does not run {wanted}"
-        if wanted in _KNOWN
+        if wanted in KNOWN_ISAS
         else f"there is no instruction set {wanted!r} here",
         where="environment variable COTEJAR_ISA",
         expected=", ".join(runnable),
         found=wanted,
         hint="unset it to use the best; `apr doctor` shows what the CPU has",
     )
+
+
+def amx_state() -> str:
+    """What became of AMX: `ready`, `absent`, or why it is not used on a CPU that has it.
+
+    `refused`: the operating system gives this process no tile registers. `different`: a small
+    product, made before AMX is first used, had not the bits of the portable kernel.
+    """
+    return _compiled.amx_state()
 
 
 def num_threads() -> int:

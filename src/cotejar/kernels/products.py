@@ -1,15 +1,18 @@
-"""The two matrix products: `q8`, ggml's integer arithmetic, and `f32`, decoded weights.
+"""The three matrix products: `q8`, ggml's integer arithmetic, `f32`, decoded weights, `bf16`.
 
-Both compute `activations @ weight.T`: activations float32 (T, C), weight (R, C), product
+All compute `activations @ weight.T`: activations float32 (T, C), weight (R, C), product
 float32 (T, R).
 
-Both have the same bits on every machine and instruction set, for every T and every split of
-rows or tokens over threads. The compiled kernels do the work; `integer_products` and
-`lane_products` are the same arithmetic in numpy, which `COTEJAR_ISA=numpy` chooses and the
-tests compare with.
+All have the same bits on every machine and instruction set, for every T and every split of
+rows or tokens over threads. The compiled kernels do the work; `integer_products`,
+`lane_products` and `bf16_products` are the same arithmetic in numpy, which `COTEJAR_ISA=numpy`
+chooses and the tests compare with.
 
 **f32** decodes the weight to float32 and multiplies as `q8` does weights in F32, in lanes:
 see below.
+
+**bf16** decodes the weight, rounds it and the activations to bfloat16, and sums in float32:
+see `bf16_products`.
 
 **q8**: activations are rounded to 8-bit blocks (`quant.activations`), paired as in ggml:
 
@@ -50,6 +53,7 @@ import numpy as np
 from cotejar.errors import TensorShapeError
 from cotejar.kernels import _compiled
 from cotejar.kernels.arrays import empty_array
+from cotejar.kernels.bf16_products import multiply_in_bfloat16
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 from cotejar.kernels.integer_products import ACTIVATION_TYPES, multiply_integer_blocks
 from cotejar.kernels.lane_products import multiply_decoded_in_lanes, multiply_in_lanes
@@ -105,6 +109,32 @@ def multiply_f32(
         TensorShapeError: the activations are not float32 (T, C).
         UsageError: `COTEJAR_ISA` names what there is not.
     """
+    return _multiply_decoded(
+        multiply_decoded_in_lanes, _compiled.multiply_f32, isa, weight, activations
+    )
+
+
+def multiply_bf16(
+    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"], *, isa: str | None = None
+) -> Float32[np.ndarray, "T R"]:
+    """`activations @ weight.T`, both in bfloat16, with float32 sums; bits as for `q8`.
+
+    Raises:
+        TensorShapeError: the activations are not float32 (T, C).
+        UsageError: `COTEJAR_ISA` names what there is not.
+    """
+    return _multiply_decoded(
+        multiply_in_bfloat16, _compiled.multiply_bf16, isa, weight, activations
+    )
+
+
+def _multiply_decoded(
+    in_numpy: Callable[[BlockMatrix, np.ndarray], np.ndarray],
+    compiled: Callable[..., None],
+    isa: str | None,
+    weight: BlockMatrix,
+    activations: Float32[np.ndarray, "T C"],
+) -> Float32[np.ndarray, "T R"]:
     _check(weight, activations)
     isa = isa or chosen_isa()
     # Rows that share a block, which only APR_Q4 has, are decoded in numpy.
@@ -112,8 +142,8 @@ def multiply_f32(
         weight.block_type in ACTIVATION_TYPES and weight.columns % _SMALLEST_BLOCK
     ):
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            return multiply_decoded_in_lanes(weight, activations)
-    return _multiply(_compiled.multiply_f32, isa, weight, activations)
+            return in_numpy(weight, activations)
+    return _multiply(compiled, isa, weight, activations)
 
 
 def _multiply(

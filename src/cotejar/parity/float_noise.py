@@ -13,6 +13,8 @@ from math import nan
 
 MEASURED = "benchmarks/results/float-noise.md"
 COLUMNS = ("q8 over F16", "llama.cpp over F16", "q8 over BF16", "llama.cpp over BF16")
+LABELS = frozenset({"F32", "F16", "BF16"})
+"""Of the types of such weights."""
 OF_Q8 = {"f32": "f32", "f16": COLUMNS[0], "bf16": COLUMNS[2]}
 """The column of `q8`, by what its products round activations to: over F32 it is `f32`."""
 OF_LLAMACPP = {"f32": COLUMNS[1], "f16": COLUMNS[1], "bf16": COLUMNS[3]}

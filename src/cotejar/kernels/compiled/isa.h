@@ -6,6 +6,7 @@
 #pragma once
 
 #include "activations.h"
+#include "bf16.h"
 #include "operations.h"
 #include "statistics.h"
 #include "strip.h"
@@ -36,6 +37,7 @@ struct Isa {
                                     int64_t begin, int64_t end, float* product);
     MultiplyVector (*vector_kernel)(int block_type);
 
+    const Bf16Kernels* bf16;
     const Operations* operations;
     RoundActivations round_activations;
     MeasureChunk measure_chunk;
@@ -50,6 +52,9 @@ extern const Isa AVX512VNNI;
 // Instruction sets that this build has and this CPU runs, best first.
 int num_isas();
 const Isa* isa_at(int index);
-const Isa* find_isa(const char* name);  // null: not in this build, or not on this CPU
+
+// Null: not in this build, or not on this CPU. Finds "amx-emulated" too, which is on every CPU
+// and of no use but to tests.
+const Isa* find_isa(const char* name);
 
 }  // namespace cotejar

@@ -401,6 +401,7 @@ const Isa AVX512VNNI = {
     multiply_lanes,
     decode_strip,
     avx512_vector_kernel,
+    &BF16_AVX512,
     &OPERATIONS,
     round_activations,
     measure_chunk,

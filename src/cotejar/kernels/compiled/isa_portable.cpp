@@ -159,6 +159,7 @@ const Isa PORTABLE = {
     portable::multiply_lanes,
     portable::decode_strip,
     portable::no_vector_kernel,
+    &BF16_PORTABLE,
     &OPERATIONS,
     round_activations,
     measure_chunk,

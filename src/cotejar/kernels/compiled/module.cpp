@@ -5,6 +5,8 @@
 
 #include <vector>
 
+#include "amx.h"
+#include "bf16_products.h"
 #include "binding.h"
 #include "block_pool.h"
 #include "products.h"
@@ -180,6 +182,19 @@ std::vector<std::string> isa_names() {
     return names;
 }
 
+const char* amx_state_name() {
+    switch (amx_state()) {
+        case Amx::READY: return "ready";
+        case Amx::REFUSED: return "refused";
+        case Amx::DIFFERENT: return "different";
+        default: return "absent";
+    }
+}
+
+bool bind_self_test(const std::string& isa_name, int fault) {
+    return passes_self_test(*isa_named(isa_name).bf16, fault);
+}
+
 }  // namespace
 
 }  // namespace cotejar
@@ -192,6 +207,9 @@ NB_MODULE(_compiled, module) {
     module.def("empty", empty, nb::arg("shape"));
     bind_product<multiply_q8>(module, "multiply_q8");
     bind_product<multiply_f32>(module, "multiply_f32");
+    bind_product<multiply_bf16>(module, "multiply_bf16");
+    module.def("amx_state", amx_state_name);
+    module.def("passes_self_test", bind_self_test, nb::arg("isa"), nb::arg("fault"));
     bind_operations(module);
     bind_decoder(module);
     bind_layer_products(module);
