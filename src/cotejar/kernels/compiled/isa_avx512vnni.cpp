@@ -1,6 +1,7 @@
 // The kernels over strips, for AVX512-VNNI: 16 rows in 16 lanes, up to 16 tokens in registers.
 
 #include "avx512_codes.h"
+#include "avx512_tile.h"
 #include "avx512_vector.h"
 #include "isa.h"
 #include "activation_kernels.h"
@@ -401,6 +402,7 @@ const Isa AVX512VNNI = {
     multiply_lanes,
     decode_strip,
     avx512_vector_kernel,
+    avx512_tile_kernel,
     &OPERATIONS,
     round_activations,
     measure_chunk,
