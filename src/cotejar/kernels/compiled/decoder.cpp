@@ -224,7 +224,8 @@ void Run::load_strip(size_t index, int64_t strip, bool of_keys) const {
     const CacheLayer& layer = context.layers[index];
     uint8_t* const stored = of_keys ? layer.keys : layer.values;
     const Weight rows = cache_rows(cache_type, stored, context.row + 1, width);
-    const float* const fresh = (of_keys ? shared.k : shared.v) + static_cast<int64_t>(token) * width;
+    const int64_t at = static_cast<int64_t>(token) * width;
+    const float* const fresh = (of_keys ? shared.k : shared.v) + at;
     if (context.row < first + ROWS)
         store_row(*decoder.isa, cache_type, fresh, width, stored + context.row * rows.row_bytes());
     load_rows(*decoder.isa, rows, first,

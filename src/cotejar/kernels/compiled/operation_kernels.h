@@ -360,7 +360,8 @@ inline void stand_side_by_side(const AttentionTile& tile, int64_t position, floa
     for (; e + LANES <= tile.head_size; e += LANES) transpose_floats(rows, e, keys + COUNT * e);
 #endif
     for (int k = 0; k < COUNT; k++)
-        for (int64_t rest = e; rest < tile.head_size; rest++) keys[COUNT * rest + k] = rows[k][rest];
+        for (int64_t rest = e; rest < tile.head_size; rest++)
+            keys[COUNT * rest + k] = rows[k][rest];
 }
 
 // One position's row of a head, if there is such a position.
