@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,8 +76,8 @@ def test_every_token_has_the_bits_of_the_pass(
     monkeypatch.setattr("cotejar.engines.native.decoder.chosen_isa", lambda: isa)
     decoder, cache = Decoder(model), KVCache(model.config)
 
-    assert has_decoder(model, "f32")
-    assert [decoder.step(token, cache).tobytes() for token in IDS] == expected
+    assert has_decoder(model)
+    assert [decoder.step([(cache, token)]).tobytes() for token in IDS] == expected
 
 
 def test_it_goes_on_where_a_prefill_ended(tiny: Any) -> None:
@@ -115,7 +116,7 @@ def test_one_changed_weight_is_seen(part: str, tiny: Any) -> None:
     decoded = []
     for one in (model, other):
         decoder, cache = Decoder(one), KVCache(one.config)
-        decoded.append([decoder.step(token, cache).tobytes() for token in FEW])
+        decoded.append([decoder.step([(cache, token)]).tobytes() for token in FEW])
 
     assert decoded[0] != decoded[1]
     assert decoded[1] == run_singly(other, FEW)
@@ -132,14 +133,13 @@ def test_one_changed_weight_is_seen(part: str, tiny: Any) -> None:
 def test_what_it_lacks_is_left_to_the_pass(decoder: TinyDecoder, tiny: Any) -> None:
     model = tiny(decoder)
 
-    assert not has_decoder(model, "f32")
+    assert not has_decoder(model)
     assert NativeEngine(model, numerics="q8").start().append(FEW[:1]).size == 320
 
 
-def test_another_cache_or_another_pass_is_not_decoded_in_one_call(tiny: Any) -> None:
+def test_other_numerics_or_another_pass_are_not_decoded_in_one_call(tiny: Any) -> None:
     model = tiny(DECODERS["llama"])
 
-    assert not has_decoder(model, "f16")
     for numerics, forward in (("f32", FusedPass), ("q8", Pass)):
         session = NativeEngine(model, numerics=numerics, forward=forward).start()
         assert session._decoder is None
@@ -163,18 +163,129 @@ def test_the_fused_pass_has_the_bits_of_the_pass(name: str, last_only: bool, tin
     assert statistics[0] == statistics[1]
 
 
+LENGTHS = (1, 17, 6, 31, 1, 16, 3, 40, 2, 22, 5, 9, 33, 4, 15, 8, 12)
+"""Of 17 contexts, so that there is more than one tile of tokens."""
+
+
+@pytest.mark.parametrize("isa", WITH_VECTOR_KERNELS)
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("count", [3, 17])
+@pytest.mark.usefixtures("num_threads")
+def test_contexts_side_by_side_have_the_bits_of_each_alone(
+    name: str, isa: str, count: int, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(DECODERS[name])
+    monkeypatch.setattr("cotejar.engines.native.decoder.chosen_isa", lambda: isa)
+    decoder = Decoder(model)
+    alone = contexts_of(model, LENGTHS[:count], "f32")
+    together = deepcopy(alone)
+
+    for index in range(3):
+        tokens = [IDS[(index + 5 * row) % len(IDS)] for row in range(count)]
+        found_NV = decoder.step(list(zip(together, tokens, strict=True)))
+        for row, (cache, token) in enumerate(zip(alone, tokens, strict=True)):
+            assert (found_NV[row] == decoder.step([(cache, token)])).all()
+
+
+def test_a_change_in_one_cache_is_seen_by_its_own_context_alone(tiny: Any) -> None:
+    model = tiny(DECODERS["qwen2"])
+    decoder, caches = Decoder(model), contexts_of(model, (4, 9, 6), "f32")
+    others = deepcopy(caches)
+    others[1]._layers[0].keys[8, 0] += 1
+
+    tokens = IDS[:3]
+    clean_NV, found_NV = (
+        decoder.step(list(zip(some, tokens, strict=True))) for some in (caches, others)
+    )
+
+    assert (clean_NV != found_NV).any(axis=1).tolist() == [False, True, False]
+
+
+def contexts_of(model: Any, lengths: tuple[int, ...], kv_type: str) -> list[KVCache]:
+    caches = []
+    for row, length in enumerate(lengths):
+        cache = KVCache(model.config, kv_type)
+        tokens = [IDS[(3 * row + index) % len(IDS)] for index in range(length)]
+        FusedPass(model, multiply_q8, cache).run(tokens, last_only=True)
+        caches.append(cache)
+    return caches
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "Q6_K"])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.usefixtures("num_threads")
+def test_a_cache_of_any_type_has_the_bits_of_the_pass(
+    name: str, kv_type: str, tiny: Any
+) -> None:
+    model = tiny(DECODERS[name])
+    decoder = Decoder(model)
+    expected = contexts_of(model, LENGTHS[:4], kv_type)
+    found = deepcopy(expected)
+
+    for token in IDS[:20]:
+        logits_NV = decoder.step([(cache, token) for cache in found])
+        for row, cache in enumerate(expected):
+            one_1V = Pass(model, multiply_q8, cache).run([token], last_only=True)
+            assert (logits_NV[row] == one_1V[0]).all()
+
+    for ours, theirs in zip(found, expected, strict=True):
+        state = theirs.state()
+        assert all((rows == state[key]).all() for key, rows in ours.state().items())
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_a_broken_model_stays_broken_in_a_rounded_cache(kv_type: str, tiny: Any) -> None:
+    model = tiny(DECODERS["llama"])
+    name = layer_tensor(0, "self_attn.v_proj.weight")
+    old = model.weights[name]
+    raw = old.raw.copy()
+    raw[:2] = np.array([np.nan], "<f2").view(np.uint8)
+    broken = BlockMatrix(block_type=old.block_type, rows=old.rows, columns=old.columns, raw=raw)
+    other = model.altered(weights=model.weights.replaced({name: broken}))
+    cache = KVCache(other.config, kv_type)
+
+    assert np.isnan(Decoder(other).step([(cache, IDS[0])])).all()
+
+
+def test_a_cache_that_goes_back_or_moves_is_followed(tiny: Any) -> None:
+    windowed = TinyDecoder(
+        architecture="mistral", sliding_window=5, context_length=400, block_type=BlockType.Q8_0
+    )
+    engine = NativeEngine(tiny(windowed), numerics="q8")
+    session = engine.start()
+    for token in IDS:
+        session.append([token])
+    session.truncate(len(IDS) - 1)  # the same rows again
+    session.append(IDS[:1])
+    session.append((IDS * 9)[:200])  # other arrays
+    other = engine.start()
+    other.append([*IDS[:-1], IDS[0], *(IDS * 9)[:200]])
+
+    assert (session.append([5]) == other.append([5])).all()
+
+
 def step_of(decoder: _compiled.Decoder, **changes: Any) -> None:
-    """One step of a decoder of one layer: width 32, 2 heads of 16, 1 key/value head."""
+    """Two tokens through a decoder of one layer: width 32, 2 heads of 16, 1 key/value head."""
     arguments: dict[str, Any] = {
-        "hidden": np.zeros(32, "f4"),
-        "cosine": np.ones(8, "f4"),
-        "sine": np.zeros(8, "f4"),
-        "keys": [np.zeros((4, 16), "f4")],
-        "values": [np.zeros((4, 16), "f4")],
-        "row": 0,
-        "logits": np.zeros(48, "f4"),
+        "hidden": np.zeros((2, 32), "f4"),
+        "cosine": np.ones((2, 8), "f4"),
+        "sine": np.zeros((2, 8), "f4"),
+        "caches": [small_cache(), small_cache()],
+        "rows": [0, 3],
+        "logits": np.zeros((2, 48), "f4"),
     }
-    decoder.step(**arguments | changes)
+    arguments |= changes
+    if callable(arguments["caches"]):
+        arguments["caches"] = arguments["caches"]()
+    decoder.step(**arguments)
+
+
+def small_cache(
+    width: int = 16, block_type: BlockType = BlockType.F32, num_layers: int = 1
+) -> _compiled.Cache:
+    row_bytes = block_type.num_bytes(width)
+    rows = [np.zeros((4, row_bytes), np.uint8) for _ in range(2 * num_layers)]
+    return _compiled.Cache(int(block_type), width, rows[:num_layers], rows[num_layers:])
 
 
 def small_decoder() -> _compiled.Decoder:
@@ -203,16 +314,28 @@ def small_decoder() -> _compiled.Decoder:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"hidden": np.zeros(31, "f4")}, "the arrays have other sizes than the decoder"),
-        ({"logits": np.zeros(47, "f4")}, "the arrays have other sizes than the decoder"),
-        ({"cosine": np.zeros(7, "f4")}, "the tables do not fit the decoder"),
-        ({"keys": []}, "the cache has another number of layers than the decoder"),
+        ({"hidden": np.zeros((2, 31), "f4")}, "the arrays have other sizes than the decoder"),
+        ({"hidden": np.zeros((1, 32), "f4")}, "the arrays have other sizes than the decoder"),
+        ({"logits": np.zeros((2, 47), "f4")}, "the arrays have other sizes than the decoder"),
+        ({"cosine": np.zeros((2, 7), "f4")}, "the tables do not fit the decoder"),
+        ({"sine": np.zeros((3, 8), "f4")}, "the tables do not fit the decoder"),
+        ({"caches": [], "rows": []}, "no caches, or another number of rows"),
+        ({"rows": [0]}, "no caches, or another number of rows"),
         (
-            {"values": [np.zeros((4, 15), "f4")]},
+            {"caches": lambda: [small_cache(num_layers=2), small_cache()]},
+            "the cache has another number of layers than the decoder",
+        ),
+        (
+            {"caches": lambda: [small_cache(), small_cache(width=15)]},
             "the cache does not fit the decoder or has no room",
         ),
-        ({"row": 4}, "the cache does not fit the decoder or has no room"),
-        ({"row": -1}, "the cache does not fit the decoder or has no room"),
+        (
+            {"caches": lambda: [small_cache(), small_cache(block_type=BlockType.F16)]},
+            "the cache does not fit the decoder or has no room",
+        ),
+        ({"caches": lambda: [small_cache()] * 2}, "one cache for two tokens"),
+        ({"rows": [4, 0]}, "the cache does not fit the decoder or has no room"),
+        ({"rows": [0, -1]}, "the cache does not fit the decoder or has no room"),
     ],
 )
 def test_no_size_that_does_not_fit_is_used(changes: dict[str, Any], problem: str) -> None:
@@ -221,3 +344,34 @@ def test_no_size_that_does_not_fit_is_used(changes: dict[str, Any], problem: str
 
     with pytest.raises(ValueError, match=f"^{problem}$"):
         step_of(decoder, **changes)
+
+
+BYTES = np.zeros((4, 64), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((0, 16, [], []), "keys without values"),
+        ((0, 16, [BYTES], []), "keys without values"),
+        ((2, 32, [BYTES], [BYTES]), "a block type that no cache has"),
+        ((99, 32, [BYTES], [BYTES]), "a block type that no cache has"),
+        ((8, 16, [BYTES], [BYTES]), "a row is no whole number of blocks"),
+        ((0, 0, [BYTES], [BYTES]), "a row is no whole number of blocks"),
+        (
+            (0, 15, [BYTES], [BYTES]),
+            "the layers of a cache differ, or its rows have another size",
+        ),
+        (
+            (0, 16, [BYTES], [BYTES[:3]]),
+            "the layers of a cache differ, or its rows have another size",
+        ),
+        (
+            (0, 16, [BYTES], [np.zeros(4 * 64 + 1, np.uint8)[1:].reshape(4, 64)]),
+            "the layers of a cache differ, or its rows have another size",
+        ),
+    ],
+)
+def test_a_cache_of_other_sizes_is_refused(arguments: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"^{problem}$"):
+        _compiled.Cache(*arguments)

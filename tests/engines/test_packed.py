@@ -6,21 +6,37 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cotejar.engines.native.decoder import Decoder, has_decoder
 from cotejar.engines.native.engine import NativeEngine
 from cotejar.engines.native.packed import PackedPass
 from cotejar.errors import TokenIdError, UsageError
 from cotejar.model.language_model import LanguageModel, open_language_model
+from cotejar.quant.block_type import BlockType
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     import numpy as np
 
 TEXTS = ([3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5], [8, 9])
 NEXT = [7, 9, 3, 2]
 
 
-@pytest.fixture(scope="module", params=[{}, {"architecture": "qwen2"}, {"sliding_window": 3}])
+MODELS = [
+    {"block_type": BlockType.Q4_0},
+    {"architecture": "qwen2", "block_type": BlockType.Q5_0},
+    {"architecture": "qwen3", "block_type": BlockType.Q4_1},
+    {"architecture": "mistral", "sliding_window": 3, "block_type": BlockType.Q8_0},
+    {"architecture": "gemma3", "sliding_window": 3, "block_type": BlockType.Q8_0},
+    {"block_type": BlockType.F32},
+]
+"""The last two have no compiled decoder."""
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=str)
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> LanguageModel:
@@ -45,6 +61,33 @@ def test_prompts_and_steps_side_by_side_have_the_bits_of_each_alone(
         assert packed[row].token_ids == session.token_ids
 
 
+def noting(taken: list[type], way: type, run: Callable[..., object]) -> Callable[..., object]:
+    def noted(*arguments: object) -> object:
+        taken.append(way)
+        return run(*arguments)
+
+    return noted
+
+
+@pytest.mark.parametrize("numerics", ["q8", "q8-kvf16", "q8-kvq8"])
+def test_only_a_step_of_single_tokens_is_one_compiled_call(
+    numerics: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", TinyDecoder(block_type=BlockType.Q4_0))
+    engine = NativeEngine(open_language_model(path), numerics=numerics)
+    sessions = [engine.start(), engine.start()]
+    taken: list[type] = []
+    for way in (Decoder, PackedPass):
+        name = "step" if way is Decoder else "run_packed"
+        monkeypatch.setattr(way, name, noting(taken, way, getattr(way, name)))
+
+    engine.append_packed([(sessions[0], [7, 3]), (sessions[1], [5])])
+    engine.append_packed([(session, [9]) for session in sessions])
+
+    compiled = Decoder if has_decoder(engine.model) else PackedPass
+    assert taken == [PackedPass, compiled]
+
+
 def test_a_prompt_may_join_while_others_decode(model: LanguageModel) -> None:
     engine = NativeEngine(model, numerics="q8")
     old, new = engine.start(), engine.start()
@@ -60,7 +103,8 @@ def test_contexts_that_see_each_other_are_seen(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = NativeEngine(model, numerics="q8")
-    last_of_two = engine.append_packed([(engine.start(), [5]), (engine.start(), [9])])[1]
+    parts = ([5, 8], [9, 8])
+    last_of_two = engine.append_packed([(engine.start(), ids) for ids in parts])[1]
     extend = PackedPass.extend_cache
 
     def shared(self: PackedPass, layer: int, k: np.ndarray, v: np.ndarray) -> object:
@@ -70,7 +114,7 @@ def test_contexts_that_see_each_other_are_seen(
 
     monkeypatch.setattr(PackedPass, "extend_cache", shared)
 
-    wrong = engine.append_packed([(engine.start(), [5]), (engine.start(), [9])])[1]
+    wrong = engine.append_packed([(engine.start(), ids) for ids in parts])[1]
 
     assert (wrong != last_of_two).any()
 

@@ -209,10 +209,17 @@ def isa(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+FEW_TOKENS = (1, 2, 6)
+"""One has kernels of its own, and so has a tile; four of a tile go together, then the rest."""
+
+
+@pytest.mark.parametrize("num_tokens", FEW_TOKENS)
 @pytest.mark.parametrize("block_type", QUANTISED, ids=lambda one: one.label)
-def test_q8_has_the_bits_of_the_written_out_formula(block_type: BlockType, isa: str) -> None:
+def test_q8_has_the_bits_of_the_written_out_formula(
+    block_type: BlockType, num_tokens: int, isa: str
+) -> None:
     weight = random_weight(block_type, 3, columns_of(block_type))
-    activations = random_activations(2, weight.columns)
+    activations = random_activations(num_tokens, weight.columns)
 
     product = multiply_q8(weight, activations, isa=isa)
 
@@ -221,8 +228,9 @@ def test_q8_has_the_bits_of_the_written_out_formula(block_type: BlockType, isa: 
 
 @pytest.mark.parametrize("block_type", QUANTISED, ids=lambda one: one.label)
 @pytest.mark.parametrize("fill", [0x00, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("num_tokens", FEW_TOKENS)
 def test_q8_is_exact_at_the_extremes_of_every_code(
-    block_type: BlockType, fill: int, isa: str
+    block_type: BlockType, fill: int, num_tokens: int, isa: str
 ) -> None:
     weight = random_weight(block_type, 1, columns_of(block_type))
     raw = np.full_like(weight.raw, fill)
@@ -235,8 +243,8 @@ def test_q8_is_exact_at_the_extremes_of_every_code(
         for at in floats_of(block_type):
             blocks[:, at : at + 2] = old[:, at : at + 2]
     extreme = BlockMatrix(block_type=block_type, rows=1, columns=weight.columns, raw=raw)
-    activations = np.ones((1, weight.columns), F32)
-    activations[0, ::7] = 0.99  # else a sum of equal products would be round in float32 too
+    activations = np.ones((num_tokens, weight.columns), F32)
+    activations[:, ::7] = 0.99  # else a sum of equal products would be round in float32 too
 
     product = multiply_q8(extreme, activations, isa=isa)
 
@@ -277,12 +285,14 @@ def test_q8_does_not_depend_on_how_the_work_is_split(
     whole = multiply_q8(weight, activations, isa=isa)
 
     tokens = [multiply_q8(weight, activations[one : one + 1], isa=isa) for one in range(21)]
+    few = [multiply_q8(weight, activations[:count], isa=isa) for count in range(2, 18)]
     monkeypatch.setattr(integer_products, "_VALUES_AT_A_TIME", 5 * weight.columns)
     monkeypatch.setattr(integer_products, "_TOKENS_AT_A_TIME", 4)
     monkeypatch.setattr(lane_products, "_SUMS_AT_A_TIME", 16 * 21 * 5)
     in_small_steps = multiply_q8(weight, activations, isa=NUMPY)
 
     assert same_bits(np.concatenate(tokens), whole)
+    assert all(same_bits(product, whole[: len(product)]) for product in few)
     assert same_bits(in_small_steps, whole)
 
 

@@ -18,8 +18,9 @@ def require_finite(logits: Float[np.ndarray, "..."], where: str = "logits") -> N
     Raises:
         ModelError: one is NaN or infinite.
     """
-    num_bad = int((~np.isfinite(logits)).sum())
-    if num_bad:
+    is_finite = np.isfinite(logits)
+    if not is_finite.all():
+        num_bad = int((~is_finite).sum())
         raise ModelError(
             "the model computes no usable numbers",
             where=where,

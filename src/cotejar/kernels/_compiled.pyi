@@ -103,6 +103,11 @@ class Linear:
         bias: np.ndarray | None,
     ) -> None: ...
 
+class Cache:
+    def __init__(
+        self, block_type: int, width: int, keys: list[np.ndarray], values: list[np.ndarray]
+    ) -> None: ...
+
 class Decoder:
     def __init__(
         self,
@@ -136,8 +141,7 @@ class Decoder:
         hidden: np.ndarray,
         cosine: np.ndarray,
         sine: np.ndarray,
-        keys: list[np.ndarray],
-        values: list[np.ndarray],
-        row: int,
+        caches: list[Cache],
+        rows: list[int],
         logits: np.ndarray,
     ) -> None: ...

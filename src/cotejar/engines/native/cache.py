@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cotejar.errors import UsageError
+from cotejar.kernels import _compiled
 from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import decode, encode
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from cotejar.model.config import DecoderConfig
 
 FIRST_CAPACITY_TOKENS = 64
-KV_TYPES = ("f32", "f16", "q8_0")
+BLOCK_TYPES = {"f32": BlockType.F32, "f16": BlockType.F16, "q8_0": BlockType.Q8_0}
+KV_TYPES = tuple(BLOCK_TYPES)
 BLOCK = 32
 """Values in a Q8_0 block."""
 
@@ -53,6 +55,8 @@ class KVCache:
         windows = map(config.window_of, range(config.num_layers))
         shape = (config.num_kv_heads, config.head_dim)
         self._layers = [LayerCache(shape, kv_type, window) for window in windows]
+        self._compiled: _compiled.Cache | None = None
+        self._compiled_keys: np.ndarray | None = None
 
     def extend(
         self,
@@ -66,19 +70,24 @@ class KVCache:
         """
         return self._layers[layer].extend(self.num_tokens, k_TKE, v_TKE)
 
-    def rows_for_next(self) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
+    def row_for_next(self) -> tuple[int, _compiled.Cache]:
         """Make room for one position; its row, and every layer's keys and values.
 
-        For layers of one window alone, so that the row is the same everywhere.
+        For layers of one window alone, so that they grow together and the row is the same
+        everywhere.
         """
-        row = 0
-        for layer in self._layers:
-            row = layer.make_room(self.num_tokens, 1)
-        return (
-            row,
-            [layer.keys for layer in self._layers],
-            [layer.values for layer in self._layers],
-        )
+        first = self._layers[0]
+        if self._compiled is None or not first.has_room(self.num_tokens, self._compiled_keys):
+            for layer in self._layers:
+                layer.make_room(self.num_tokens, 1)
+            self._compiled_keys = first.keys
+            self._compiled = _compiled.Cache(
+                BLOCK_TYPES[self.kv_type],
+                first.width,
+                [layer.keys.view(np.uint8) for layer in self._layers],
+                [layer.values.view(np.uint8) for layer in self._layers],
+            )
+        return first.row_of(self.num_tokens), self._compiled
 
     def advance(self, num_tokens: int) -> None:
         """Every layer holds `num_tokens` more."""
@@ -150,7 +159,7 @@ class LayerCache:
         self._window = window
         self._first = 0
         width = shape[0] * shape[1]
-        self._width = width
+        self.width = width
         self._row = width
         self._dtype: np.dtype[Any] = np.dtype(np.float16 if kv_type == "f16" else np.float32)
         if kv_type == "q8_0":
@@ -189,6 +198,14 @@ class LayerCache:
                 grown[:begin] = store[:begin]
                 self._stores[name] = grown
         return begin
+
+    def has_room(self, position: int, keys: np.ndarray | None) -> bool:
+        """Is there a row for it in these keys, which are still the layer's?"""
+        return self.keys is keys and self.row_of(position) < len(keys)
+
+    def row_of(self, position: int) -> int:
+        """Where it is kept."""
+        return position - self._first
 
     @property
     def keys(self) -> np.ndarray:
@@ -245,7 +262,7 @@ class LayerCache:
     def _decode(self, name: str, stop: int) -> Float32[np.ndarray, "S K E"]:
         kept = self._stores[name][:stop]
         if self._kv_type == "q8_0":
-            values = decode(BlockType.Q8_0, kept.reshape(-1), stop * self._width)
+            values = decode(BlockType.Q8_0, kept.reshape(-1), stop * self.width)
         else:
             values = kept.astype(np.float32, copy=False)
         return values.reshape(stop, *self._shape)

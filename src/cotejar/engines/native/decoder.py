@@ -1,8 +1,11 @@
-"""One token at a time in one compiled call: `forward.Pass`, operation for operation.
+"""One token more in each of some contexts, in one compiled call: `forward.Pass`, bit for bit.
 
 A decode step is bound by the memory, which stands still between two products: Python there
-costs a sixth of the time of a small model. The bits are those of `Pass`; a model or a machine
-for which the compiled decoder lacks something is run by `Pass` as before.
+costs a sixth of the time of a small model. Several contexts share one reading of the weights,
+and no context's bits depend on the others. The bits are those of `Pass`; a model or a machine
+for which the compiled decoder lacks something is run by `Pass` or `PackedPass`.
+
+Shape letters as in `forward`; N contexts.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float32
 
     from cotejar.engines.native.cache import KVCache
@@ -31,7 +36,7 @@ POSITIONS_AT_ONCE = 256
 
 
 class Decoder:
-    """All layers of one model, for one token after those that a cache holds."""
+    """All layers of one model, for one token after those that each cache holds."""
 
     def __init__(self, model: LanguageModel) -> None:
         config, weights = model.config, model.weights
@@ -59,17 +64,18 @@ class Decoder:
                 *(_linear(*layer.linears[slot]) for slot in _LINEARS),
             )
 
-    def step(self, token_id: int, cache: KVCache) -> Float32[np.ndarray, "V"]:
-        """Logits after one token more."""
-        position = cache.num_tokens
+    def step(self, parts: Sequence[tuple[KVCache, int]]) -> Float32[np.ndarray, "N V"]:
+        """Extend every context by one token; the logits after it, a row each."""
         embedding = self._model.weights[EMBEDDING]
-        hidden_D = embedding.decode_rows(token_id, token_id + 1).reshape(-1)
-        logits_V = empty_array((self._model.weights.lm_head.rows,))
-        row, keys, values = cache.rows_for_next()
-        cos_P, sin_P = self._angles(position)
-        self._compiled.step(hidden_D, cos_P, sin_P, keys, values, row, logits_V)
-        cache.advance(1)
-        return logits_V
+        hidden_ND = np.concatenate([embedding.decode_rows(i, i + 1) for _, i in parts])
+        angles = [self._angles(cache.num_tokens) for cache, _ in parts]
+        cos_NP, sin_NP = (np.stack(table) for table in zip(*angles, strict=True))
+        rows, caches = zip(*(cache.row_for_next() for cache, _ in parts), strict=True)
+        logits_NV = empty_array((len(parts), self._model.weights.lm_head.rows))
+        self._compiled.step(hidden_ND, cos_NP, sin_NP, list(caches), list(rows), logits_NV)
+        for cache, _ in parts:
+            cache.advance(1)
+        return logits_NV
 
     def _angles(
         self, position: int
@@ -77,9 +83,7 @@ class Decoder:
         part, index = divmod(position, POSITIONS_AT_ONCE)
         if part not in self._tables:
             rope = self._model.config.rope
-            self._tables = {
-                part: rope_tables(rope, part * POSITIONS_AT_ONCE, POSITIONS_AT_ONCE)
-            }
+            self._tables[part] = rope_tables(rope, part * POSITIONS_AT_ONCE, POSITIONS_AT_ONCE)
         cos_TP, sin_TP = self._tables[part]
         return cos_TP[index], sin_TP[index]
 
@@ -87,7 +91,7 @@ class Decoder:
 _LINEARS = ("q", "k", "v", "attn_out", "ffn_gate", "ffn_up", "ffn_out")
 
 
-def has_decoder(model: LanguageModel, kv_type: str) -> bool:
+def has_decoder(model: LanguageModel) -> bool:
     """Is there a compiled decoder for this model, in `q8`, here?"""
     config = model.config
     plain = (
@@ -100,7 +104,7 @@ def has_decoder(model: LanguageModel, kv_type: str) -> bool:
     layers = prepare_layers(model)
     uniform = len({(layer.window, id(layer.rope)) for layer in layers}) == 1
     isa = chosen_isa()
-    if kv_type != "f32" or not plain or not uniform or isa == NUMPY:
+    if not plain or not uniform or isa == NUMPY:
         return False
     return _has_kernels(isa, model, layers)
 

@@ -115,7 +115,7 @@ class NativeEngine:
     @cached_property
     def _decoder(self) -> Decoder | None:
         is_ours = self._multiply is multiply_q8 and self._forward is FusedPass
-        if is_ours and has_decoder(self.model, self._kv_type):
+        if is_ours and has_decoder(self.model):
             return Decoder(self.model)
         return None
 
@@ -138,8 +138,11 @@ class NativeEngine:
             )
         for session, token_ids in parts:
             _check(self.model, token_ids, session.num_tokens)
-        with np.errstate(all="ignore"):
-            logits_NV = self._packed.run_packed([(s.cache, ids) for s, ids in parts])
+        if self._decoder and all(len(token_ids) == 1 for _, token_ids in parts):
+            logits_NV = self._decoder.step([(s.cache, ids[0]) for s, ids in parts])
+        else:
+            with np.errstate(all="ignore"):
+                logits_NV = self._packed.run_packed([(s.cache, ids) for s, ids in parts])
         for session, token_ids in parts:
             session.token_ids += token_ids
         return logits_NV
@@ -184,7 +187,7 @@ class NativeSession:
         """Add tokens; return the logits after the last of them."""
         if len(token_ids) == 1 and self._decoder:
             _check(self._pass.model, token_ids, self.num_tokens)
-            logits_1V = self._decoder.step(token_ids[0], self.cache)
+            logits_1V = self._decoder.step([(self.cache, token_ids[0])])
         else:
             logits_1V = _run(self._pass, token_ids, last_only=True)
         self.token_ids += token_ids

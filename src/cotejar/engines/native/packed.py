@@ -2,7 +2,8 @@
 
 Products and norms see rows and no contexts, so a pass reads every weight once for all of
 them; positions and attention are each context's own. In `q8` a row's bits do not depend on
-what stands beside it.
+what stands beside it. Where every context brings one token, the engine prefers the compiled
+`decoder`, which does the same in one call.
 
 Shape letters as in `forward`; N contexts.
 """

@@ -4,8 +4,6 @@
 #include <cstring>
 
 #include "sequence_operations.h"
-#include "thread_pool.h"
-#include "vector_product.h"
 
 namespace cotejar {
 
@@ -17,35 +15,51 @@ thread_local Scratch decode_scratch;
 // members end together.
 constexpr int64_t RUN_BYTES = 32 << 10;
 
-// What all members share.
+// What all members share: rows of all tokens, one after the other.
 struct Shared {
-    float *q, *k, *v, *context, *inner, *products;
+    float *q, *k, *v, *context, *gate, *inner, *products;
+    float *keys, *values;  // of all contexts, as attention reads them; see `loaded_at`
 };
 
 // What each has of its own.
 struct Own {
-    float *values, *gate;
-    VectorToken tokens[3];
+    float* values;
     void* attention;
 };
 
 struct Run {
     const Decoder& decoder;
-    const CacheLayer* cache;
-    int64_t row;
-    const float *cosine, *sine;
+    const std::vector<Context>& contexts;
+    const int cache_type;
     float *hidden, *logits;
-    Shared shared;
-    Own* owns;
+    Operands operands;
+    Shared shared{};
+    Own* owns = nullptr;
+    int64_t* loaded_at = nullptr;  // each context's first row in shared.keys, if it is loaded
+    int64_t loaded_rows = 0;
 
-    void carve(Carver& carver, int members);
+    Operands::Sizes sizes() const;
+    void carve(Carver& carver, int members, const Operands::Sizes& sizes);
     void work(Team& team, int member) const;
 
   private:
-    void layer(Team& team, int member, int64_t index) const;
+    int64_t num_tokens() const { return static_cast<int64_t>(contexts.size()); }
+    bool reads_in_place() const { return cache_type == F32; }
+    int64_t first_seen(const Context& context) const {
+        return decoder.window ? std::max<int64_t>(0, context.row - decoder.window + 1) : 0;
+    }
+    void carve_loaded(Carver& carver);
+
+    void layer(Team& team, int member, size_t index) const;
+    void round_normed(Team& team, int member, const float* norm, const Weight* const* weights,
+                      int count) const;
     void qkv(Team& team, int member, const DecoderLayer& layer) const;
-    void turn(const DecoderLayer& layer, int64_t index, Range heads) const;
-    void attention(Team& team, int member, int64_t index) const;
+    void turn(Team& team, int member, size_t index) const;
+    void turn_head(const DecoderLayer& layer, size_t index, int64_t token, int64_t head) const;
+    void load_cache(Team& team, int member, size_t index) const;
+    void load_strip(size_t index, int64_t strip, bool of_keys) const;
+    void attention(Team& team, int member, size_t index) const;
+    Attention attention_of(size_t index, int64_t token) const;
     void swiglu(Team& team, int member, const DecoderLayer& layer) const;
     void add_product(Team& team, int member, const Linear& linear, const float* inputs) const;
 };
@@ -54,184 +68,252 @@ int64_t run_of(const Weight& weight) {
     return std::max<int64_t>(1, RUN_BYTES / (ROWS * weight.row_bytes()));
 }
 
-// Rows of the strips `range`, the bias added.
-void multiply_strips(const Isa& isa, const Linear& linear, const VectorToken& token, Range range,
-                     float* product) {
-    const int64_t begin = range.begin * ROWS;
-    const int64_t end = std::min(range.end * ROWS, linear.weight.rows);
-    vector_kernel_of(isa, linear.weight)(linear.weight, token, begin, end, product);
-    if (linear.bias != nullptr)
-        for (int64_t row = begin; row < end; row++) product[row] += linear.bias[row];
-}
-
 // --- memory -----------------------------------------------------------------------------
 
-void Run::carve(Carver& carver, int members) {
-    const size_t q_size = static_cast<size_t>(decoder.heads * decoder.head_size);
-    const size_t k_size = static_cast<size_t>(decoder.kv_heads * decoder.head_size);
-    const size_t width = static_cast<size_t>(decoder.hidden_size());
-    const size_t ffn = static_cast<size_t>(decoder.ffn_size());
-    const size_t widest = std::max({q_size, width, ffn});
-    shared = {carver.take<float>(q_size), carver.take<float>(k_size), carver.take<float>(k_size),
-              carver.take<float>(q_size), carver.take<float>(ffn),    carver.take<float>(width)};
+Operands::Sizes Run::sizes() const {
+    Operands::Sizes sizes;
+    sizes.count(*decoder.isa, decoder.lm_head.weight, num_tokens());
+    for (const DecoderLayer& layer : decoder.layers)
+        for (const Linear* linear : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate,
+                                     &layer.up, &layer.down})
+            sizes.count(*decoder.isa, linear->weight, num_tokens());
+    return sizes;
+}
+
+void Run::carve(Carver& carver, int members, const Operands::Sizes& sizes) {
+    const auto rows_of = [&](int64_t width) {
+        return carver.take<float>(static_cast<size_t>(num_tokens() * width));
+    };
+    shared.q = rows_of(decoder.q_size());
+    shared.k = rows_of(decoder.k_size());
+    shared.v = rows_of(decoder.k_size());
+    shared.context = rows_of(decoder.q_size());
+    shared.gate = rows_of(decoder.ffn_size());
+    shared.inner = rows_of(decoder.ffn_size());
+    shared.products = rows_of(decoder.hidden_size());
+    carve_loaded(carver);
+    int64_t positions = 0;
+    for (const Context& context : contexts) positions = std::max(positions, context.row + 1);
+    operands.carve(carver, members, sizes);
     owns = carver.take<Own>(static_cast<size_t>(members));
     for (int member = 0; member < members; member++) {
         Own own;
-        own.values = carver.take<float>(width);
-        own.gate = carver.take<float>(ffn);
-        own.tokens[0] = carve_vector(carver, static_cast<int64_t>(widest));
-        own.tokens[1] = carve_vector(carver, static_cast<int64_t>(width));
-        own.tokens[2] = carve_vector(carver, static_cast<int64_t>(width));
-        own.attention =
-            carver.take<char>(attention_bytes(decoder.head_size, row + 1));
+        own.values = carver.take<float>(static_cast<size_t>(decoder.hidden_size()));
+        own.attention = carver.take<char>(attention_bytes(decoder.head_size, positions));
         if (owns != nullptr) owns[member] = own;
     }
+}
+
+void Run::carve_loaded(Carver& carver) {
+    if (reads_in_place()) return;
+    loaded_at = carver.take<int64_t>(contexts.size());
+    loaded_rows = 0;
+    for (size_t token = 0; token < contexts.size(); token++) {
+        if (loaded_at != nullptr) loaded_at[token] = loaded_rows;
+        loaded_rows += (contexts[token].row / ROWS + 1) * ROWS;
+    }
+    shared.keys = carver.take<float>(static_cast<size_t>(loaded_rows * decoder.k_size()));
+    shared.values = carver.take<float>(static_cast<size_t>(loaded_rows * decoder.k_size()));
 }
 
 // --- the layer, top to bottom -----------------------------------------------------------
 
 void Run::work(Team& team, int member) const {
-    for (size_t index = 0; index < decoder.layers.size(); index++)
-        layer(team, member, static_cast<int64_t>(index));
-    const Isa& isa = *decoder.isa;
-    const Own& own = owns[member];
+    for (size_t index = 0; index < decoder.layers.size(); index++) layer(team, member, index);
     const Linear& head = decoder.lm_head;
-    isa.operations->rms_norm(hidden, decoder.final_norm, decoder.hidden_size(), decoder.eps,
-                             own.values);
-    round_vector(isa, head.weight, own.values, own.tokens[0]);
+    const Weight* const weights[] = {&head.weight};
+    round_normed(team, member, decoder.final_norm, weights, 1);
     team.each(member, strips_of(head.weight), run_of(head.weight), [&](Range range) {
-        multiply_strips(isa, head, own.tokens[0], range, logits);
+        operands.multiply(member, head, 0, range, logits);
     });
 }
 
-void Run::layer(Team& team, int member, int64_t index) const {
-    const DecoderLayer& layer = decoder.layers[static_cast<size_t>(index)];
+void Run::layer(Team& team, int member, size_t index) const {
+    const DecoderLayer& layer = decoder.layers[index];
     qkv(team, member, layer);
-    team.each(member, decoder.heads + 2 * decoder.kv_heads, decoder.heads,
-              [&](Range heads) { turn(layer, index, heads); });
+    turn(team, member, index);
+    if (!reads_in_place()) load_cache(team, member, index);
     attention(team, member, index);
     add_product(team, member, layer.o, shared.context);
     swiglu(team, member, layer);
     add_product(team, member, layer.down, shared.inner);
 }
 
-// The norm and the rounding are done by every member: that is faster than to wait for one.
+void Run::round_normed(Team& team, int member, const float* norm, const Weight* const* weights,
+                       int count) const {
+    const int64_t width = decoder.hidden_size();
+    float* const values = owns[member].values;
+    operands.round(team, member, weights, count, [&](int64_t token) {
+        decoder.isa->operations->rms_norm(hidden + token * width, norm, width, decoder.eps,
+                                          values);
+        return values;
+    });
+}
+
 void Run::qkv(Team& team, int member, const DecoderLayer& layer) const {
-    const Isa& isa = *decoder.isa;
-    const Own& own = owns[member];
-    isa.operations->rms_norm(hidden, layer.attn_norm, decoder.hidden_size(), decoder.eps,
-                             own.values);
     const Linear* const linears[3] = {&layer.q, &layer.k, &layer.v};
+    const Weight* const weights[3] = {&layer.q.weight, &layer.k.weight, &layer.v.weight};
     float* const products[3] = {shared.q, shared.k, shared.v};
-    int token_of[3] = {0, 1, 2};
+    round_normed(team, member, layer.attn_norm, weights, 3);
     int64_t ends[3], units = 0;
-    for (int i = 0; i < 3; i++) {
-        for (int j = i - 1; j >= 0; j--)
-            if (same_rounding(linears[i]->weight, linears[j]->weight)) token_of[i] = token_of[j];
-        if (token_of[i] == i) round_vector(isa, linears[i]->weight, own.values, own.tokens[i]);
-        ends[i] = units += strips_of(linears[i]->weight);
-    }
+    for (int i = 0; i < 3; i++) ends[i] = units += strips_of(*weights[i]);
     team.each(member, units, run_of(layer.q.weight), [&](Range range) {
         for (int i = 0; i < 3; i++) {
             const int64_t start = i == 0 ? 0 : ends[i - 1];
             const Range mine{std::max(range.begin, start) - start,
                              std::min(range.end, ends[i]) - start};
             if (mine.begin < mine.end)
-                multiply_strips(isa, *linears[i], own.tokens[token_of[i]], mine, products[i]);
+                operands.multiply(member, *linears[i], operands.form_of(weights, i), mine,
+                                  products[i]);
         }
     });
 }
 
-// Queries are turned where they are; keys and values go to the cache. Heads are counted
-// through: those of q, of k, of v.
-void Run::turn(const DecoderLayer& layer, int64_t index, Range heads) const {
-    const Operations& operations = *decoder.isa->operations;
-    const int64_t size = decoder.head_size;
-    float* const keys = cache[index].keys + row * decoder.kv_heads * size;
-    float* const cached_values = cache[index].values + row * decoder.kv_heads * size;
-    const int64_t second = decoder.adjacent ? 1 : decoder.pairs, step = decoder.adjacent ? 2 : 1;
-    for (int64_t head = heads.begin; head < heads.end; head++) {
-        const int64_t k_head = head - decoder.heads, v_head = k_head - decoder.kv_heads;
-        if (v_head >= 0) {
-            std::memcpy(cached_values + v_head * size, shared.v + v_head * size,
-                        static_cast<size_t>(size) * sizeof(float));
-            continue;
-        }
-        float* values = k_head < 0 ? shared.q + head * size : shared.k + k_head * size;
-        float* turned = k_head < 0 ? values : keys + k_head * size;
-        const float* norm = k_head < 0 ? layer.q_norm : layer.k_norm;
-        if (norm != nullptr) operations.rms_norm(values, norm, size, decoder.eps, values);
-        if (turned != values)
-            std::memcpy(turned, values, static_cast<size_t>(size) * sizeof(float));
-        operations.rotate(values, cosine, sine, decoder.pairs, 0, second, step, turned);
-    }
+// Heads of all tokens are counted through: those of q, of k, of v.
+void Run::turn(Team& team, int member, size_t index) const {
+    const int64_t heads = decoder.heads + 2 * decoder.kv_heads;
+    team.each(member, num_tokens() * heads, decoder.heads, [&](Range range) {
+        for (int64_t unit = range.begin; unit < range.end; unit++)
+            turn_head(decoder.layers[index], index, unit / heads, unit % heads);
+    });
 }
 
-void Run::attention(Team& team, int member, int64_t index) const {
-    const Attention all{1,
-                        row + 1,
-                        decoder.heads,
-                        decoder.kv_heads,
-                        decoder.head_size,
-                        decoder.window,
-                        shared.q,
-                        cache[index].keys,
-                        cache[index].values};
+// Queries are turned where they are; keys and values go to the cache if it stores float32.
+void Run::turn_head(const DecoderLayer& layer, size_t index, int64_t token,
+                    int64_t head) const {
+    const Operations& operations = *decoder.isa->operations;
+    const Context& context = contexts[static_cast<size_t>(token)];
+    const int64_t size = decoder.head_size, at = token * decoder.k_size();
+    const int64_t k_head = head - decoder.heads, v_head = k_head - decoder.kv_heads;
+    const size_t bytes = static_cast<size_t>(size) * sizeof(float);
+    const auto cached = [&](uint8_t* rows, int64_t of_head) {
+        return reinterpret_cast<float*>(rows) + context.row * decoder.k_size() + of_head * size;
+    };
+    if (v_head >= 0) {
+        if (reads_in_place())
+            std::memcpy(cached(context.layers[index].values, v_head),
+                        shared.v + at + v_head * size, bytes);
+        return;
+    }
+    float* values = k_head < 0 ? shared.q + token * decoder.q_size() + head * size
+                               : shared.k + at + k_head * size;
+    float* turned = values;
+    if (k_head >= 0 && reads_in_place()) turned = cached(context.layers[index].keys, k_head);
+    const float* norm = k_head < 0 ? layer.q_norm : layer.k_norm;
+    if (norm != nullptr) operations.rms_norm(values, norm, size, decoder.eps, values);
+    if (turned != values) std::memcpy(turned, values, bytes);
+    const int64_t second = decoder.adjacent ? 1 : decoder.pairs, step = decoder.adjacent ? 2 : 1;
+    operations.rotate(values, context.cosine, context.sine, decoder.pairs, 0, second, step,
+                      turned);
+}
+
+// The new rows are stored, and all that are seen are read: the new ones too as they are stored.
+void Run::load_cache(Team& team, int member, size_t index) const {
+    team.each(member, 2 * loaded_rows / ROWS, 1, [&](Range range) {
+        for (int64_t unit = range.begin; unit < range.end; unit++)
+            load_strip(index, unit / 2, unit % 2 == 0);
+    });
+}
+
+void Run::load_strip(size_t index, int64_t strip, bool of_keys) const {
+    size_t token = contexts.size() - 1;
+    while (loaded_at[token] > strip * ROWS) token--;
+    const Context& context = contexts[token];
+    const int64_t width = decoder.k_size(), first = strip * ROWS - loaded_at[token];
+    if (first + ROWS <= first_seen(context)) return;
+    const CacheLayer& layer = context.layers[index];
+    uint8_t* const stored = of_keys ? layer.keys : layer.values;
+    const Weight rows = cache_rows(cache_type, stored, context.row + 1, width);
+    const int64_t at = static_cast<int64_t>(token) * width;
+    const float* const fresh = (of_keys ? shared.k : shared.v) + at;
+    if (context.row < first + ROWS)
+        store_row(*decoder.isa, cache_type, fresh, width, stored + context.row * rows.row_bytes());
+    load_rows(*decoder.isa, rows, first,
+              (of_keys ? shared.keys : shared.values) + strip * ROWS * width);
+}
+
+Attention Run::attention_of(size_t index, int64_t token) const {
+    const size_t at = static_cast<size_t>(token);
+    const CacheLayer& cache = contexts[at].layers[index];
+    const float *keys = reinterpret_cast<const float*>(cache.keys),
+                *values = reinterpret_cast<const float*>(cache.values);
+    if (!reads_in_place()) {
+        keys = shared.keys + loaded_at[at] * decoder.k_size();
+        values = shared.values + loaded_at[at] * decoder.k_size();
+    }
+    return {1,
+            contexts[at].row + 1,
+            decoder.heads,
+            decoder.kv_heads,
+            decoder.head_size,
+            decoder.window,
+            shared.q + token * decoder.q_size(),
+            keys,
+            values};
+}
+
+void Run::attention(Team& team, int member, size_t index) const {
     // Two parts of each key/value head's queries, where the heads alone are no even work.
     const int64_t group = decoder.heads / decoder.kv_heads;
-    const bool even = decoder.kv_heads % team.size() == 0;
+    const int64_t heads = num_tokens() * decoder.kv_heads;
+    const bool even = heads % team.size() == 0 || heads > 4 * team.size();
     const int64_t rows = std::min<int64_t>(MAX_QUERIES, even ? group : (group + 1) / 2);
     const int64_t pieces = (group + rows - 1) / rows;
-    team.each(member, decoder.kv_heads * pieces, 1, [&](Range range) {
+    team.each(member, heads * pieces, 1, [&](Range range) {
         for (int64_t unit = range.begin; unit < range.end; unit++) {
-            const int64_t first = unit % pieces * rows;
-            attend_rows(*decoder.isa, all, unit / pieces, first, std::min(rows, group - first),
-                        owns[member].attention, shared.context);
+            const int64_t first = unit % pieces * rows, head = unit / pieces;
+            const int64_t token = head / decoder.kv_heads;
+            attend_rows(*decoder.isa, attention_of(index, token), head % decoder.kv_heads, first,
+                        std::min(rows, group - first), owns[member].attention,
+                        shared.context + token * decoder.q_size());
         }
     });
 }
 
 void Run::swiglu(Team& team, int member, const DecoderLayer& layer) const {
-    const Isa& isa = *decoder.isa;
-    const Own& own = owns[member];
-    isa.operations->rms_norm(hidden, layer.ffn_norm, decoder.hidden_size(), decoder.eps,
-                             own.values);
-    round_vector(isa, layer.gate.weight, own.values, own.tokens[0]);
-    const bool same = same_rounding(layer.gate.weight, layer.up.weight);
-    if (!same) round_vector(isa, layer.up.weight, own.values, own.tokens[1]);
+    const Operations& operations = *decoder.isa->operations;
+    const Weight* const weights[2] = {&layer.gate.weight, &layer.up.weight};
+    round_normed(team, member, layer.ffn_norm, weights, 2);
+    const int64_t ffn = decoder.ffn_size();
     team.each(member, strips_of(layer.up.weight), run_of(layer.up.weight), [&](Range range) {
-        multiply_strips(isa, layer.gate, own.tokens[0], range, own.gate);
-        multiply_strips(isa, layer.up, own.tokens[same ? 0 : 1], range, shared.inner);
-        const int64_t begin = range.begin * ROWS;
-        const int64_t count = std::min(range.end * ROWS, layer.up.weight.rows) - begin;
-        isa.operations->silu(own.gate + begin, count, own.gate + begin);
-        isa.operations->multiply(own.gate + begin, shared.inner + begin, count,
-                                 shared.inner + begin);
+        operands.multiply(member, layer.gate, 0, range, shared.gate);
+        operands.multiply(member, layer.up, operands.form_of(weights, 1), range, shared.inner);
+        const int64_t begin = range.begin * ROWS, count = std::min(range.end * ROWS, ffn) - begin;
+        for (int64_t token = 0; token < num_tokens(); token++) {
+            float* const gate = shared.gate + token * ffn + begin;
+            float* const inner = shared.inner + token * ffn + begin;
+            operations.silu(gate, count, gate);
+            operations.multiply(gate, inner, count, inner);
+        }
     });
 }
 
 void Run::add_product(Team& team, int member, const Linear& linear, const float* inputs) const {
-    const Isa& isa = *decoder.isa;
-    const VectorToken& token = owns[member].tokens[0];
-    round_vector(isa, linear.weight, inputs, token);
+    const Weight* const weights[1] = {&linear.weight};
+    const int64_t columns = linear.weight.columns, width = decoder.hidden_size();
+    operands.round(team, member, weights, 1,
+                   [&](int64_t token) { return inputs + token * columns; });
     team.each(member, strips_of(linear.weight), run_of(linear.weight), [&](Range range) {
-        multiply_strips(isa, linear, token, range, shared.products);
-        const int64_t end = std::min(range.end * ROWS, linear.weight.rows);
-        for (int64_t row = range.begin * ROWS; row < end; row++)
-            hidden[row] += shared.products[row];
+        operands.multiply(member, linear, 0, range, shared.products);
+        const int64_t end = std::min(range.end * ROWS, width);
+        for (int64_t token = 0; token < num_tokens(); token++)
+            for (int64_t row = token * width + range.begin * ROWS; row < token * width + end; row++)
+                hidden[row] += shared.products[row];
     });
 }
 
 }  // namespace
 
-void decode(const Decoder& decoder, const CacheLayer* cache, int64_t row, const float* cosine,
-            const float* sine, float* hidden, float* logits) {
-    Run run{decoder, cache, row, cosine, sine, hidden, logits, {}, nullptr};
+void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
+            float* hidden, float* logits) {
+    Run run{decoder, contexts, cache_type, hidden, logits,
+            Operands(*decoder.isa, static_cast<int64_t>(contexts.size()))};
     const int members = num_threads();
+    const Operands::Sizes sizes = run.sizes();
     Carver counter(nullptr);
-    run.carve(counter, members);
+    run.carve(counter, members, sizes);
     Carver carver(decode_scratch.get(counter.used()));
-    run.carve(carver, members);
+    run.carve(carver, members, sizes);
     const TeamWork work = [](void* context, Team& team, int member) {
         static_cast<const Run*>(context)->work(team, member);
     };

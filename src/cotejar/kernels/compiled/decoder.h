@@ -1,12 +1,15 @@
-// One token through all layers of a decoder, in one piece of work for all threads.
+// One token more in each of some contexts, through all layers of a decoder, in one piece of
+// work for all threads.
 //
-// The same operations as engines/native/forward.py, with the same bits. What it saves is the
-// time between them: in decoding the memory is the limit, and must not stand still.
+// The same operations as engines/native/forward.py, with the same bits; no context's depend on
+// the others. What it saves is the time between them: in decoding the memory is the limit, and
+// must not stand still.
 #pragma once
 
 #include <vector>
 
-#include "isa.h"
+#include "cache_rows.h"
+#include "decoder_products.h"
 
 namespace cotejar {
 
@@ -29,17 +32,21 @@ struct Decoder {
 
     int64_t hidden_size() const { return lm_head.weight.columns; }
     int64_t ffn_size() const { return layers[0].down.weight.columns; }
+    int64_t q_size() const { return heads * head_size; }
+    int64_t k_size() const { return kv_heads * head_size; }
 };
 
-// Keys and values of one layer: rows of kv_heads x head_size.
-struct CacheLayer {
-    float *keys, *values;
+// The token's key and value become row `row` of every layer's cache, which holds what the
+// token sees before it.
+struct Context {
+    const CacheLayer* layers;
+    int64_t row;
+    const float *cosine, *sine;  // of its position
 };
 
-// `hidden` is the token's embedding and is written over; its key and value become row `row`
-// of every layer's cache, which holds what the token sees before it. Throws std::bad_alloc
-// before anything is written.
-void decode(const Decoder& decoder, const CacheLayer* cache, int64_t row, const float* cosine,
-            const float* sine, float* hidden, float* logits);
+// `hidden` holds each token's embedding and is written over; `logits` get a row each. All
+// caches are of one type. Throws std::bad_alloc before anything is written.
+void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
+            float* hidden, float* logits);
 
 }  // namespace cotejar

@@ -1,9 +1,10 @@
-// The decoder as Python sees it: built once, then one call a token.
+// The decoder as Python sees it: built once, then one call a step.
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -16,8 +17,46 @@ namespace cotejar {
 
 namespace {
 
+using OutBytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+template <class Array>
+bool has_shape(const Array& array, size_t rows, int64_t columns) {
+    return array.shape(0) == rows && static_cast<int64_t>(array.shape(1)) == columns;
+}
+
 void require_size(const Vector& vector, int64_t size) {
     require(static_cast<int64_t>(vector.shape(0)) == size, "a norm of another size");
+}
+
+// All layers' keys and values as their cache stores them, and what keeps them alive.
+struct BoundCache {
+    int block_type;
+    int64_t width, capacity = 0;
+    std::vector<OutBytes> rows;
+    std::vector<CacheLayer> layers;
+
+    BoundCache(int type, int64_t of_row, const std::vector<OutBytes>& keys,
+               const std::vector<OutBytes>& values)
+        : block_type(type), width(of_row), rows(keys) {
+        require(is_cache_type(type), "a block type that no cache has");
+        require(width >= 1 && width < MAX_SIDE && width % find_type(type)->elements == 0,
+                "a row is no whole number of blocks");
+        require(!keys.empty() && keys.size() == values.size(), "keys without values");
+        rows.insert(rows.end(), values.begin(), values.end());
+        capacity = static_cast<int64_t>(rows[0].shape(0));
+        const int64_t row_bytes = cache_rows(type, nullptr, 1, width).row_bytes();
+        for (const OutBytes& part : rows)
+            require(has_shape(part, rows[0].shape(0), row_bytes) &&
+                        reinterpret_cast<uintptr_t>(part.data()) % alignof(float) == 0,
+                    "the layers of a cache differ, or its rows have another size");
+        for (size_t layer = 0; layer < keys.size(); layer++)
+            layers.push_back({keys[layer].data(), values[layer].data()});
+    }
+};
+
+bool are_distinct(std::vector<const BoundCache*> caches) {
+    std::sort(caches.begin(), caches.end());
+    return std::adjacent_find(caches.begin(), caches.end()) == caches.end();
 }
 
 class BoundDecoder {
@@ -66,29 +105,34 @@ class BoundDecoder {
                                    v.linear, o.linear, gate.linear, up.linear, down.linear});
     }
 
-    void step(const OutVector& hidden, const Vector& cosine, const Vector& sine,
-              const std::vector<OutMatrix>& keys, const std::vector<OutMatrix>& values,
-              int64_t row, const OutVector& logits) const {
+    // One token more of each cache's context; see decoder.h.
+    void step(const OutMatrix& hidden, const Matrix& cosine, const Matrix& sine,
+              const std::vector<const BoundCache*>& caches, const std::vector<int64_t>& rows,
+              const OutMatrix& logits) const {
         const Decoder& all = decoder_;
+        const size_t tokens = caches.size();
         require(!all.layers.empty(), "a decoder without layers");
-        require(static_cast<int64_t>(hidden.shape(0)) == all.hidden_size() &&
-                    static_cast<int64_t>(logits.shape(0)) == all.lm_head.weight.rows,
+        require(tokens >= 1 && rows.size() == tokens, "no caches, or another number of rows");
+        require(has_shape(hidden, tokens, all.hidden_size()) &&
+                    has_shape(logits, tokens, all.lm_head.weight.rows),
                 "the arrays have other sizes than the decoder");
-        for (const Vector* table : {&cosine, &sine})
-            require(static_cast<int64_t>(table->shape(0)) == all.pairs,
-                    "the tables do not fit the decoder");
-        require(keys.size() == all.layers.size() && values.size() == all.layers.size(),
-                "the cache has another number of layers than the decoder");
-        std::vector<CacheLayer> cache;
-        for (size_t layer = 0; layer < keys.size(); layer++) {
-            for (const OutMatrix* part : {&keys[layer], &values[layer]})
-                require(row >= 0 && row < static_cast<int64_t>(part->shape(0)) &&
-                            static_cast<int64_t>(part->shape(1)) == all.kv_heads * all.head_size,
-                        "the cache does not fit the decoder or has no room");
-            cache.push_back({keys[layer].data(), values[layer].data()});
+        require(has_shape(cosine, tokens, all.pairs) && has_shape(sine, tokens, all.pairs),
+                "the tables do not fit the decoder");
+        std::vector<Context> contexts;
+        for (size_t token = 0; token < tokens; token++) {
+            const BoundCache& cache = *caches[token];
+            require(cache.layers.size() == all.layers.size(),
+                    "the cache has another number of layers than the decoder");
+            require(cache.width == all.k_size() && cache.block_type == caches[0]->block_type &&
+                        rows[token] >= 0 && rows[token] < cache.capacity,
+                    "the cache does not fit the decoder or has no room");
+            const int64_t at = static_cast<int64_t>(token) * all.pairs;
+            contexts.push_back({cache.layers.data(), rows[token], cosine.data() + at,
+                                sine.data() + at});
         }
+        require(are_distinct(caches), "one cache for two tokens");
         nb::gil_scoped_release released;
-        decode(all, cache.data(), row, cosine.data(), sine.data(), hidden.data(), logits.data());
+        decode(all, contexts, caches[0]->block_type, hidden.data(), logits.data());
     }
 
   private:
@@ -125,6 +169,10 @@ void bind_decoder(nb::module_& module) {
         .def(nb::init<int, const Bytes&, int64_t, int64_t, const OptionalVector&>(),
              nb::arg("block_type"), nb::arg("raw").noconvert(), nb::arg("rows"),
              nb::arg("columns"), nb::arg("bias").noconvert().none());
+    nb::class_<BoundCache>(module, "Cache")
+        .def(nb::init<int, int64_t, const std::vector<OutBytes>&, const std::vector<OutBytes>&>(),
+             nb::arg("block_type"), nb::arg("width"), nb::arg("keys").noconvert(),
+             nb::arg("values").noconvert());
     nb::class_<BoundDecoder>(module, "Decoder")
         .def(nb::init<const std::string&, int64_t, int64_t, int64_t, int64_t, bool, int64_t,
                       double, const Vector&, const BoundLinear&>(),
@@ -136,8 +184,8 @@ void bind_decoder(nb::module_& module) {
              nb::arg("k_norm").noconvert().none(), nb::arg("q"), nb::arg("k"), nb::arg("v"),
              nb::arg("o"), nb::arg("gate"), nb::arg("up"), nb::arg("down"))
         .def("step", &BoundDecoder::step, nb::arg("hidden").noconvert(),
-             nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(),
-             nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("row"),
+             nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("caches"),
+             nb::arg("rows"),
              nb::arg("logits").noconvert());
 }
 

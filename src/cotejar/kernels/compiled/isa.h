@@ -37,6 +37,11 @@ struct Isa {
                                     int64_t begin, int64_t end, float* product);
     MultiplyVector (*vector_kernel)(int block_type);
 
+    // Rows begin..end times a tile of 1..16 tokens; product[t][weight.rows]. Null likewise.
+    using MultiplyTile = void (*)(const Weight& weight, const TokenTile& tile, int64_t begin,
+                                  int64_t end, float* product);
+    MultiplyTile (*tile_kernel)(int block_type);
+
     const Bf16Kernels* bf16;
     const Operations* operations;
     RoundActivations round_activations;

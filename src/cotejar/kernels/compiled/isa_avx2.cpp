@@ -387,6 +387,7 @@ const Isa AVX2 = {
     multiply_lanes,
     decode_strip,
     avx2_vector_kernel,
+    PORTABLE.tile_kernel,
     &BF16_AVX2,
     &OPERATIONS,
     round_activations,

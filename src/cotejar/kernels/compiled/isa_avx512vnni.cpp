@@ -1,6 +1,7 @@
 // The kernels over strips, for AVX512-VNNI: 16 rows in 16 lanes, up to 16 tokens in registers.
 
 #include "avx512_codes.h"
+#include "avx512_tile.h"
 #include "avx512_vector.h"
 #include "isa.h"
 #include "activation_kernels.h"
@@ -153,20 +154,6 @@ void unpack_strip(const Weight& weight, int64_t first, const Strip& strip) {
 }
 
 // --- strips times tiles ------------------------------------------------------------------
-
-// Adds the dots of 16 rows' four codes and a token's four, which are spread to every lane as
-// they are read. The compiler would spend an instruction of its own on that.
-inline void add_dots(__m512i& sums, __m512i rows, const int8_t* four) {
-    typedef int32_t __attribute__((may_alias)) Four;
-#if defined(__SANITIZE_ADDRESS__)  // which does not look at what an asm reads
-    sums = _mm512_dpbusd_epi32(sums, rows,
-                               _mm512_set1_epi32(*reinterpret_cast<const Four*>(four)));
-#else
-    asm("vpdpbusd %2%{1to16%}, %1, %0"
-        : "+v"(sums)
-        : "v"(rows), "m"(*reinterpret_cast<const Four*>(four)));
-#endif
-}
 
 // Tokens whose dots grow in turn, so that one does not wait for its own last instruction.
 template <int N>
@@ -401,6 +388,7 @@ const Isa AVX512VNNI = {
     multiply_lanes,
     decode_strip,
     avx512_vector_kernel,
+    avx512_tile_kernel,
     &BF16_AVX512,
     &OPERATIONS,
     round_activations,

@@ -148,6 +148,7 @@ void decode_strip(const Weight& weight, int64_t first, int64_t k, float* rows) {
 }
 
 Isa::MultiplyVector no_vector_kernel(int) { return nullptr; }
+Isa::MultiplyTile no_tile_kernel(int) { return nullptr; }
 
 }  // namespace portable
 
@@ -159,6 +160,7 @@ const Isa PORTABLE = {
     portable::multiply_lanes,
     portable::decode_strip,
     portable::no_vector_kernel,
+    portable::no_tile_kernel,
     &BF16_PORTABLE,
     &OPERATIONS,
     round_activations,

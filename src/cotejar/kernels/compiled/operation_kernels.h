@@ -300,52 +300,137 @@ inline int64_t query_stride(const AttentionTile& tile) {
     return (tile.last[0] - tile.first[0] + LANES) / LANES * LANES;
 }
 
-// Eight keys from `position`, their values side by side: [e][8]. Past the last it repeats.
-inline void stand_side_by_side(const AttentionTile& tile, int64_t position, float* keys) {
-    for (int k = 0; k < 8; k++) {
-        const int64_t at = position + k <= tile.last[0] ? position + k : tile.last[0];
-        const float* key = tile.keys + at * tile.stride;
-        for (int64_t e = 0; e < tile.head_size; e++) keys[8 * e + k] = key[e];
+// Positions that are scored at once, and 16s of values mixed at once for N queries: as many as
+// registers hold sums of, so that none waits for its own last instruction.
+#if defined(__AVX512F__)
+constexpr int POSITIONS_AT_ONCE = 16;
+template <int N>
+constexpr int VALUES_OF = N <= 4 ? 4 : 2;
+#else
+constexpr int POSITIONS_AT_ONCE = 8;
+template <int N>
+constexpr int VALUES_OF = 1;
+#endif
+
+#if defined(__AVX512F__)
+// Sixteen values of each of 16 rows to columns, 16 floats apart.
+inline void transpose_floats(const float* const* rows, int64_t e, float* to) {
+    __m512 v[LANES], t[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) v[i] = _mm512_loadu_ps(rows[i] + e);
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
     }
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 4) {
+        v[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        v[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xEE);
+        v[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        v[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xDD);
+        t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xDD);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        _mm512_storeu_ps(to + LANES * i, _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88));
+        _mm512_storeu_ps(to + LANES * (i + 8), _mm512_shuffle_f32x4(t[i], t[i + 8], 0xDD));
+        _mm512_storeu_ps(to + LANES * (i + 4), _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88));
+        _mm512_storeu_ps(to + LANES * (i + 12), _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xDD));
+    }
+}
+#endif
+
+// Keys from `position`, their values side by side: [e][at once]. Past the last it repeats.
+inline void stand_side_by_side(const AttentionTile& tile, int64_t position, float* keys) {
+    constexpr int COUNT = POSITIONS_AT_ONCE;
+    const float* rows[COUNT];
+    for (int k = 0; k < COUNT; k++) {
+        const int64_t at = position + k <= tile.last[0] ? position + k : tile.last[0];
+        rows[k] = tile.keys + at * tile.stride;
+    }
+    int64_t e = 0;
+#if defined(__AVX512F__)
+    for (; e + LANES <= tile.head_size; e += LANES) transpose_floats(rows, e, keys + COUNT * e);
+#endif
+    for (int k = 0; k < COUNT; k++)
+        for (int64_t rest = e; rest < tile.head_size; rest++)
+            keys[COUNT * rest + k] = rows[k][rest];
+}
+
+// One position's row of a head, if there is such a position.
+inline void fetch_row(const AttentionTile& tile, const float* of_first, int64_t position) {
+    if (position > tile.last[0]) return;
+    for (int64_t e = 0; e < tile.head_size; e += LANES)
+        fetch_line(of_first + position * tile.stride + e);
 }
 
 // What is needed soon of a context that no cache holds: the next keys, these values.
 inline void fetch_rows(const AttentionTile& tile, int64_t position) {
-    constexpr int64_t AHEAD = 16;
-    for (int64_t p = position; p < position + 8; p++)
-        for (int64_t e = 0; e < tile.head_size; e += LANES) {
-            if (p + AHEAD <= tile.last[0]) fetch_line(tile.keys + (p + AHEAD) * tile.stride + e);
-            if (p <= tile.last[0]) fetch_line(tile.values + p * tile.stride + e);
-        }
+    for (int64_t p = position; p < position + POSITIONS_AT_ONCE; p++) {
+        fetch_row(tile, tile.keys, p + 16);
+        fetch_row(tile, tile.values, p);
+    }
 }
 
 template <int N>
 inline void score_positions(const AttentionTile& tile) {
+    constexpr int COUNT = POSITIONS_AT_ONCE, VECTORS = COUNT / 8;
     const int64_t size = tile.head_size, stride = query_stride(tile);
+    for (int64_t p = tile.first[0]; p < tile.first[0] + 16; p++) fetch_row(tile, tile.keys, p);
     double* queries = tile.wide;  // [e][N]
     float* keys = reinterpret_cast<float*>(tile.wide + N * size);
     for (int64_t e = 0; e < size; e++)
         for (int q = 0; q < N; q++) queries[N * e + q] = static_cast<double>(tile.query[q][e]);
-    for (int64_t p = tile.first[0]; p <= tile.last[0]; p += 8) {
-        stand_side_by_side(tile, p, keys);
+    for (int64_t p = tile.first[0]; p <= tile.last[0]; p += COUNT) {
         fetch_rows(tile, p);
-        Doubles sums[N] = {};
+        stand_side_by_side(tile, p, keys);
+        Doubles sums[N][VECTORS];
+#pragma GCC unroll 8
+        for (int q = 0; q < N; q++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) sums[q][v] = Doubles{};
         for (int64_t e = 0; e < size; e++) {
-            const Doubles key = load_doubles(keys + 8 * e);
+            Doubles key[VECTORS];
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) key[v] = load_doubles(keys + COUNT * e + 8 * v);
 #pragma GCC unroll 8
             for (int q = 0; q < N; q++)
-                sums[q] = add_exact_product(sums[q], key, queries[N * e + q]);
+#pragma GCC unroll 2
+                for (int v = 0; v < VECTORS; v++)
+                    sums[q][v] = add_exact_product(sums[q][v], key[v], queries[N * e + q]);
         }
         for (int q = 0; q < N; q++)
-            __builtin_memcpy(tile.scores + q * stride + (p - tile.first[0]), sums + q,
+            __builtin_memcpy(tile.scores + q * stride + (p - tile.first[0]), sums[q],
                              sizeof sums[q]);
     }
 }
 
 // The greatest in order; of several NaN the last, as where queries are in lanes.
 inline double greatest_of(const double* scores, int64_t count) {
+    Doubles lanes = Doubles{} - __builtin_inf();
+    Longs broken = {};
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        Doubles score;
+        __builtin_memcpy(&score, scores + i, sizeof score);
+        lanes = score > lanes ? score : lanes;
+        broken |= score != score;
+    }
     double greatest = -__builtin_inf();
-    for (int64_t i = 0; i < count; i++)
+    int64_t any_broken = 0;
+    for (int lane = 0; lane < 8; lane++) {
+        any_broken |= broken[lane];
+        greatest = lanes[lane] > greatest ? lanes[lane] : greatest;
+    }
+    if (any_broken) i = 0;
+    for (; i < count; i++)
         if (scores[i] > greatest || scores[i] != scores[i]) greatest = scores[i];
     return greatest;
 }
@@ -364,17 +449,26 @@ inline void weigh_positions(double* scores, float* weights, int64_t count,
     }
 }
 
-template <int N>
+// N queries, V times 16 values of the head from `e`.
+template <int N, int V>
 inline void mix_positions(const AttentionTile& tile, int64_t e, const float* sums) {
     const int64_t stride = query_stride(tile), count = tile.last[0] - tile.first[0] + 1;
     const float* value = tile.values + tile.first[0] * tile.stride + e;
-    Floats mixed[N] = {};
-    for (int64_t i = 0; i < count; i++, value += tile.stride) {
-        const Floats here = load_floats(value);
+    Floats mixed[N][V];
 #pragma GCC unroll 8
-        for (int q = 0; q < N; q++) mixed[q] += tile.weights[q * stride + i] * here;
+    for (int q = 0; q < N; q++)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) mixed[q][v] = Floats{};
+    for (int64_t i = 0; i < count; i++, value += tile.stride) {
+#pragma GCC unroll 8
+        for (int q = 0; q < N; q++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++)
+                mixed[q][v] += tile.weights[q * stride + i] * load_floats(value + LANES * v);
     }
-    for (int q = 0; q < N; q++) store_floats(tile.context[q] + e, mixed[q] / sums[q]);
+    for (int q = 0; q < N; q++)
+        for (int v = 0; v < V; v++)
+            store_floats(tile.context[q] + e + LANES * v, mixed[q][v] / sums[q]);
 }
 
 template <int N>
@@ -388,7 +482,9 @@ inline void attend_one_token(const AttentionTile& tile) {
     for (int64_t i = 0; i < count; i++)
         for (int q = 0; q < N; q++) sums[q] += tile.weights[q * stride + i];
     int64_t e = 0;
-    for (; e + LANES <= tile.head_size; e += LANES) mix_positions<N>(tile, e, sums);
+    constexpr int V = VALUES_OF<N>;
+    for (; e + V * LANES <= tile.head_size; e += V * LANES) mix_positions<N, V>(tile, e, sums);
+    for (; e + LANES <= tile.head_size; e += LANES) mix_positions<N, 1>(tile, e, sums);
     for (; e < tile.head_size; e++)
         for (int q = 0; q < N; q++) {
             float mixed = 0.0f;

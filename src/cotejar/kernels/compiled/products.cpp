@@ -74,6 +74,24 @@ void multiply_vector(const Isa& isa, Isa::MultiplyVector kernel, const Weight& w
     parallel(strips_of(weight), multiply);
 }
 
+// --- few tokens -------------------------------------------------------------------------
+
+void multiply_few(const Isa& isa, Isa::MultiplyTile kernel, const Weight& weight,
+                  const float* activations, int64_t num_tokens, float* product) {
+    Carver counter(nullptr);
+    TokenTile tile;
+    tile.carve(counter, weight, static_cast<int>(num_tokens));
+    Carver carver(token_scratch.get(counter.used()));
+    tile.carve(carver, weight, static_cast<int>(num_tokens));
+    round_tile(isa, &weight, 1, activations, num_tokens, &tile);
+    auto multiply = [&](int part, int parts) {
+        const Range mine = range_of_part(strips_of(weight), part, parts);
+        const int64_t end = std::min(mine.end * ROWS, weight.rows);
+        if (mine.begin < mine.end) kernel(weight, tile, mine.begin * ROWS, end, product);
+    };
+    parallel(strips_of(weight), multiply);
+}
+
 // --- floats -----------------------------------------------------------------------------
 
 float rounded_to(int block_type, float value) {
@@ -124,8 +142,11 @@ void multiply_q8(const Isa& isa, const Weight& weight, const float* activations,
         return;
     }
     const Isa::MultiplyVector kernel = vector_kernel_of(isa, weight);
+    const Isa::MultiplyTile of_few = tile_kernel_of(isa, weight);
     if (num_tokens == 1 && kernel != nullptr)
         multiply_vector(isa, kernel, weight, activations, product);
+    else if (num_tokens <= MAX_TILE && of_few != nullptr)
+        multiply_few(isa, of_few, weight, activations, num_tokens, product);
     else
         multiply_matrix(isa, weight, activations, num_tokens, product);
 }

@@ -34,7 +34,7 @@ struct Strip {
 };
 
 struct TokenTile {
-    int num_tokens;     // N: 1, 2, 4, 8 or 16
+    int num_tokens;     // N, up to MAX_TILE; for the kernels over strips a power of 2
     int8_t* codes;      // [block][piece][N][codes of a piece]
     int32_t* initial;   // [block][piece][N]: -centre * the sum of the codes of the piece
     float* scale;       // [block][N]

@@ -124,6 +124,16 @@ void round_tile(const Isa& isa, const Weight* weights, int num_weights, const fl
     }
 }
 
+void round_token(const Isa& isa, const Weight& weight, const float* values, int t,
+                 const TokenTile& tile) {
+    Weight part = weight;
+    for (int64_t column = 0; column < weight.columns; column += COLUMNS_AT_ONCE) {
+        part.columns = std::min(COLUMNS_AT_ONCE, weight.columns - column);
+        const TokenTile rest = from_column(tile, *weight.type, column);
+        round_columns(isa, &part, 1, values + column, t, &rest);
+    }
+}
+
 RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weights,
                            const float* activations, int64_t num_tokens,
                            BlockMoments* measured) {

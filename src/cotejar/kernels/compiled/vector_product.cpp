@@ -9,6 +9,11 @@ Isa::MultiplyVector vector_kernel_of(const Isa& isa, const Weight& weight) {
     return near ? isa.vector_kernel(weight.type->id) : nullptr;
 }
 
+Isa::MultiplyTile tile_kernel_of(const Isa& isa, const Weight& weight) {
+    const bool near = weight.row_bytes() * ROWS < int64_t{1} << 31;
+    return near ? isa.tile_kernel(weight.type->id) : nullptr;
+}
+
 VectorToken carve_vector(Carver& carver, int64_t columns) {
     const size_t c = static_cast<size_t>(columns);
     VectorToken token;

@@ -9,6 +9,8 @@ namespace cotejar {
 // Null where the type has no such kernel, or where rows lie too far apart for one.
 Isa::MultiplyVector vector_kernel_of(const Isa& isa, const Weight& weight);
 
+Isa::MultiplyTile tile_kernel_of(const Isa& isa, const Weight& weight);
+
 VectorToken carve_vector(Carver& carver, int64_t columns);
 
 // Rounds `activations` as the weight's type asks.
