@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 # one id covers several, `id: words` with words that its title must have.
 CAUSES: dict[str, tuple[str, ...]] = {
     "head-transposed": ("weight-transposed",),
+    "decode-stale": ("cache-stale: own keys and values are not written",),
+    "decode-prompt-lost": ("cache-rows-lost: own keys and values alone",),
+    "decode-written-early": ("cache-rows-lost: of token",),
+    "decode-slot-empty": ("cache-slots-unwritten",),
+    "decode-ring": ("cache-ring-off-by-one",),
+    "decode-kv-f16": ("cache-rounded: to f16",),
+    "decode-bias-missing": ("bias-missing: fed one at a time",),
     "head-row-shift": ("rows-shifted",),
     "logit-softcap": ("softcap",),
     "logit-scale": ("rows-scaled", "output-scaled"),

@@ -7,7 +7,8 @@ Each fault is put into one side of a pair, in `native+f32` against the oracle an
 `native+q8` against `native+f32`: a code fault in every layer and in the middle one, a fault
 of one layer in the middle one; what is in the middle layer, into either side in turn.
 `--places one` leaves one pair a fault and numerics: the candidate's middle layer, or, of what
-lies outside the layers, everywhere. `apr parity` judges the pair by its default gates, `apr
+lies outside the layers, everywhere. What only decoding shows is given tokens one at a time,
+over the KV cache; all else one pass. `apr parity` judges the pair by its default gates, `apr
 diagnose` says site, side and cause, and the published gates of others say what they would
 have said. Healthy pairs of all engines are the control: whoever sees a fault there is wrong.
 
@@ -29,7 +30,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from fault_models import OTHER_PROMPTS, PROMPT, BenchModel, find_models
@@ -38,6 +39,7 @@ from fault_table import write_table
 import cotejar
 from cotejar.diagnosis.diagnose import diagnose_traces, replay_trace
 from cotejar.engines.registry import create_engine, parse_engine_name
+from cotejar.engines.steps import MOST, choose_steps
 from cotejar.errors import CotejarError, UsageError
 from cotejar.faults.catalogue import FAULTS, find_place, parse_fault
 from cotejar.faults.engine import faulty_engine
@@ -51,6 +53,7 @@ from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, ForwardTrace
 
 if TYPE_CHECKING:
     from cotejar.diagnosis.replay import Replayed
+    from cotejar.engines.protocol import SteppingEngine
 
 LINES = Path("build/bench-faults.jsonl")
 TABLE = Path("benchmarks/results/faults.md")
@@ -84,6 +87,11 @@ class Case:
     prompt: str | None = None
     places: str = "all"
     """Of `PLACES`: what the pair is part of."""
+
+    @property
+    def in_steps(self) -> bool:
+        """Are tokens fed one at a time, since one pass over all cannot show the fault?"""
+        return self.fault is not None and parse_fault(self.fault).fault.only_decoding
 
     @property
     def key(self) -> str:
@@ -158,8 +166,6 @@ def _cases(model: BenchModel, options: argparse.Namespace) -> list[Case]:
     prompt = None if model.token_ids else PROMPT
     for numerics in options.numerics or REFERENCES:
         for name in options.fault or [*FAULTS]:
-            if FAULTS[name].only_decoding:
-                continue  # one pass over a prompt is all that a pair is here
             for fault in _doses(name, model.num_layers // 2, options.places):
                 pair = Case(
                     model=model,
@@ -239,33 +245,54 @@ def _judge(case: Case) -> dict:
     return found | {"diagnosis": _diagnose(case, traces)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a run without a fault is found by."""
+
+    engine: str
+    path: str
+    prompt: str | None
+    token_ids: tuple[int, ...]
+    in_steps: bool
+
+    def trace(self, fault: str | None = None) -> ForwardTrace:
+        name, model = parse_engine_name(f"{self.engine}:{self.path}"), _model(self.path)
+        engine = faulty_engine(name, model, fault) if fault else create_engine(name, model)
+        ids = self.token_ids or model.tokenizer.encode(self.prompt or "")
+        if not self.in_steps:
+            return engine.trace(ids, capture=CAPTURE, prompt=self.prompt)
+        return cast("SteppingEngine", engine).trace_steps(
+            ids, num_steps=choose_steps(MOST, len(ids)), capture=CAPTURE, prompt=self.prompt
+        )
+
+
 def _trace(case: Case, engine: str, fault: str | None) -> ForwardTrace:
+    run = _run_of(case, engine)
+    return run.trace(fault) if fault else _sound_trace(run)
+
+
+def _run_of(case: Case, engine: str) -> _Run:
     path = case.model.path
     if engine.startswith("transformers"):
         path = case.model.hugging_face or path
-    if fault is None:
-        return _sound_trace(engine, path, case.prompt, case.model.token_ids)
-    name, model = parse_engine_name(f"{engine}:{path}"), _model(path)
-    ids = case.model.token_ids or model.tokenizer.encode(case.prompt or "")
-    faulty = faulty_engine(name, model, fault)
-    return faulty.trace(ids, capture=CAPTURE, prompt=case.prompt)
+    return _Run(
+        engine=engine,
+        path=path,
+        prompt=case.prompt,
+        token_ids=case.model.token_ids,
+        in_steps=case.in_steps and engine != "oracle",
+    )
 
 
-@lru_cache(maxsize=3)
-def _sound_trace(
-    engine: str, path: str, prompt: str | None, token_ids: tuple[int, ...]
-) -> ForwardTrace:
+@lru_cache(maxsize=4)
+def _sound_trace(run: _Run) -> ForwardTrace:
     """Cases come model by model and numerics by numerics: few are ever needed at once."""
-    name, model = parse_engine_name(f"{engine}:{path}"), _model(path)
-    ids = token_ids or model.tokenizer.encode(prompt or "")
-    return create_engine(name, model).trace(ids, capture=CAPTURE, prompt=prompt)
+    return run.trace()
 
 
-@lru_cache(maxsize=3)
-def _sound_replay(
-    engine: str, path: str, prompt: str | None, token_ids: tuple[int, ...]
-) -> Replayed:
-    return replay_trace(_sound_trace(engine, path, prompt, token_ids), _model(path))
+@lru_cache(maxsize=4)
+def _sound_replay(run: _Run) -> Replayed:
+    return replay_trace(_sound_trace(run), _model(run.path))
 
 
 @lru_cache(maxsize=2)
@@ -301,8 +328,8 @@ def _diagnose(case: Case, traces: dict[str, ForwardTrace]) -> dict:
     """
     known: list[Replayed] = []
     if case.fault is not None:
-        path, prompt, ids = case.model.path, case.prompt, case.model.token_ids
-        known = [_sound_replay(e, path, prompt, ids) for e in (case.reference, case.candidate)]
+        pair = (case.reference, case.candidate)
+        known = [_sound_replay(_run_of(case, engine)) for engine in pair]
     begun = time.perf_counter()
     found = diagnose_traces(
         traces["reference"], traces["candidate"], _model(case.model.path), known=known
