@@ -65,6 +65,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "src/package").mkdir(parents=True)
     (tmp_path / "src/package/example.py").write_text(
         "def identity(x): return x\nclass Codec:\n    def decode(self): return 1\n"
+        "class Short(Codec): pass\nclass Other: pass\n"
     )
     (tmp_path / "contracts").mkdir()
     return tmp_path
@@ -98,6 +99,13 @@ def test_a_rule_fires_on_its_bad_example_and_not_on_its_good_one(rule, project: 
     ("module", "function", "status", "message"),
     [
         ("package.example", "Codec.decode", "implemented", None),
+        ("package.example", "Short.decode", "implemented", None),
+        (
+            "package.example",
+            "Other.decode",
+            "partial",
+            "Other.decode, which package.example lacks",
+        ),
         ("package.example", "decode", "implemented", "decode, which package.example lacks"),
         ("package.example", "Codec", "partial", "Codec, which package.example lacks"),
         ("package.gone", "f", "implemented", "package.gone, and there is no such module"),

@@ -30,6 +30,20 @@ def test_rows_are_those_of_the_tensor(block_type: BlockType) -> None:
     np.testing.assert_array_equal(matrix.decode_rows(1, 3), whole[1:3])
 
 
+@pytest.mark.parametrize("block_type", list(BlockType), ids=lambda one: one.label)
+def test_picked_rows_come_in_their_order(block_type: BlockType) -> None:
+    matrix = random_matrix(block_type, 4, 256)
+
+    rows = [matrix.decode_rows(row, row + 1) for row in (3, 0, 3)]
+    np.testing.assert_array_equal(matrix.decode_picked([3, 0, 3]), np.concatenate(rows))
+
+
+@pytest.mark.parametrize("rows", [[0, 4], [-1, 2], []])
+def test_rows_that_are_not_there_are_not_picked(rows: list[int]) -> None:
+    with pytest.raises(TensorShapeError, match="there are no such rows"):
+        random_matrix(BlockType.Q8_0, 4, 256).decode_picked(rows)
+
+
 @pytest.mark.parametrize("block_type", WHOLE_BLOCK_TYPES, ids=lambda one: one.label)
 def test_unpacked_rows_give_the_decoded_weights(block_type: BlockType) -> None:
     matrix = random_matrix(block_type, 4, 512)

@@ -186,7 +186,10 @@ def find_module(start: Path, module: str) -> Path | None:
 
 
 def declares(file: Path, qualified: str) -> bool:
-    """Does the Python file define `function`, or `Class.method`, by that whole name?"""
+    """Does the Python file define `function`, or `Class.method`, by that whole name?
+
+    A class has the methods of those before it in the file that it is derived from.
+    """
     return qualified in _qualified_functions(*_stamp(file))
 
 
@@ -239,9 +242,13 @@ def _qualified_functions(path: str, _time: int, _size: int) -> frozenset[str]:
 
 
 def _names(body: list[ast.stmt]) -> Iterator[str]:
+    methods: dict[str, tuple[str, ...]] = {}
     for node in body:
         if isinstance(node, ast.ClassDef):
-            yield from (f"{node.name}.{name}" for name in _names(node.body))
+            bases = (base.id for base in node.bases if isinstance(base, ast.Name))
+            inherited = (name for base in bases for name in methods.get(base, ()))
+            methods[node.name] = tuple(dict.fromkeys((*_names(node.body), *inherited)))
+            yield from (f"{node.name}.{name}" for name in methods[node.name])
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node.name
 

@@ -14,9 +14,11 @@ import numpy as np
 from cotejar.quant.apr_types import split_apr_q8
 from cotejar.quant.block_parts import BlockParts
 from cotejar.quant.block_type import BlockType
-from cotejar.quant.codec import UNPACKERS, check_matrix, decode_rows
+from cotejar.quant.codec import UNPACKERS, check_matrix, check_rows, decode, decode_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float32, UInt8
 
 
@@ -47,6 +49,22 @@ class BlockMatrix:
             TensorShapeError: there are no such rows.
         """
         return decode_rows(self.block_type, self.raw, self.rows, self.columns, start, stop)
+
+    def decode_picked(self, rows: Sequence[int]) -> Float32[np.ndarray, "R C"]:
+        """The rows of these numbers, in their order, as `decode_rows` gives each.
+
+        Raises:
+            TensorShapeError: there is no such row, or none is asked for.
+        """
+        crossing = self.columns % self.block_type.elements_per_block
+        in_range = len(rows) > 0 and min(rows) >= 0 and max(rows) < self.rows
+        if not in_range or crossing or self.block_type is BlockType.APR_Q8:
+            first, last = min(rows, default=0), max(rows, default=-1)
+            check_rows(self.block_type, self.rows, first, last + 1)
+            return np.concatenate([self.decode_rows(row, row + 1) for row in rows])
+        picked = self.raw.reshape(self.rows, -1)[np.asarray(rows)].reshape(-1)
+        values = decode(self.block_type, picked, len(rows) * self.columns)
+        return values.reshape(len(rows), self.columns)
 
     def unpack_rows(self, start: int, stop: int) -> BlockParts:
         """Rows start..stop as integers and scales, blocks in row order.

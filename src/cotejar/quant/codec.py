@@ -97,14 +97,7 @@ def decode_rows(
             number of blocks (APR_Q4 and APR_Q8 have no such rule), or there are no such rows.
     """
     check_matrix(block_type, raw, rows, columns)
-    if not 0 <= start < stop <= rows:
-        raise TensorShapeError(
-            "there are no such rows",
-            where=f"{block_type.label} matrix",
-            expected=f"one row or more within 0..{rows}",
-            found=f"{start}..{stop}",
-            hint="this is a defect of the caller; please report it",
-        )
+    check_rows(block_type, rows, start, stop)
     first, last = start * columns, stop * columns
     if block_type is BlockType.APR_Q8:
         part = np.concatenate([raw[:4], raw[4 + first : 4 + last]])
@@ -116,6 +109,22 @@ def decode_rows(
     part = raw[first_block * num_bytes : last_block * num_bytes]
     values = decode(block_type, part, num_decoded)[skipped : skipped + last - first]
     return values.reshape(stop - start, columns)
+
+
+def check_rows(block_type: BlockType, rows: int, start: int, stop: int) -> None:
+    """Refuse rows start..stop that a matrix of `rows` has not, and no rows.
+
+    Raises:
+        TensorShapeError: there are no such rows.
+    """
+    if not 0 <= start < stop <= rows:
+        raise TensorShapeError(
+            "there are no such rows",
+            where=f"{block_type.label} matrix",
+            expected=f"one row or more within 0..{rows}",
+            found=f"{start}..{stop}",
+            hint="this is a defect of the caller; please report it",
+        )
 
 
 def encode(block_type: BlockType, values: Float32[np.ndarray, "n"]) -> UInt8[np.ndarray, "Y"]:

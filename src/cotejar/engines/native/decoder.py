@@ -67,7 +67,7 @@ class Decoder:
     def step(self, parts: Sequence[tuple[KVCache, int]]) -> Float32[np.ndarray, "N V"]:
         """Extend every context by one token; the logits after it, a row each."""
         embedding = self._model.weights[EMBEDDING]
-        hidden_ND = np.concatenate([embedding.decode_rows(i, i + 1) for _, i in parts])
+        hidden_ND = embedding.decode_picked([token for _, token in parts])
         angles = [self._angles(cache.num_tokens) for cache, _ in parts]
         cos_NP, sin_NP = (np.stack(table) for table in zip(*angles, strict=True))
         rows, caches = zip(*(cache.row_for_next() for cache, _ in parts), strict=True)

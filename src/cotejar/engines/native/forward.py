@@ -189,7 +189,7 @@ class Pass:
     def embed(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "T D"]:
         """One row of the embedding table a token, times the model's scale."""
         table, scale = self.model.weights[EMBEDDING], self.model.config.embedding_scale
-        rows_TD = np.concatenate([table.decode_rows(i, i + 1) for i in token_ids])
+        rows_TD = table.decode_picked(token_ids)
         return rows_TD if scale == 1 else rows_TD * np.float32(scale)
 
     def norm(
