@@ -19,6 +19,7 @@ from cotejar.engines.native.forward import Pass
 from cotejar.engines.registry import parse_engine_name
 from cotejar.errors import OutputExistsError, UsageError
 from cotejar.faults.engine import faulty_engine
+from cotejar.report.diagnosis import diagnosis_lines
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, Scope
 from cotejar.trace.stats import measure_stats
 from cotejar.trace.trace_file import write_trace
@@ -153,6 +154,28 @@ def test_both_sides_can_be_wrong(models: Models, tmp_path: Path) -> None:
 
     assert (result.verdict, result.wrong_side) == (Verdict.FAIL, "both")
     assert result.site == "layer.1.k_rope"
+    assert result.summary.startswith("both sides are wrong at layer.1.k_rope: ")
+
+
+def test_each_side_can_be_wrong_in_a_way_of_its_own(models: Models, tmp_path: Path) -> None:
+    faults = ((NoRope, "reference"), (HeadTransposed, "candidate"))
+    sides = [
+        saved(tmp_path / f"{name}.trace", run(models("llama"), "f32", fault))
+        for fault, name in faults
+    ]
+
+    result = judge(*sides, model=models.path("llama"))
+
+    assert result.wrong_side == "both"
+    assert result.summary == (
+        "the reference is wrong at layer.1.k_rope: RoPE is left out; and the candidate is "
+        "wrong at logits: lm_head.weight is read transposed"
+    )
+    assert [(o.side, o.site, o.causes[0].id) for o in result.others] == [
+        ("candidate", "logits", "weight-transposed")
+    ]
+    text = " ".join(" ".join(diagnosis_lines(result)).split())
+    assert "the candidate is wrong at logits; weight-transposed: lm_head.weight is read" in text
 
 
 @pytest.mark.parametrize("numerics", ["f32", "q8"])

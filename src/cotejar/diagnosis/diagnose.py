@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cotejar.diagnosis.arithmetic import F32, declared_arithmetic
-from cotejar.diagnosis.case import Case
 from cotejar.diagnosis.coverage import find_unseen
 from cotejar.diagnosis.fairness import (
     arrays_hint,
@@ -20,6 +19,7 @@ from cotejar.diagnosis.fairness import (
     wrong_shape,
 )
 from cotejar.diagnosis.file_difference import as_reference, compare_files
+from cotejar.diagnosis.finding import advise, look_into, make_case, summarize
 from cotejar.diagnosis.hypotheses.tokens import explain_tokens
 from cotejar.diagnosis.ladder import climb
 from cotejar.diagnosis.observed import Observed, Truth, declared_truth
@@ -30,7 +30,7 @@ from cotejar.diagnosis.reproduction import (
     write_reproduction,
 )
 from cotejar.diagnosis.request import Request, Traced, trace_sides
-from cotejar.diagnosis.result import Diagnosis, Reproduction
+from cotejar.diagnosis.result import Diagnosis, OtherFinding, Reproduction
 from cotejar.diagnosis.search import Cause, Found, find_causes
 from cotejar.errors import UsageError
 from cotejar.parity.compare import Plan, compare_traces
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from cotejar.diagnosis.case import Case
     from cotejar.diagnosis.coverage import Unseen
     from cotejar.diagnosis.ladder import Ladder
     from cotejar.diagnosis.observed import SideName
@@ -192,7 +193,7 @@ def _not_finite(
     error = next((e for e in result.errors if e.site == site and not e.explained), None)
     reproduction = None
     if error is not None:
-        case = _case(error, observed)
+        case = make_case(error, observed)
         reproduction = _reproduction(case, output)
         if output is not None:
             write_reproduction(output, case, Found(causes=(), nearest=None, num_tried=0))
@@ -319,13 +320,13 @@ def _judge(
 ) -> Diagnosis:
     """From local errors, one of them unexplained, to a finding."""
     wrong = [error for error in result.errors if not error.explained]
-    sides = {error.side for error in wrong}
     first = wrong[0]
-    ladder = _ladders(result.errors, observed, first)
-    side: WrongSide = "both" if len(sides) > 1 else first.side
     on_progress(f"looking for the cause at {first.site}")
-    case = _case(first, observed)
-    found = find_causes(case)
+    # The first operation of each side that is wrong.
+    by_side = {error.side: error for error in reversed(wrong)}
+    findings = [look_into(first, observed)]
+    findings += [look_into(e, observed) for side, e in by_side.items() if side != first.side]
+    case, found = findings[0].case, findings[0].found
     shown = case
     if output is not None:
         on_progress("writing the smallest reproduction")
@@ -335,13 +336,17 @@ def _judge(
         result,
         verdict=Verdict.FAIL,
         site=first.site,
-        wrong_side=side,
-        summary=_summary(first, side, found),
-        next_step=_next_step(first, found, output),
+        wrong_side="both" if len(findings) > 1 else first.side,
+        summary=summarize(findings),
+        next_step=advise(findings[0], output),
         causes=found.causes,
         nearest=found.nearest,
         num_tried=found.num_tried,
-        ladder=ladder,
+        others=tuple(
+            OtherFinding(site=one.error.site, side=one.error.side, causes=one.found.causes)
+            for one in findings[1:]
+        ),
+        ladder=_ladders(result.errors, observed, first),
         reproduction=_reproduction(shown, output),
     )
 
@@ -380,8 +385,7 @@ def _judge_files(
             summary=f"{what}; with these tokens no operation shows it",
             next_step="try a longer prompt; `apr diff` shows what the files hold",
         )
-    case = _case(wrong[0], [held])
-    found = find_causes(case)
+    found = look_into(wrong[0], [held]).found
     cause = found.causes[0].title if found.causes else "no known way to be wrong explains it"
     return replace(
         result,
@@ -396,15 +400,6 @@ def _judge_files(
         nearest=found.nearest,
         num_tried=found.num_tried,
     )
-
-
-def _case(error: LocalError, observed: Sequence[Observed]) -> Case:
-    side = next(one for one in observed if one.side == error.side)
-    operation = side.truth.operations[error.site]
-    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
-    if inputs is None or recorded is None:  # they were there when it was replayed
-        raise RuntimeError(error.site)
-    return Case(operation, side, inputs.arrays, recorded, error)
 
 
 def _nothing_wrong(
@@ -460,7 +455,7 @@ def _shrink(case: Case, found: Found, traced: Sequence[Traced]) -> tuple[Case, F
         wrong = [e for e in replay_sides([observed], layers=layers) if not e.explained]
         at_site = [e for e in wrong if e.site == case.operation.name]
         if at_site:
-            shorter = _case(at_site[0], [observed])
+            shorter = make_case(at_site[0], [observed])
             again = find_causes(shorter)
             # From too few tokens other causes may look the same.
             if [c.id for c in again.causes[:1]] == [c.id for c in found.causes[:1]]:
@@ -479,21 +474,3 @@ def _ladders(
         if finding is not None and finding.side == side.side:
             ladders.append(climb([finding], side.arithmetic, finding.site))
     return tuple(ladders)
-
-
-def _summary(error: LocalError, side: WrongSide, found: Found) -> str:
-    who = "both sides are" if side == "both" else f"the {side} is"
-    where = f"{who} wrong at {error.site}"
-    if found.causes:
-        return f"{where}: {found.causes[0].title}"
-    return f"{where}; none of {found.num_tried} known ways to be wrong explains it"
-
-
-def _next_step(error: LocalError, found: Found, output: Path | None) -> str:
-    site = parse_site(error.site)
-    layer = "" if site.layer is None else f" of layer {site.layer}"
-    if found.causes:
-        return f"mend {site.slot}{layer} in the {error.side}, then diagnose again"
-    if output is not None:
-        return f"read {output}/show.py beside the code of {site.slot}{layer}"
-    return "write the smallest reproduction with -o FOLDER and read it beside the code"

@@ -32,6 +32,16 @@ class Reproduction:
     """Where it was written; None where nobody asked."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OtherFinding:
+    """What is wrong first on the other side, where both are wrong."""
+
+    site: str
+    side: str
+    causes: tuple[Cause, ...]
+    """Best first."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Diagnosis:
     """Verdict, site, wrong side, cause, and what they rest on."""
@@ -58,6 +68,8 @@ class Diagnosis:
     """Where none explains it: what comes nearest."""
     num_tried: int = 0
     """Alternatives that were tried."""
+    others: tuple[OtherFinding, ...] = ()
+    """Where `wrong_side` is `both`: the side that `site` and `causes` are not of."""
     ladder: tuple[Ladder, ...] = ()
     reproduction: Reproduction | None = None
     naive_ratio: str | None = None
@@ -81,6 +93,14 @@ class Diagnosis:
             "causes": [_cause_json(cause) for cause in self.causes],
             "nearest": None if self.nearest is None else _cause_json(self.nearest),
             "num_tried": self.num_tried,
+            "others": [
+                {
+                    "site": other.site,
+                    "side": other.side,
+                    "causes": [_cause_json(cause) for cause in other.causes],
+                }
+                for other in self.others
+            ],
             "local_errors": [_error_json(error) for error in self.errors],
             "ladder": [ladder.as_json() for ladder in self.ladder],
             "reproduction": None

@@ -66,6 +66,9 @@ def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
             f"none of {diagnosis.num_tried} tried; nearest is {nearest.id}, which leaves "
             f"{nearest.residual_after:.2e} (limit {nearest.limit:.2e})",
         )
+    for other in diagnosis.others:
+        titles = [f"{cause.id}: {visible(cause.title)}" for cause in other.causes[:1]]
+        yield f"the {other.side}", f"is wrong at {other.site}; {(*titles, 'no cause')[0]}"
     yield from _evidence(diagnosis)
     for ladder in diagnosis.ladder:
         yield f"ladder {ladder.side}", _ladder_text(ladder)
@@ -104,6 +107,8 @@ def _other_side(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     finding = diagnosis.finding
     for error in diagnosis.errors:
         if finding and error.site == finding.site and error.side != finding.side:
+            if any(other.site == error.site for other in diagnosis.others):
+                continue  # said already
             word = "right" if error.explained else "off as well"
             yield (
                 f"the {error.side}",
