@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # one id covers several, `id: words` with words that its title must have.
 CAUSES: dict[str, tuple[str, ...]] = {
     "head-transposed": ("weight-transposed",),
+    "decode-position-restart": ("decode-position: begins again",),
     "decode-stale": ("cache-stale: own keys and values are not written",),
     "decode-prompt-lost": ("cache-rows-lost: own keys and values alone",),
     "decode-written-early": ("cache-rows-lost: of token",),
@@ -99,7 +100,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "weight-int4": ("weights-rounded",),
     "nibble-sign": ("code-offset", "code-sign"),
     "block-minimum-missing": ("block-offset",),
-    "sub-scale-bits": ("block-scale", "high-bits"),
+    "sub-scale-bits": ("block-scale", "high-bits", "sub-scales"),
     "token-embedded-wrong": ("tokens: 1 of",),
     **{
         f"activations-{how}": ("input-rounded: " + word, "activations-rounded: " + word)

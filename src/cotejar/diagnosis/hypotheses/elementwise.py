@@ -18,6 +18,7 @@ import numpy as np
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses import activation
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
+from cotejar.diagnosis.hypotheses.projection import fits_bias
 from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.observed import cap, replay
 from cotejar.diagnosis.operations import Activate, Add, Embed, Multiply, Norm, Project
@@ -88,6 +89,7 @@ _OF_WHOLE_ROWS = frozenset(
     FUNCTIONS[name][0]
     for name in ("centred", "less_greatest", "log_softmax", "softmax", "unit_length")
 )
+_ADDED = " is added"
 _SOME_OUTPUTS = 2048
 """Of a wider output, so many tell whether a function is worth all of them."""
 
@@ -115,7 +117,11 @@ def _on_output(case: Case) -> Iterator[Alternative]:
         )
     some = slice(None, None, max(1, right.shape[1] // _SOME_OUTPUTS))
     before_T = np.linalg.norm((case.recorded - right)[:, some], axis=1)
+    # What is added to every output of a product is a bias, and `projection` says so.
+    is_bias = isinstance(step, Project) and fits_bias(case)
     for title, function, numbers in _applied(right, case.recorded):
+        if is_bias and title.endswith(_ADDED):
+            continue
         if some.step > 1 and title not in _OF_WHOLE_ROWS:
             left_T = np.linalg.norm(case.recorded[:, some] - function(right[:, some]), axis=1)
             if not (2 * left_T <= before_T).all():
@@ -174,7 +180,7 @@ def _applied(
             yield f"{value:.4g} tanh(x / {value:.4g})", partial(cap, softcap=value), 1
     added = float(np.median(recorded - right))
     for value in dict.fromkeys((nice(added, 3), added)):
-        yield f"{value:.4g} is added", partial(np.add, value), 1
+        yield f"{value:.4g}{_ADDED}", partial(np.add, value), 1
 
 
 def _softcap(
@@ -209,6 +215,8 @@ def _before_bias(case: Case) -> Iterator[Alternative]:
     for product_TR in case.products:
         without = case.recorded_rows - bias_R
         for title, function, numbers in _applied(product_TR, without):
+            if title.endswith(_ADDED):
+                continue  # as above
             yield Alternative(
                 id="product-function",
                 title=f"the product comes through a function before the bias: {title}",

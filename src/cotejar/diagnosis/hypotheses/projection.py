@@ -115,21 +115,32 @@ def _bias(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Altern
                 title=f"{name} is added as a bias, and the bias {other}",
                 output=_capped(case, product_TR + vector(weights, name)),
             )
-    if len(product_TR) < _FEWEST_TOKENS or case.project.softcap is not None:
+    if not fits_bias(case):
         return
     added_R = (case.recorded_rows - product_TR).mean(axis=0)
     changed = added_R if bias_R is None else added_R - bias_R
     wrong = int((np.abs(changed) > 1e-3 * np.abs(added_R).max()).sum())
-    same = np.allclose(added_R, added_R[0], rtol=1e-3)
-    what = f"{added_R[0]:.4g} everywhere" if same else f"another in {wrong} of {len(added_R)}"
+    same = bool(np.allclose(changed, changed[0], rtol=1e-3))
+    if bias_R is None:
+        what = (
+            f"{changed[0]:.4g} everywhere" if same else f"another in {wrong} of {len(changed)}"
+        )
+        title = f"there is a bias and ought to be none: {what}"
+    elif same:
+        title = f"the bias is {changed[0]:.4g} more everywhere"
+    else:
+        title = f"the bias is another in {wrong} of {len(changed)} outputs"
     yield Alternative(
         id="bias-extra" if bias_R is None else "bias-wrong",
-        title="there is a bias and ought to be none: " + what
-        if bias_R is None
-        else f"the bias is {what} outputs",
+        title=title,
         output=case.in_order(product_TR + added_R),
-        parameters=len(added_R),
+        parameters=1 if same else len(added_R),
     )
+
+
+def fits_bias(case: Case) -> bool:
+    """Are there tokens enough to fit a bias to, and nothing behind it?"""
+    return len(case.recorded) >= _FEWEST_TOKENS and case.project.softcap is None
 
 
 def _bias_of_other_pairing(
