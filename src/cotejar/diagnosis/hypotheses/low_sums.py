@@ -100,7 +100,7 @@ def _in_lanes(lanes: int, *, in_low: bool) -> _Order:
         x_TC: np.ndarray,
         w_RC: np.ndarray,
         rounded: Rounding,
-        products: bool,  # noqa: FBT001
+        products: bool,  # noqa: FBT001 - as `_Order` has it
     ) -> Float64[np.ndarray, "T R"]:
         sums_TRL = np.zeros((len(x_TC), len(w_RC), lanes))
         for start in range(0, x_TC.shape[1], lanes):
@@ -121,7 +121,7 @@ def _in_chunks(width: int) -> _Order:
         x_TC: np.ndarray,
         w_RC: np.ndarray,
         rounded: Rounding,
-        products: bool,  # noqa: FBT001
+        products: bool,  # noqa: FBT001 - as `_Order` has it
     ) -> Float64[np.ndarray, "T R"]:
         sums_TR = np.zeros((len(x_TC), len(w_RC)))
         for start in range(0, x_TC.shape[1], width):
