@@ -24,11 +24,36 @@ void round_chunks(const float* activations, int num_tokens, int64_t columns, int
         }
 }
 
+// Tiles of sums, where they go: 16 whole rows of 16 tokens straight into the product, others by
+// way of `totals`.
+struct TileTarget {
+    const Bf16Strips& strips;
+    int64_t num_tokens, first_token;
+    int first_strip;
+    float* product;
+    int64_t row_stride;
+
+    template <class Tiles, int TILE>
+    void store(Tiles& tiles, int tile_of_tokens, int index) const {
+        const int64_t token = first_token + tile_of_tokens * TILE_ROWS;
+        const int64_t row = static_cast<int64_t>(first_strip + index) * ROWS;
+        const int tokens = smaller(num_tokens - token, TILE_ROWS);
+        if (tokens == TILE_ROWS && strips.num_rows - row >= ROWS) {
+            tiles.template store<TILE>(product + token * row_stride + strips.first_row + row,
+                                       row_stride * static_cast<int64_t>(sizeof(float)));
+            return;
+        }
+        alignas(64) float totals[TILE_ROWS * ROWS];
+        tiles.template store<TILE>(totals, TILE_ROW_BYTES);
+        store_totals(totals, tokens, token, strips, first_strip + index, product, row_stride);
+    }
+};
+
 // T tiles of tokens (1 or 2) times S strips (1 or 2): tiles 0 to 3 hold sums, 4 and 5 tokens,
 // 6 and 7 weights.
 template <class Tiles, int T, int S>
 void multiply_tiles(Tiles& tiles, const uint16_t* tokens, const uint16_t* pairs, int64_t k,
-                    float* totals) {
+                    const TileTarget& target) {
     const int64_t tile_size = TILE_ROWS * k, strip_size = ROWS * k;
     tiles.template zero<0>();
     if (S > 1) tiles.template zero<1>();
@@ -48,18 +73,16 @@ void multiply_tiles(Tiles& tiles, const uint16_t* tokens, const uint16_t* pairs,
         }
         if (T > 1 && S > 1) tiles.template dot<3, 5, 7>();
     }
-    constexpr int SIZE = TILE_ROWS * ROWS;
-    tiles.template store<0>(totals, TILE_ROW_BYTES);
-    if (S > 1) tiles.template store<1>(totals + SIZE, TILE_ROW_BYTES);
-    if (T > 1) tiles.template store<2>(totals + 2 * SIZE, TILE_ROW_BYTES);
-    if (T > 1 && S > 1) tiles.template store<3>(totals + 3 * SIZE, TILE_ROW_BYTES);
+    target.store<Tiles, 0>(tiles, 0, 0);
+    if (S > 1) target.store<Tiles, 1>(tiles, 0, 1);
+    if (T > 1) target.store<Tiles, 2>(tiles, 1, 0);
+    if (T > 1 && S > 1) target.store<Tiles, 3>(tiles, 1, 1);
 }
 
 template <class Tiles>
 void multiply_by_tiles(const Bf16Strips& strips, const Bf16Tokens& tokens, float* product,
                        int64_t row_stride) {
     Tiles tiles;
-    alignas(64) float totals[4 * TILE_ROWS * ROWS];
     const uint16_t* all = static_cast<const uint16_t*>(tokens.tiles);
     for (int64_t first = 0; first < tokens.num_tokens; first += 2 * TILE_ROWS) {
         const bool two_tiles = tokens.num_tokens - first > TILE_ROWS;
@@ -70,14 +93,8 @@ void multiply_by_tiles(const Bf16Strips& strips, const Bf16Tokens& tokens, float
                     ? (two_strips ? multiply_tiles<Tiles, 2, 2> : multiply_tiles<Tiles, 2, 1>)
                     : (two_strips ? multiply_tiles<Tiles, 1, 2> : multiply_tiles<Tiles, 1, 1>);
             multiply(tiles, all + first * strips.k, strips.pairs + index * strips.k * ROWS,
-                     strips.k, totals);
-            for (int t = 0; t <= two_tiles; t++)
-                for (int s = 0; s <= two_strips; s++) {
-                    const int64_t from = first + t * TILE_ROWS;
-                    store_totals(totals + (2 * t + s) * TILE_ROWS * ROWS,
-                                 smaller(tokens.num_tokens - from, TILE_ROWS), from, strips,
-                                 index + s, product, row_stride);
-                }
+                     strips.k,
+                     {strips, tokens.num_tokens, first, index, product, row_stride});
         }
     }
 }

@@ -172,6 +172,11 @@ inline void store_totals(const float* totals, int tokens, int64_t first_token,
     const int64_t first_row = static_cast<int64_t>(index) * ROWS;
     const int rows = smaller(ROWS, strips.num_rows - first_row);
     float* at = product + first_token * row_stride + strips.first_row + first_row;
+    if (rows == ROWS) {  // of a size that is known, and no call
+        for (int t = 0; t < tokens; t++)
+            __builtin_memcpy(at + t * row_stride, totals + t * ROWS, ROWS * sizeof(float));
+        return;
+    }
     for (int t = 0; t < tokens; t++)
         __builtin_memcpy(at + t * row_stride, totals + t * ROWS,
                          static_cast<size_t>(rows) * sizeof(float));

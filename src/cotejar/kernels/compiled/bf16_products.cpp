@@ -15,7 +15,8 @@ thread_local Scratch token_scratch;  // of the calling thread: the rounded activ
 thread_local Scratch strip_scratch;  // of every thread: the strips that it multiplies
 
 // Strips that are unpacked together and multiplied with all tokens: each token is then read
-// from afar once for all of them, and they still fit a core's own cache.
+// from afar once for all of them, and they still fit a core's own cache. An even number, since
+// tiles take two at a time.
 constexpr int64_t GROUP_BYTES = 512 << 10;
 constexpr int64_t MOST_STRIPS = 16;
 
@@ -27,7 +28,7 @@ struct Group {
 
     void carve(Carver& carver, const Weight& weight, int64_t k) {
         const size_t size = static_cast<size_t>(ROWS * k);
-        most = std::clamp<int64_t>(GROUP_BYTES / (ROWS * k * 2), 1, MOST_STRIPS);
+        most = std::clamp<int64_t>(GROUP_BYTES / (ROWS * k * 2), 2, MOST_STRIPS) / 2 * 2;
         pairs = carver.take<uint16_t>(size * static_cast<size_t>(most));
         if (weight.type->rounding == Rounding::FLOAT)
             rows = carver.take<float>(size);
