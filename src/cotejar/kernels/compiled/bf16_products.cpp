@@ -85,15 +85,17 @@ void multiply_bf16(const Isa& isa, const Weight& weight, const float* activation
         }
     };
     parallel(num_tiles, round);
+    const int64_t num_strips = strips_of(weight), num_pairs = (num_strips + 1) / 2;
     Failure failure;
     auto multiply = [&](int part, int parts) {
-        const Range mine = range_of_part(strips_of(weight), part, parts);
+        const Range pairs = range_of_part(num_pairs, part, parts);
+        const Range mine = {2 * pairs.begin, std::min(2 * pairs.end, num_strips)};
         failure.guard([&] {
             if (mine.begin < mine.end)
                 multiply_range(isa, weight, mine, k, {tiles, num_tokens}, product);
         });
     };
-    parallel(strips_of(weight), multiply);
+    parallel(num_pairs, multiply);
     failure.rethrow();
 }
 
