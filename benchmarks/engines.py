@@ -30,7 +30,8 @@ from cotejar.model.language_model import open_language_model
 from cotejar.parity.noise_measure import CAPTURE
 from cotejar.parity.noise_prompts import token_lists
 from cotejar.parity.noise_tally import NoiseTally
-from cotejar.trace.forward_trace import Scope, describe_host
+from cotejar.trace.forward_trace import Scope
+from cotejar.trace.host import describe_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cotejar.faults.catalogue import FAULTS
 from cotejar.faults.published_gates import PUBLISHED_GATES
 from cotejar.formats.atomic import atomic_write_text
-from cotejar.trace.forward_trace import describe_host
+from cotejar.trace.host import describe_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +28,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "decode-slot-empty": ("cache-slots-unwritten",),
     "decode-ring": ("cache-ring-off-by-one",),
     "decode-kv-f16": ("cache-rounded: to f16",),
+    "decode-attention-scale": ("attention-scale: fed one at a time",),
+    "attention-dropout": ("dropout: weights of attention",),
     "decode-bias-missing": ("bias-missing: fed one at a time",),
     "head-row-shift": ("rows-shifted",),
     "logit-softcap": ("softcap",),
@@ -96,6 +98,9 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "output-transposed": ("weight-transposed",),
     "down-transposed": ("weight-transposed",),
     "tiles-swapped": ("mis-tiled",),
+    "tiles-as-rows": ("mis-tiled",),
+    "weight-cut": ("rows-zero", "weight-cut"),
+    "codes-wrap": ("code-offset: wrap",),
     "row-shift": ("rows-shifted",),
     "weight-int4": ("weights-rounded",),
     "nibble-sign": ("code-offset", "code-sign"),

@@ -24,7 +24,8 @@ from cotejar.formats.gguf.writer import GgufTensor, write_gguf
 from cotejar.parity.noise_measure import NoiseRequest, measure_noise
 from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import encode
-from cotejar.trace.forward_trace import Scope, describe_host
+from cotejar.trace.forward_trace import Scope
+from cotejar.trace.host import describe_host
 
 if TYPE_CHECKING:
     from cotejar.formats.model_file import TensorEntry

@@ -3,10 +3,10 @@
     python benchmarks/gate_noise.py MODEL [MODEL ...] [--section NAME ...]
 
 For every model and prompt the same bytes are run by the float64 oracle, by `native` in f32, in
-q8 and in bf16, by `llamacpp` in each of its numerics, by `transformers` in float32. Per slot
-the worst value over all layers, prompts and models is printed: of the relative L2 of a site's
-worst token, and of its median token. The gates in `cotejar.parity.gates` are these figures
-times the factors given there.
+q8 (also with its cache in float16) and in bf16, by `llamacpp` in each of its numerics, by
+`transformers` in float32. Per slot the worst value over all layers, prompts and models is
+printed: of the relative L2 of a site's worst token, and of its median token. The gates in
+`cotejar.parity` are these figures times the factors given there.
 
 `results/gate-noise.md` has a section for each of `SECTIONS`; the ones that are measured are
 written anew, and every other stays as it is.
@@ -30,7 +30,8 @@ from cotejar.parity.metrics import measure_logits
 from cotejar.parity.noise_measure import CAPTURE
 from cotejar.parity.noise_prompts import PROMPTS, token_lists
 from cotejar.parity.noise_tally import NoiseTally
-from cotejar.trace.forward_trace import Scope, describe_host
+from cotejar.trace.forward_trace import Scope
+from cotejar.trace.host import describe_host
 from cotejar.trace.site import CAPTURE_POINTS
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ ENGINES = {
     "oracle": "oracle",
     "f32": "native+f32",
     "q8": "native+q8",
+    "q8-kvf16": "native+q8-kvf16",
     "bf16": "native+bf16",
     "llamacpp q8": "llamacpp+q8",
     "llamacpp q8-kvf16": "llamacpp+q8-kvf16",
@@ -65,6 +67,10 @@ SECTIONS: dict[str, tuple[Pair, ...]] = {
         ("q8", "llamacpp q8-kvf16"),
     ),
     "bf16": (("oracle", "bf16"),),
+    "q8 with keys and values in float16": (
+        ("oracle", "q8-kvf16"),
+        ("q8-kvf16", "llamacpp q8-kvf16"),
+    ),
     "transformers in float32": (("oracle", "transformers f32"),),
 }
 

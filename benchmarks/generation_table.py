@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cotejar.formats.atomic import atomic_write_text
-from cotejar.trace.forward_trace import describe_host
+from cotejar.trace.host import describe_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

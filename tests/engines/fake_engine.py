@@ -80,7 +80,9 @@ class FakeEngine:
                 recorder = TraceRecorder(Capture(array_slots=EVERY_ARRAY))
                 recorder.record("logits", logits_TV, None)
                 sites = dict(trace.sites) | recorder.sites
-                trace = replace(trace, sites=sites, arrays=dict(trace.arrays) | recorder.arrays)
+                trace = replace(
+                    trace, sites=sites, arrays=dict(trace.arrays) | dict(recorder.arrays)
+                )
             case "engine":
                 trace = replace(trace, engine=replace(self.info, build="another"))
         return trace

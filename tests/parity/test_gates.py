@@ -18,7 +18,7 @@ from cotejar.parity.gates import (
     Judged,
     default_gates,
 )
-from cotejar.trace.forward_trace import describe_host
+from cotejar.trace.host import describe_host
 
 if TYPE_CHECKING:
     from cotejar.trace.forward_trace import ForwardTrace
@@ -360,6 +360,36 @@ def test_llamacpp_against_itself_judges_what_it_observes(make_trace: TraceMaker)
 
     silent = {n for n in trace.sites if not any(g.applies_to(n) for g in gates)}
     assert silent == {"layer.0.ffn_silu_gate", "layer.1.ffn_silu_gate"}
+
+
+def test_a_cache_in_float16_has_a_noise_of_its_own(make_trace: TraceMaker) -> None:
+    """Against llama.cpp, which stores keys and values so as well, the larger of the two."""
+    gates = {(g.metric, g.sites): g for g in noise_gates(make_trace, "q8-kvf16")}
+    trace = make_trace()
+    ours, theirs = (
+        replace(trace, engine=replace(trace.engine, name=name, numerics="q8-kvf16"))
+        for name in ("native", "llamacpp")
+    )
+    exact = replace(trace, engine=replace(trace.engine, name="oracle", numerics="f64"))
+    of_llamacpp = {(g.metric, g.sites): g.limit for g in default_gates(exact, theirs)}
+
+    both = {(g.metric, g.sites): g for g in default_gates(theirs, ours)}
+
+    assert {
+        g.origin.partition(" measured")[0].rpartition(" of ")[2] for g in gates.values()
+    } == {"q8-kvf16"}
+    assert both.keys() == gates.keys()
+    for key, gate in both.items():
+        assert gate.limit == max(gates[key].limit, of_llamacpp.get(key, 0))
+    assert [n for n in trace.sites if not any(g.applies_to(n) for g in both.values())] == []
+
+
+def test_its_noise_over_floats_nobody_measured(make_trace: TraceMaker) -> None:
+    trace = over(make_trace, ("F16",))
+    exact = replace(trace, engine=replace(trace.engine, name="oracle", numerics="f64"))
+    ours = replace(trace, engine=replace(trace.engine, numerics="q8-kvf16"))
+
+    assert default_gates(exact, ours) == ()
 
 
 # --- q8 over weights in floats ---------------------------------------------------------

@@ -309,3 +309,65 @@ def test_a_row_is_measured_as_if_it_were_alone(a: np.ndarray, b: np.ndarray) -> 
         alone = measure_logits(a[row : row + 1], b[row : row + 1])
         assert alone.kl[0] == together.kl[row]
         assert alone.margin[0] == together.margin[row]
+
+
+# --- arrays that are looked at by rows ----------------------------------------------------
+
+
+def test_a_large_pair_is_measured_as_its_rows_are() -> None:
+    """Five rows of 3.2 MB: it is taken apart, and the worst part is the worst of all."""
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(5, 400_000))
+    candidate = reference + 1e-6 * rng.normal(size=reference.shape)
+    candidate[3, 7] += 0.5
+
+    whole = measure_distance(reference, candidate)
+    rows = [measure_distance(reference[i : i + 1], candidate[i : i + 1]) for i in range(5)]
+
+    assert whole.num_compared == reference.size
+    np.testing.assert_array_equal(whole.rel_l2, np.concatenate([row.rel_l2 for row in rows]))
+    assert (whole.worst_token, whole.max_abs) == (3, rows[3].max_abs)
+    assert whole.cosine_min == min(row.cosine_min for row in rows)
+    # Sums of 5 parts in float64, each at most 400,000 roundings off in its last bits.
+    expected = np.sum((candidate - reference) ** 2) / np.sum(reference**2)
+    assert whole.nmse == pytest.approx(expected, rel=1e-10)
+    assert not whole.bit_identical
+
+
+@pytest.mark.parametrize("token", [0, 4])
+def test_one_changed_bit_of_a_large_pair_is_seen(token: int) -> None:
+    reference = np.ones((5, 400_000))
+    candidate = reference.copy()
+    assert same_bits(reference, candidate)
+    assert measure_distance(reference, candidate).bit_identical
+
+    candidate[token, -1] = np.nextafter(1, 2)
+
+    assert not same_bits(reference, candidate)
+    assert not measure_distance(reference, candidate).bit_identical
+
+
+def test_a_nan_in_one_part_is_a_nan_of_the_whole() -> None:
+    reference = np.ones((5, 400_000))
+    candidate = reference.copy()
+    candidate[2, 5] = np.nan
+
+    measured = measure_distance(reference, candidate)
+
+    assert math.isnan(measured.max_abs)
+    assert math.isnan(measured.nmse)
+    assert math.isnan(measured.cosine_min)
+    assert (math.isnan(measured.rel_l2_max), measured.worst_token) == (True, 2)
+
+
+def test_logits_of_many_tokens_are_measured_as_each_token_is() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(5, 400_000))
+    candidate = reference + 0.01 * rng.normal(size=reference.shape)
+
+    whole = measure_logits(reference, candidate)
+    rows = [measure_logits(reference[i : i + 1], candidate[i : i + 1]) for i in range(5)]
+
+    for name in ("kl", "top1_equal", "top5_overlap", "margin"):
+        parts = [getattr(row, name) for row in rows]
+        np.testing.assert_array_equal(getattr(whole, name), np.concatenate(parts))

@@ -225,6 +225,7 @@ def test_the_json_of_a_pass(make_trace: TraceMaker) -> None:
             "token_ids": [10, 11, 12],
             "verdict": "PASS",
             "first_divergence": None,
+            "num_steps": 0,
         }
     ]
     assert facts["preconditions"][0] == {

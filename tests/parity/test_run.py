@@ -89,6 +89,23 @@ def test_bf16_is_judged_by_the_default_gates(tiny_gguf: Path, fault: str) -> Non
     assert report.verdict is (Verdict.FAIL if fault else Verdict.PASS)
 
 
+@pytest.mark.parametrize(
+    "fault", ["", "gate-up-swapped@3", "nibble-order@3", "rope-pairing@3", "head-row-shift"]
+)
+def test_a_cache_in_float16_is_judged_by_the_default_gates(
+    demo_model: Path, fault: str
+) -> None:
+    """Against llama.cpp, whose default it is; over blocks, for which alone it is measured."""
+    pytest.importorskip("llama_cpp")
+    report = parity(
+        f"llamacpp+q8-kvf16:{demo_model}",
+        f"native+q8-kvf16:{demo_model}",
+        fault=fault or None,
+    )
+
+    assert report.verdict is (Verdict.FAIL if fault else Verdict.PASS)
+
+
 def test_bf16_against_itself_has_the_same_bits(tiny_gguf: Path, tiny_apr: Path) -> None:
     report = parity(f"native+bf16:{tiny_gguf}", f"native+bf16:{tiny_apr}")
 

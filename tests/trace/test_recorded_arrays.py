@@ -215,23 +215,23 @@ def test_an_array_is_held_against_its_statistics_once(
 ) -> None:
     """A diagnosis reads an array several times, and its statistics cost more than it does."""
     measured = []
-    real = recorded_arrays.measure_stats
+    real = recorded_arrays.measure_rows
 
-    def counting(values: np.ndarray) -> ActivationStats:
+    def counting(values: np.ndarray) -> tuple[ActivationStats, ActivationStats]:
         measured.append(values)
         return real(values)
 
     values = np.ones((2, 3))
     write_trace(path, make_trace(values, values))
     arrays = read_trace(path).arrays
-    monkeypatch.setattr(recorded_arrays, "measure_stats", counting)
+    monkeypatch.setattr(recorded_arrays, "measure_rows", counting)
 
     assert NAME in arrays
     assert "layer.0.ffn_up" not in arrays
     assert measured == []
     for _ in range(3):
         np.testing.assert_array_equal(arrays[NAME], values)
-    assert len(measured) == 2  # all tokens, and the last
+    assert len(measured) == 1
 
 
 def test_a_file_that_has_become_shorter_is_refused(path: Path) -> None:
@@ -275,3 +275,43 @@ def test_a_file_that_is_another_by_now_is_refused(path: Path, data: bytes) -> No
 
     with pytest.raises(TraceError, match="an array of the trace is not what its statistics"):
         RecordedArrays(path, records, ddof=1)
+
+
+# --- arrays that are large ----------------------------------------------------------------
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 16 bytes were many: two rows of three float16, or one of three float64."""
+    monkeypatch.setattr(recorded_arrays, "MANY_BYTES", 16)
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_a_large_array_is_copied_by_rows(path: Path, dtype: type[np.floating]) -> None:
+    values = np.random.default_rng(0).normal(size=(5, 3)).astype(dtype)
+    write_trace(path, make_trace(values, values))
+
+    arrays = read_trace(path).arrays
+
+    for _ in range(2):
+        found = arrays[NAME]
+        assert (found.dtype, found.tobytes()) == (values.dtype, values.tobytes())
+        assert not found.flags.writeable
+    path.write_bytes(b"")  # what was copied is there, whatever becomes of the file
+    np.testing.assert_array_equal(arrays[NAME], values)
+
+
+@pytest.mark.usefixtures("large")
+def test_one_changed_value_of_a_large_array_is_refused_each_time(path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    changed = values.copy()
+    changed[3, 1] += 1e-9
+    write_trace(path, make_trace(values, changed))
+    arrays = read_trace(path).arrays
+
+    for _ in range(2):
+        with pytest.raises(
+            TraceError, match="an array of the trace is not what its statistics"
+        ):
+            arrays[NAME]

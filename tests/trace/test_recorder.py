@@ -7,13 +7,12 @@ import pytest
 
 from cotejar.errors import UsageError
 from cotejar.trace.forward_trace import (
-    BLAS_SETTINGS,
     Capture,
     Scope,
     TraceRecorder,
-    describe_host,
     in_forward_order,
 )
+from cotejar.trace.host import BLAS_SETTINGS, describe_host
 from cotejar.trace.site import CAPTURE_POINTS
 from cotejar.trace.stats import measure_stats
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from cotejar.errors import (
     CotejarError,
@@ -40,7 +40,7 @@ from cotejar.trace.forward_trace import (
 )
 from cotejar.trace.manifest import MANIFEST_KEY
 from cotejar.trace.site import CAPTURE_POINTS, SLOTS
-from cotejar.trace.trace_file import read_trace, write_trace
+from cotejar.trace.trace_file import encode_trace, read_trace, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -266,6 +266,18 @@ def test_an_empty_file_is_no_trace(path: Path) -> None:
 
     with pytest.raises((TraceError, TruncatedError)):
         read_trace(path)
+
+
+def test_the_bytes_are_those_that_the_library_writes(path: Path) -> None:
+    """Ours are written one array at a time, so that a trace need not fit into memory."""
+    trace = make_trace()
+    write_trace(path, trace)
+
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+
+    assert b"".join(encode_trace(trace)) == path.read_bytes()
+    assert path.read_bytes() == save(load_file(path), metadata=metadata)
 
 
 def test_other_safetensors_are_no_trace(path: Path) -> None:

@@ -28,6 +28,7 @@ from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.tracing import finish_trace
 from cotejar.formats.mapped_file import release_pages
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM, layer_tensor
+from cotejar.trace.array_store import token_parts
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
 
 if TYPE_CHECKING:
@@ -78,10 +79,8 @@ class OracleEngine:
         )
 
 
-def forward(
-    model: LanguageModel, token_ids: Sequence[int], recorder: TraceRecorder
-) -> Float64[np.ndarray, "T V"]:
-    """The whole forward pass; returns the logits of every position."""
+def forward(model: LanguageModel, token_ids: Sequence[int], recorder: TraceRecorder) -> None:
+    """The whole forward pass; what it computes is the recorder's."""
     config, weights = model.config, model.weights
 
     hidden_TD = np.concatenate([decode(weights[EMBEDDING], id_, id_ + 1) for id_ in token_ids])
@@ -94,10 +93,24 @@ def forward(
 
     hidden_TD = rms_norm(hidden_TD, decode_vector(weights[FINAL_NORM]), config.rms_eps)
     recorder.record("final_norm", hidden_TD, None)
-    logits_TV = project(weights.lm_head, hidden_TD)
-    if config.final_softcap is not None:
-        logits_TV = config.final_softcap * np.tanh(logits_TV / config.final_softcap)
-    recorder.record("logits", logits_TV, None)
+    row_bytes = 8 * config.vocab_size
+    if recorder.takes_parts(len(hidden_TD) * row_bytes):
+        parts = (
+            head(model, hidden_TD[rows]) for rows in token_parts(len(hidden_TD), row_bytes)
+        )
+        shape = (len(hidden_TD), config.vocab_size)
+        recorder.record_parts("logits", parts, shape, np.dtype(np.float64))
+        return
+    recorder.record("logits", head(model, hidden_TD), None)
+
+
+def head(
+    model: LanguageModel, hidden_TD: Float64[np.ndarray, "T D"]
+) -> Float64[np.ndarray, "T V"]:
+    """The logits of some positions."""
+    logits_TV = project(model.weights.lm_head, hidden_TD)
+    if model.config.final_softcap is not None:
+        logits_TV = model.config.final_softcap * np.tanh(logits_TV / model.config.final_softcap)
     return logits_TV
 
 

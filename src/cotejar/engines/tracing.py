@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from cotejar.trace.array_store import ArrayStore
 from cotejar.trace.forward_trace import (
     EngineInfo,
     ForwardTrace,
     ModelInfo,
     Scope,
     TraceRecorder,
-    describe_host,
     in_forward_order,
 )
+from cotejar.trace.host import describe_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,13 +75,15 @@ def passes_of(num_tokens: int, num_steps: int) -> tuple[int, ...]:
 def join_recorders(parts: Sequence[TraceRecorder], capture: Capture) -> TraceRecorder:
     """One recorder of several passes over consecutive tokens, each with the same sites."""
     joined = TraceRecorder(capture)
-    joined.sites, joined.arrays = dict(parts[0].sites), dict(parts[0].arrays)
+    joined.sites, joined.arrays = dict(parts[0].sites), parts[0].arrays
     keeps_rows = Scope.ALL in capture.scopes
     for part in parts[1:]:
         for name, record in part.sites.items():
             joined.sites[name] = _joined(joined.sites[name], record, keeps_rows=keeps_rows)
     if keeps_rows and len(parts) > 1:
-        joined.arrays = {n: np.concatenate([p.arrays[n] for p in parts]) for n in joined.arrays}
+        joined.arrays = store = ArrayStore()
+        for name in list(parts[0].arrays):
+            store.keep_rows(name, [part.arrays.pop(name) for part in parts])
     elif len(parts) > 1:
         joined.arrays = parts[-1].arrays
     return joined

@@ -36,6 +36,8 @@ from cotejar.trace.forward_trace import Capture, Scope
 from cotejar.trace.trace_file import encode_trace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cotejar.engines.protocol import GeneratingEngine, Session, SteppingEngine
     from cotejar.model.language_model import LanguageModel
 
@@ -146,19 +148,22 @@ def _write_logits(path: str, session: Session, logits: np.ndarray) -> dict[str, 
     """In float64 if they are, else in float32; little-endian, row by row."""
     dtype = "float64" if logits.dtype == np.float64 else "float32"
     wire = np.ascontiguousarray(logits, np.dtype(dtype).newbyteorder("<"))
-    _write(path, wire.data)
+    _write(path, [wire.data])
     return {"num_tokens": session.num_tokens, "dtype": dtype}
 
 
-def _write(path: str, data: bytes | memoryview) -> None:
+def _write(path: str, parts: Iterable[bytes | memoryview]) -> None:
+    num_bytes = 0
     try:
         with Path(path).open("wb") as file:
-            file.write(data)
+            for part in parts:
+                num_bytes += memoryview(part).nbytes
+                file.write(part)
     except OSError as error:  # no fault of the engine's
         raise WriteError(
             "an engine's data could not be written whole",
             where=path,
-            expected=f"room for {memoryview(data).nbytes} bytes",
+            expected=f"room for {num_bytes} bytes and more",
             found=f"{error.strerror}",
             hint="free some space, or let TMPDIR name a folder on another disk",
         ) from None

@@ -15,7 +15,7 @@ from math import nan
 from typing import TYPE_CHECKING
 
 from cotejar.errors import UsageError
-from cotejar.parity import float_noise
+from cotejar.parity import cache_noise, float_noise
 
 if TYPE_CHECKING:
     from cotejar.trace.forward_trace import ForwardTrace
@@ -205,6 +205,7 @@ _OF_AN_ENGINE = {("transformers", "f32"): 3, ("native", "bf16"): 4}
 _COLUMN_NAMES = (
     *("f32", "q8", "llama.cpp", "transformers f32", "bf16"),
     *float_noise.COLUMNS,
+    cache_noise.COLUMN,
 )
 
 
@@ -213,6 +214,8 @@ def _noise_column(trace: ForwardTrace) -> int | None:
     if engine == "llamacpp":
         over_floats = float_noise.OF_LLAMACPP.get(trace.products)
         return _COLUMN_NAMES.index(over_floats) if over_floats else _LLAMACPP
+    if (engine, numerics) == cache_noise.ENGINE and trace.products == "q8":
+        return _COLUMN_NAMES.index(cache_noise.COLUMN)
     if numerics == "q8" and trace.products in float_noise.OF_Q8:
         return _COLUMN_NAMES.index(float_noise.OF_Q8[trace.products])
     return _OF_AN_ENGINE.get((engine, numerics), _KNOWN_NUMERICS.get(numerics))
@@ -265,13 +268,19 @@ def _noise_gates(columns: set[int]) -> tuple[Gate, ...]:
     gates = []
     for slot, measured in ({slot: slot for slot in _NOISE} | _ALIKE).items():
         known = _NOISE[measured] + _BF16_NOISE[measured]
-        noise = known + float_noise.FLOAT_NOISE[measured]
+        noise = known + float_noise.FLOAT_NOISE[measured] + cache_noise.CACHE_NOISE[measured]
         gates.append(_noise_gate("rel_l2_max", slot, noise[0::2], columns))
         gates.append(_noise_gate("rel_l2_median", slot, noise[1::2], columns))
-    first = _FIRST_NORM_NOISE + float_noise.FLOAT_FIRST_NORM
+    first = (
+        *(_FIRST_NORM_NOISE + float_noise.FLOAT_FIRST_NORM),
+        cache_noise.CACHE_FIRST_NORM,
+    )
     gates.append(_noise_gate("rel_l2_max", "layer.0.attn_norm", first, columns))
     for metric, known in _LOGITS_NOISE.items():
-        values = known + float_noise.FLOAT_LOGITS[metric]
+        values = (
+            *(known + float_noise.FLOAT_LOGITS[metric]),
+            cache_noise.CACHE_LOGITS[metric],
+        )
         gates.append(_noise_gate(metric, "logits", values, columns))
     return tuple(gate for gate in gates if gate is not None)
 

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cotejar.formats.mapped_file import release_pages
+from cotejar.trace.array_store import row_parts
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Bool, Float, Float64
 
     from cotejar.trace.stats import ActivationStats
@@ -61,15 +66,44 @@ def measure_distance(
 ) -> ArrayDistance:
     """Measure two arrays; the caller has checked that the shapes agree and hold something.
 
-    Where either holds NaN or infinity no measure passes a gate: each is NaN or infinite.
+    Where either holds NaN or infinity no measure passes a gate: each is NaN or infinite. A
+    large array is looked at by rows, and the pages of a mapped one are let go of.
     """
+    parts = []
     with np.errstate(all="ignore"):
-        return _measure(reference_TW, candidate_TW)
+        for rows in row_parts(reference_TW):
+            parts.append(_measure(reference_TW[rows], candidate_TW[rows]))
+            release_pages(reference_TW)
+            release_pages(candidate_TW)
+    return _joined(reference_TW.size, parts)
+
+
+class _Rows(NamedTuple):
+    """What consecutive tokens add to a distance."""
+
+    rel_l2: Float64[np.ndarray, "T"]
+    max_abs: float
+    cosine_min: float
+    error_squares: float
+    reference_squares: float
+    same_bits: bool
+
+
+def _joined(num_compared: int, parts: Sequence[_Rows]) -> ArrayDistance:
+    rel_l2, max_abs, cosine, errors, squares, same = zip(*parts, strict=True)
+    return ArrayDistance(
+        num_compared=num_compared,
+        rel_l2=np.concatenate(rel_l2),
+        max_abs=float(np.max(max_abs)),  # a NaN counts, as it does not in Python's own
+        cosine_min=float(np.min(cosine)),
+        nmse=divide(sum(errors), sum(squares)),
+        bit_identical=all(same),
+    )
 
 
 def _measure(
     reference_TW: Float[np.ndarray, "T W"], candidate_TW: Float[np.ndarray, "T W"]
-) -> ArrayDistance:
+) -> _Rows:
     reference = reference_TW.astype(np.float64)
     candidate = candidate_TW.astype(np.float64)
     error = candidate - reference
@@ -82,14 +116,14 @@ def _measure(
     both = reference_norm * candidate_norm
     cosine = np.where((reference_norm == 0) & (candidate_norm == 0), 1.0, 0.0)
     np.divide((reference * candidate).sum(axis=1), both, out=cosine, where=both != 0)
-    return ArrayDistance(
-        num_compared=error.size,
+    return _Rows(
         rel_l2=rel_l2,
         max_abs=float(np.abs(error).max()),
         # Equal rows have cosine 1; the quotient of rounded norms may miss it by an ulp.
         cosine_min=float(np.where(error_norm == 0, 1.0, cosine).min()),
-        nmse=divide(float((error**2).sum()), float((reference**2).sum())),
-        bit_identical=same_bits(reference_TW, candidate_TW),
+        error_squares=float((error**2).sum()),
+        reference_squares=float((reference**2).sum()),
+        same_bits=same_bits(reference_TW, candidate_TW),
     )
 
 
@@ -97,9 +131,11 @@ def same_bits(a: Float[np.ndarray, "T W"], b: Float[np.ndarray, "T W"]) -> bool:
     """Equal dtype, shape and bytes; 0.0 and -0.0 differ."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return np.array_equal(
-        np.ascontiguousarray(a).view(np.uint8), np.ascontiguousarray(b).view(np.uint8)
-    )
+    for rows in row_parts(a):
+        ours, theirs = (np.ascontiguousarray(array[rows]).view(np.uint8) for array in (a, b))
+        if not np.array_equal(ours, theirs):
+            return False
+    return True
 
 
 def divide(numerator: float, denominator: float) -> float:
@@ -163,11 +199,16 @@ def measure_logits(
 
     One token at a time, so that memory does not grow with their number.
     """
+    rows = []
     with np.errstate(all="ignore"):
-        rows = [
-            _measure_logits_row(a.astype(np.float64), b.astype(np.float64))
-            for a, b in zip(reference_TV, candidate_TV, strict=True)
-        ]
+        for part in row_parts(reference_TV):
+            pairs = zip(reference_TV[part], candidate_TV[part], strict=True)
+            rows += [
+                _measure_logits_row(a.astype(np.float64), b.astype(np.float64))
+                for a, b in pairs
+            ]
+            release_pages(reference_TV)
+            release_pages(candidate_TV)
     kl, equal, overlap, margin = zip(*rows, strict=True)
     return LogitsDistance(
         kl=np.array(kl),

@@ -27,8 +27,8 @@ from cotejar.trace.forward_trace import (
     EngineInfo,
     ModelInfo,
     Scope,
-    describe_host,
 )
+from cotejar.trace.host import describe_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -69,6 +69,9 @@ class ParityReport:
     """Where the gates were to come from."""
     arbitration: Arbitration | None = None
     """What the oracle says, if it was asked and there was something to say."""
+    num_steps: tuple[int, ...] = ()
+    """Of each prompt, how many tokens, the last ones and fed one at a time, were alone
+    compared; 0 where all were. Empty: 0 of each."""
 
     @property
     def verdict(self) -> Verdict:
@@ -157,8 +160,9 @@ class ParityReport:
                     "token_ids": list(c.reference.token_ids),
                     "verdict": c.verdict.value,
                     "first_divergence": c.first_divergence and c.first_divergence.site,
+                    "num_steps": self.num_steps[i] if self.num_steps else 0,
                 }
-                for c in self.comparisons
+                for i, c in enumerate(self.comparisons)
             ],
             "preconditions": [_precondition_json(p) for p in self._merged_preconditions()],
             "waived": sorted(first.waived),

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from cotejar.engines.oracle import OracleEngine
 from cotejar.engines.run_trace import DEFAULT_PROMPT, require_text
+from cotejar.engines.steps import choose_steps
 from cotejar.engines.tokenizers import spell_out
 from cotejar.errors import TokenIdError, UsageError
 from cotejar.parity.arbiter import arbitrate, join_rulings
 from cotejar.parity.compare import Plan, compare_traces
+from cotejar.parity.decoded_steps import count_steps, steps_alone
 from cotejar.parity.report import ParityReport
-from cotejar.parity.side import open_side
+from cotejar.parity.side import open_side, require_stepping
 from cotejar.tokenizer.declared import try_declared_tokenizer
 from cotejar.tokenizer.difference import find_difference
 from cotejar.trace.forward_trace import BOTH_SCOPES, EVERY_ARRAY, Capture, Scope
@@ -46,6 +48,9 @@ class Request:
     """`ID[@LAYER][*STRENGTH]`, injected into the candidate."""
     arbiter: bool = False
     """Run the oracle, too, and say which side is further from exact."""
+    decode: int | None = None
+    """Tokens, the last ones, that are fed one at a time over the KV cache, by the sides that
+    can, and that alone are compared; 0 for all but the first few, None: all in one pass."""
 
 
 def run_parity(
@@ -60,23 +65,34 @@ def run_parity(
     reference = open_side(request.reference)
     on_progress(f"opening {request.candidate}")
     candidate = open_side(request.candidate, fault=request.fault, beside=reference)
+    if request.decode is not None:
+        require_stepping([reference, candidate])
     oracle = _open_arbiter(reference, candidate) if request.arbiter else None
     comparisons: list[Comparison] = []
     rulings: list[Ruling] = []
+    steps: list[int] = []
     for prompt in _prompts(request, reference, candidate):
         traces = _run_sides(request, reference, candidate, prompt, on_progress)
         on_progress("comparing")
         explain = None
         if prompt is not None and reference.model is not None and candidate.model is not None:
             explain = partial(_explain_tokens, prompt, (reference, candidate), traces)
+        whole, num_steps = traces, 0
+        if request.decode is not None:
+            num_steps = count_steps(*whole, request.decode)
+            traces = steps_alone(*whole, num_steps)
+        steps.append(num_steps)
         comparison = compare_traces(traces[0], traces[1], request.plan, explain_tokens=explain)
         comparisons.append(comparison)
         if oracle is not None and not comparison.broken:
             on_progress("running the oracle")
-            exact = _run_arbiter(oracle, reference, traces[0])
+            exact = _run_arbiter(oracle, reference, whole[0])
+            if num_steps:
+                exact, _ = steps_alone(exact, exact, num_steps)
             rulings.append(arbitrate(exact, *traces, request.plan, comparison))
     return ParityReport(
         comparisons=tuple(comparisons),
+        num_steps=tuple(steps),
         fault=request.fault,
         noise=request.plan.noise,
         arbitration=join_rulings(rulings),
@@ -165,7 +181,8 @@ def _run_sides(
             ids = other.recorded.token_ids if other.recorded else ()
         on_progress(f"running {side.name.engine} over {len(ids)} tokens")
         capture = Capture(scopes=scopes, array_slots=EVERY_ARRAY)
-        traces.append(side.trace(ids, capture=capture, prompt=prompt))
+        steps = choose_steps(request.decode, len(ids))
+        traces.append(side.trace(ids, capture=capture, prompt=prompt, num_steps=steps))
     return traces[0], traces[1]
 
 

@@ -46,7 +46,9 @@ def parity_lines(report: ParityReport, *, detail: Detail = "slots") -> Iterator[
     if report.fault:
         yield f"fault      {report.fault} was injected into the candidate"
     tokens = sum(len(c.reference.token_ids) for c in report.comparisons)
-    yield f"prompts    {len(report.comparisons)}, {tokens} tokens"
+    fed = sum(report.num_steps)
+    alone = f", of which {fed} fed one at a time are compared" if fed else ""
+    yield f"prompts    {len(report.comparisons)}, {tokens} tokens{alone}"
     yield ""
     yield from _precondition_lines(report)
     yield ""
@@ -199,19 +201,31 @@ def _verdict_lines(report: ParityReport, sites: Sequence[SiteSummary]) -> Iterat
         if not report.bit_identical:
             yield from _origin_lines(sites)
         return
-    first = report.first_divergence
     failed = sum(s.verdict is Verdict.FAIL for s in sites)
     yield f"FAIL  {failed} of {judged} cells (site x scope) are beyond their gates"
-    if first is not None and first.deciding is not None:
-        gate = first.deciding
-        token = "last token" if first.scope is Scope.LAST else "all tokens"
-        if first.distance is not None and first.scope is Scope.ALL:
-            token = f"all tokens, worst is token {first.distance.worst_token}"
-        yield (
-            f"  first at {first.site} ({token}): {gate.gate.metric} "
-            f"{gate.value:.3e}, limit {gate.gate.limit:.1e}"
-        )
-        yield f"  origin of the limit: {visible(gate.gate.origin)}"
+    yield from _first_lines(report)
+
+
+def _first_lines(report: ParityReport) -> Iterator[str]:
+    """Where the two part first."""
+    first = report.first_divergence
+    if first is None or first.deciding is None:
+        return
+    gate = first.deciding
+    where = next(i for i, c in enumerate(report.comparisons) if c.first_divergence is first)
+    num_steps = report.num_steps[where] if report.num_steps else 0
+    rows = "last token"
+    if first.scope is Scope.ALL:
+        rows = f"the {num_steps} fed one at a time" if num_steps else "all tokens"
+        if first.distance is not None:
+            num_tokens = len(report.comparisons[where].reference.token_ids)
+            before = num_tokens - num_steps if num_steps else 0
+            rows += f", worst is token {before + first.distance.worst_token}"
+    yield (
+        f"  first at {first.site} ({rows}): {gate.gate.metric} "
+        f"{gate.value:.3e}, limit {gate.gate.limit:.1e}"
+    )
+    yield f"  origin of the limit: {visible(gate.gate.origin)}"
 
 
 def _no_gate_text(report: ParityReport) -> str:

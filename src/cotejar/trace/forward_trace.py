@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import os
-import platform
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-import cotejar
 from cotejar.errors import UsageError
+from cotejar.trace.array_store import PART_BYTES, ArrayStore
 from cotejar.trace.site import CAPTURE_POINTS, Site, known_site, parse_slot
 from cotejar.trace.stats import (
     DDOF,
     ActivationStats,
     measure_in_kernel,
     measure_rows,
+    measured_parts,
     read_stats,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    import numpy as np
     from jaxtyping import Float
 
 
@@ -272,7 +269,7 @@ class TraceRecorder:
         self._every_site = capture.layers is None
         self._sites: dict[str, SiteRecord] = {}
         self._counted: list[_Counted | _Joined] = []
-        self.arrays: dict[str, np.ndarray] = {}
+        self.arrays = ArrayStore()
 
     @property
     def sites(self) -> dict[str, SiteRecord]:
@@ -324,7 +321,33 @@ class TraceRecorder:
             )
         if self._capture.wants_array(site):
             arranged_TW = values_TW if arrange is None else arrange(values_TW)
-            self.arrays[str(site)] = np.array(arranged_TW, copy=True)
+            self.arrays[str(site)] = arranged_TW
+
+    def record_parts(
+        self,
+        slot: str,
+        parts: Iterable[Float[np.ndarray, "N W"]],
+        shape: tuple[int, int],
+        dtype: np.dtype,
+    ) -> None:
+        """Record a site outside the layers whose rows come by parts, which are not kept.
+
+        Logits of a long prompt are larger than the model. All positions are in scope.
+        """
+        site = known_site(slot, None)
+        measured: list[tuple[ActivationStats, ActivationStats]] = []
+        rows = measured_parts(parts, measured)
+        if self._capture.wants_array(site):
+            self.arrays.write_rows(str(site), dtype, shape, rows)
+        for _ in rows:
+            pass
+        every = reduce(ActivationStats.merged, (part[0] for part in measured))
+        stats = self._in_scopes(every, measured[-1][1])
+        self.sites[str(site)] = _record_of(site, str(dtype), shape, stats)
+
+    def takes_parts(self, values_bytes: int) -> bool:
+        """Is so large an array better recorded by parts?"""
+        return values_bytes > PART_BYTES and Scope.ALL in self._capture.scopes
 
     @property
     def wants_arrays(self) -> bool:
@@ -382,7 +405,7 @@ class TraceRecorder:
             joined_TW = join()
             if Scope.ALL not in self._capture.scopes:
                 joined_TW = joined_TW[-1:]
-            self.arrays[str(site)] = np.array(joined_TW, copy=True)
+            self.arrays[str(site)] = joined_TW
 
     def _join(self, joined: _Joined) -> None:
         records = [self._sites[str(known_site(part, joined.layer))] for part in joined.parts]
@@ -436,30 +459,3 @@ def _record_of(
 def in_forward_order(records: Mapping[str, SiteRecord]) -> dict[str, SiteRecord]:
     """Sort records as a forward pass reaches them."""
     return dict(sorted(records.items(), key=lambda item: item[1].site.order))
-
-
-def describe_host() -> dict[str, str]:
-    """What a reader needs to repeat a run elsewhere."""
-    return {
-        "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "cotejar": cotejar.__version__,
-        "processor": _processor(),
-        # Which kernel a BLAS takes, and how it cuts sums into threads, moves last bits.
-        "blas": " ".join(f"{n}={os.environ[n]}" for n in BLAS_SETTINGS if n in os.environ),
-        "cores": str(os.cpu_count()),
-    }
-
-
-BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
-
-
-def _processor() -> str:
-    """The processor's model, as Linux names it; elsewhere what Python knows."""
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

@@ -1,7 +1,7 @@
 """The arrays of a trace file: read when asked for, and held against their statistics then.
 
-The file is read, not mapped: pages of a mapping count as memory of whoever reads them, and a
-trace may be larger than what a comparison of it may take.
+The file is read, not mapped: it is not ours, and a mapped file that shrinks ends the process.
+An array that is large is copied into a temporary file of our own, by rows, and mapped there.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from cotejar.errors import TraceError, TruncatedError
 from cotejar.formats.mapped_file import open_error, open_mapped
+from cotejar.trace.array_store import MANY_BYTES, ArrayStore, token_parts
 from cotejar.trace.forward_trace import Scope
-from cotejar.trace.stats import ActivationStats, measure_stats
+from cotejar.trace.stats import ActivationStats, measure_rows, measured_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +67,8 @@ class RecordedArrays(Mapping[str, np.ndarray]):
             raise open_error(path, error) from error
         weakref.finalize(self, os.close, self._handle)
         self._checked: set[str] = set()
+        self._large = ArrayStore(memory_bytes=0)
+        self._copying = threading.Lock()
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Read one array; it is held against its statistics the first time.
@@ -75,11 +80,44 @@ class RecordedArrays(Mapping[str, np.ndarray]):
         begin, end, dtype = self._places[name]
         if end - begin != math.prod(record.shape) * dtype.itemsize:
             self._fail(name, f"{record.shape} of {dtype}", f"{end - begin} bytes")
-        array = np.empty(record.shape, dtype)
-        self._read_into(name, begin, array.reshape(-1).view(np.uint8).data)
+        if end - begin > MANY_BYTES:
+            return self._copied(name, record, begin, dtype)
+        array = self._read(name, begin, record.shape, dtype)
         if name not in self._checked:
-            self._check(name, record, array)
+            self._check(name, record, measure_rows(array))
             self._checked.add(name)
+        return array
+
+    def _copied(self, name: str, record: SiteRecord, begin: int, dtype: np.dtype) -> np.ndarray:
+        """A large array, in our own file; it is measured on the way there."""
+        with self._copying:
+            if name not in self._large:
+                parts: list[tuple[ActivationStats, ActivationStats]] = []
+                rows = self._read_parts(name, record, begin, dtype)
+                counted = measured_parts(rows, parts)
+                self._large.write_rows(name, dtype, record.shape, counted)
+                every = reduce(ActivationStats.merged, (part[0] for part in parts))
+                try:
+                    self._check(name, record, (every, parts[-1][1]))
+                except TraceError:
+                    del self._large[name]
+                    raise
+            return self._large[name]
+
+    def _read_parts(
+        self, name: str, record: SiteRecord, begin: int, dtype: np.dtype
+    ) -> Iterator[np.ndarray]:
+        tokens, width = record.shape
+        row_bytes = width * dtype.itemsize
+        for rows in token_parts(tokens, row_bytes, MANY_BYTES):
+            shape = (rows.stop - rows.start, width)
+            yield self._read(name, begin + rows.start * row_bytes, shape, dtype)
+
+    def _read(
+        self, name: str, offset: int, shape: tuple[int, ...], dtype: np.dtype
+    ) -> np.ndarray:
+        array = np.empty(shape, dtype)
+        self._read_into(name, offset, array.reshape(-1).view(np.uint8).data)
         return array
 
     def _read_into(self, name: str, offset: int, buffer: memoryview) -> None:
@@ -91,10 +129,17 @@ class RecordedArrays(Mapping[str, np.ndarray]):
                 self._fail(name, f"{len(buffer)} bytes", f"the file ends after {done}")
             done += count
 
-    def _check(self, name: str, record: SiteRecord, array: np.ndarray) -> None:
+    def _check(
+        self,
+        name: str,
+        record: SiteRecord,
+        of_rows: tuple[ActivationStats, ActivationStats],
+    ) -> None:
+        """Hold the statistics of all rows, and of the last, against the recorded ones."""
+        dtype = self._places[name][2]
         for scope, recorded in record.stats.items():
-            measured = measure_stats(array[-1:] if scope is Scope.LAST else array)
-            if not _same_stats(recorded, measured, array.dtype, self._ddof):
+            measured = of_rows[1 if scope is Scope.LAST else 0]
+            if not _same_stats(recorded, measured, dtype, self._ddof):
                 self._fail(
                     name,
                     f"an array with the recorded statistics: {_brief(recorded)}",

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.kernels.moments import measure_raw, read_pairs
+from cotejar.trace.array_store import by_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from jaxtyping import Float
 
     from cotejar.kernels.moments import Moments
@@ -108,13 +112,27 @@ def measure_stats(values: Float[np.ndarray, "..."]) -> ActivationStats:
 def measure_rows(
     values_TW: Float[np.ndarray, "T W"],
 ) -> tuple[ActivationStats, ActivationStats]:
-    """Measure all rows, and the last one by itself; of no row, both have a count of 0."""
+    """Measure all rows, and the last one by itself; of no row, both have a count of 0.
+
+    A large array is measured by rows, since the numbers in between are as many as its own.
+    """
     if (raw := measure_in_kernel(values_TW)) is not None:
         return read_stats(raw)[0]
-    stats = _measure_in_numpy(values_TW.reshape(-1))
+    parts = [_measure_in_numpy(part.reshape(-1)) for part in by_rows(values_TW)]
+    stats = reduce(ActivationStats.merged, parts or [_measure_in_numpy(np.empty(0))])
     if len(values_TW) <= 1:
         return stats, stats
     return stats, _measure_in_numpy(values_TW[-1].reshape(-1))
+
+
+def measured_parts(
+    parts: Iterable[Float[np.ndarray, "N W"]],
+    measured: list[tuple[ActivationStats, ActivationStats]],
+) -> Iterator[Float[np.ndarray, "N W"]]:
+    """The parts, as they are; what `measure_rows` says of each is put on the list."""
+    for part in parts:
+        measured.append(measure_rows(part))
+        yield part
 
 
 def measure_in_kernel(values_TW: Float[np.ndarray, "T W"]) -> bytes | None:

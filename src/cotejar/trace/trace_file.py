@@ -12,23 +12,24 @@ Anyone can open one with the safetensors library, and any other program can writ
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from cotejar.errors import TraceError
 from cotejar.formats.atomic import atomic_write
-from cotejar.formats.mapped_file import open_mapped
+from cotejar.formats.mapped_file import open_mapped, release_pages
+from cotejar.trace.array_store import by_rows
 from cotejar.trace.forward_trace import ForwardTrace, Scope, SiteRecord, in_forward_order
 from cotejar.trace.manifest import MANIFEST_KEY, ManifestReader, RecordedArray, make_manifest
 from cotejar.trace.recorded_arrays import RERECORD_HINT, RecordedArrays
 from cotejar.trace.stats import DDOF, FIELDS, measure_stats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 STATS_TENSOR = "stats"
@@ -42,22 +43,51 @@ def write_trace(path: Path, trace: ForwardTrace, *, overwrite: bool = False) -> 
     Raises:
         FileError: the path cannot be written.
     """
-    data = encode_trace(trace)
     with atomic_write(path, overwrite=overwrite) as file:
-        file.write(data)
+        for part in encode_trace(trace):
+            file.write(part)
 
 
-def encode_trace(trace: ForwardTrace) -> bytes:
-    """The bytes of a trace's file."""
+def encode_trace(trace: ForwardTrace) -> Iterator[bytes | memoryview]:
+    """The bytes of a trace's file, part by part: an array is held at a time."""
     rows = [(name, scope) for name, record in trace.sites.items() for scope in record.stats]
     stats = np.array([trace.sites[n].stats[s].row() for n, s in rows]).reshape(-1, len(FIELDS))
     manifest = make_manifest(trace) | {
         "stats_rows": [f"{name} {scope.value}" for name, scope in rows],
         "stats_columns": list(FIELDS),
     }
-    tensors = {STATS_TENSOR: stats}
-    tensors |= {name: np.ascontiguousarray(array) for name, array in trace.arrays.items()}
-    return save(tensors, metadata={MANIFEST_KEY: json.dumps(manifest, ensure_ascii=False)})
+    kinds = {
+        name: (trace.arrays[name].dtype, trace.arrays[name].shape) for name in trace.arrays
+    }
+    kinds[STATS_TENSOR] = (stats.dtype, stats.shape)
+    # Wider types first: so every array begins at a multiple of its own width.
+    names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
+    yield _encode_header(manifest, {name: kinds[name] for name in names})
+    for name in names:
+        whole = stats if name == STATS_TENSOR else trace.arrays[name]
+        for part in by_rows(whole):
+            stored = np.ascontiguousarray(part, part.dtype.newbyteorder("<"))
+            yield stored.reshape(-1).view(np.uint8).data
+        release_pages(whole)
+
+
+def _encode_header(
+    manifest: Mapping[str, Any], kinds: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
+) -> bytes:
+    """Length and JSON, as `formats.safetensors.header` reads them; spaces up to 8 bytes."""
+    said = json.dumps(manifest, ensure_ascii=False)
+    header: dict[str, Any] = {"__metadata__": {MANIFEST_KEY: said}}
+    end = 0
+    for name, (dtype, shape) in kinds.items():
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {
+            "dtype": f"F{8 * dtype.itemsize}",
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_trace(path: Path) -> ForwardTrace:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from cotejar.cli.decode_option import decode_option
 from cotejar.cli.token_ids import ids
 from cotejar.errors import MissingFileError
 
@@ -55,6 +56,7 @@ SCOPES = click.Choice(["all", "last", "both"])
 @click.option(
     "--arbiter", is_flag=True, help="Run the exact oracle, too: which side is further from it?"
 )
+@decode_option
 @click.option(
     "--generate", type=int, metavar="N", help="Decode N tokens on both sides, step by step."
 )
@@ -79,6 +81,7 @@ def parity(
     candidate_scope: str,
     waive: tuple[str, ...],
     fault: str | None,
+    decode: int | None,
     generate: int | None,
     output: Path | None,
     *,
@@ -103,6 +106,9 @@ def parity(
     apr parity llamacpp:m.gguf m.gguf --generate 200 --chat
     apr parity oracle:m.gguf m.gguf --noise m.noise.json
     apr parity llamacpp:m.gguf m.gguf --arbiter
+    apr parity oracle:m.gguf llamacpp:m.gguf --decode
+
+    With --decode the tokens that were fed one at a time are compared, and no others.
 
     \b
     --waive takes
@@ -129,8 +135,11 @@ def parity(
         candidate_scopes=parse_scopes(candidate_scope),
         fault=fault,
         arbiter=arbiter,
+        decode=decode,
     )
     read = [path for path in (contract, noise) if path is not None]
+    if generate is not None and decode is not None:
+        raise click.UsageError("--generate decodes on its own; leave --decode out")
     if generate is not None and arbiter:
         raise click.UsageError("--arbiter compares sites; --generate has none")
     if generate is not None:

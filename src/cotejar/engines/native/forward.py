@@ -29,9 +29,10 @@ from cotejar.formats.mapped_file import release_pages
 from cotejar.kernels import operations
 from cotejar.kernels.arrays import add_arrays
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM
+from cotejar.trace.array_store import token_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from jaxtyping import Float32
 
@@ -67,7 +68,11 @@ class Pass:
         self._tables: dict[bool, tuple[np.ndarray, np.ndarray]] = {}
 
     def run(self, token_ids: Sequence[int], *, last_only: bool) -> Float32[np.ndarray, "T V"]:
-        """Logits of every new position, or (1, V) of the last."""
+        """Logits of every new position, or (1, V) of the last.
+
+        Where a recorder keeps many, they are computed by parts, and those of the last part
+        come back.
+        """
         self._num_new_tokens, self._tables = len(token_ids), {}
         self._last_only = last_only
 
@@ -85,9 +90,26 @@ class Pass:
             hidden_TD = self.last_rows(hidden_TD)
         hidden_TD = self.norm(None, "final_norm", hidden_TD)
         self._see("final_norm", hidden_TD)
+        row_bytes = 4 * self.model.config.vocab_size
+        if self.recorder and self.recorder.takes_parts(len(hidden_TD) * row_bytes):
+            return self._head_by_parts(self.recorder, hidden_TD, row_bytes)
         logits_TV = self.head(hidden_TD)
         self._see("logits", logits_TV)
         return logits_TV
+
+    def _head_by_parts(
+        self, recorder: TraceRecorder, hidden_TD: Float32[np.ndarray, "T D"], row_bytes: int
+    ) -> Float32[np.ndarray, "N V"]:
+        last: list[np.ndarray] = []
+
+        def parts() -> Iterator[np.ndarray]:
+            for rows in token_parts(len(hidden_TD), row_bytes):
+                last[:] = [self.head(hidden_TD[rows])]
+                yield last[0]
+
+        shape = (len(hidden_TD), row_bytes // 4)
+        recorder.record_parts("logits", parts(), shape, np.dtype(np.float32))
+        return last[0]
 
     def _attention(
         self, layer: int, hidden_TD: Float32[np.ndarray, "T D"]
