@@ -97,7 +97,7 @@ DEFECTS: dict[str, tuple[Change, int, int, str]] = {
         lambda _, t: replace(t, model=replace(t.model, fingerprint="sha256:12ac")),
         1,
         1,
-        "other weights: sha256:12ab against sha256:12ac",
+        "other weights: sha256:12ab against sha256:12ac; `apr diff` names the tensors",
     ),
     "sites": (
         lambda _, t: without(t, SITE),

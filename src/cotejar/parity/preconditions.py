@@ -213,7 +213,7 @@ def _check_fingerprint(question: Question) -> Precondition:
     broken = a != b
     message = f"the same weights, {a[:19]}"
     if broken:
-        message = f"other weights: {a[:19]} against {b[:19]}"
+        message = f"other weights: {a[:19]} against {b[:19]}; `apr diff` names the tensors"
     return Precondition(
         id="weights-fingerprint", num_checked=1, num_broken=int(broken), message=message
     )
