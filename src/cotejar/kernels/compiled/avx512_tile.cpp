@@ -3,6 +3,9 @@
 // As over strips, 16 rows stand in 16 lanes and no sum crosses lanes; but a block's codes go
 // from memory to registers and from there into every token's dots, and no strip is written.
 // For few tokens the writing would take longer than the dots.
+//
+// What limits it is the number of instructions for the two vector ports: for 8 tokens and one
+// block of Q4_1 in 16 rows they are 64 dots, 40 on floats, and 41 that take the block apart.
 
 #include "avx512_tile.h"
 
@@ -11,15 +14,79 @@
 namespace cotejar {
 namespace {
 
+// One block of each of 16 rows, so many bytes apart. A fixed distance needs few registers for
+// addresses; with 16 free ones the compiler keeps them among the vectors.
+struct Blocks {
+    const uint8_t* at;
+    int64_t stride;
+    __m512i offsets;  // of the 16
+
+    __m512i words_from(int byte) const { return gather_u32(at + byte, offsets); }
+};
+
+// Blocks of 16 rows from `first` on.
+template <int BYTES>
+class SixteenRows {
+  public:
+    SixteenRows(const uint8_t* first, int64_t row_bytes)
+        : first_(first), row_bytes_(row_bytes), offsets_(row_offsets(ROWS, row_bytes)) {}
+
+    Blocks block(int64_t index) { return {first_ + index * BYTES, row_bytes_, offsets_}; }
+
+    // A piece of the next 16 rows for every block of these.
+    void fetch_ahead(int64_t index) const {
+        const uint8_t* const at = first_ + ROWS * (row_bytes_ + index * BYTES);
+        for (int line = 0; line < (ROWS * BYTES + 63) / 64; line++)
+            _mm_prefetch(reinterpret_cast<const char*>(at + 64 * line), _MM_HINT_T1);
+    }
+
+  private:
+    const uint8_t* const first_;
+    const int64_t row_bytes_;
+    const __m512i offsets_;
+};
+
+// Fewer rows, the last of them repeated: in copies, which have a fixed distance.
+template <int BYTES>
+class FewerRows {
+  public:
+    FewerRows(const uint8_t* first, int64_t row_bytes, int64_t num_rows)
+        : first_(first), row_bytes_(row_bytes), num_rows_(num_rows),
+          offsets_(row_offsets(ROWS, BYTES)) {}
+
+    // A copy lives until the next but one.
+    Blocks block(int64_t index) {
+        uint8_t* const copy = copies_[index % 2];
+        for (int64_t row = 0; row < ROWS; row++) {
+            const int64_t from = row < num_rows_ ? row : num_rows_ - 1;
+            __builtin_memcpy(copy + row * BYTES, first_ + from * row_bytes_ + index * BYTES, BYTES);
+        }
+        return {copy, BYTES, offsets_};
+    }
+
+    void fetch_ahead(int64_t) const {}
+
+  private:
+    const uint8_t* const first_;
+    const int64_t row_bytes_, num_rows_;
+    const __m512i offsets_;
+    uint8_t copies_[2][ROWS * BYTES];
+};
+
 // 16 bytes of each of 16 rows to columns: lane r of register q holds word q of row r.
-inline void columns_of_16(const uint8_t* at, const int32_t* rows, __m512i* columns) {
+inline void columns_of_16(const Blocks& blocks, int byte, __m512i* columns) {
+    const int64_t stride = blocks.stride, rows[4] = {0, stride, 2 * stride, 3 * stride};
+    const uint8_t* fours[4] = {blocks.at};
+    for (int four = 1; four < 4; four++) {
+        fours[four] = fours[four - 1] + 4 * stride;
+    }
     __m512i v[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        v[j] = _mm512_castsi128_si512(load_128(at + rows[j]));
-        v[j] = _mm512_mask_broadcast_i32x4(v[j], 0x00F0, load_128(at + rows[4 + j]));
-        v[j] = _mm512_mask_broadcast_i32x4(v[j], 0x0F00, load_128(at + rows[8 + j]));
-        v[j] = _mm512_mask_broadcast_i32x4(v[j], 0xF000, load_128(at + rows[12 + j]));
+        v[j] = _mm512_castsi128_si512(load_128(fours[0] + rows[j] + byte));
+        v[j] = _mm512_mask_broadcast_i32x4(v[j], 0x00F0, load_128(fours[1] + rows[j] + byte));
+        v[j] = _mm512_mask_broadcast_i32x4(v[j], 0x0F00, load_128(fours[2] + rows[j] + byte));
+        v[j] = _mm512_mask_broadcast_i32x4(v[j], 0xF000, load_128(fours[3] + rows[j] + byte));
     }
     const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
     const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
@@ -28,6 +95,180 @@ inline void columns_of_16(const uint8_t* at, const int32_t* rows, __m512i* colum
     columns[2] = _mm512_unpacklo_epi64(b, d);
     columns[3] = _mm512_unpackhi_epi64(b, d);
 }
+
+// Code q and q + 4 of a lane are the low and the high nibbles of column q.
+inline __m512i nibbles_of(const __m512i* columns, int quad) {
+    const __m512i low = _mm512_set1_epi8(15);
+    return quad < 4 ? _mm512_and_si512(columns[quad], low)
+                    : _mm512_and_si512(_mm512_srli_epi16(columns[quad - 4], 4), low);
+}
+
+// --- types of 32-blocks: one block of 16 rows, taken apart as late as possible -------------------
+//
+// What `load` keeps fits beside the sums while another block is at work: so the next block is
+// on its way before its codes are needed. codes(quad) are four neighbours of each row.
+
+template <int SIZE, bool WITH_OFFSET>
+struct FourBits {
+    static constexpr int BYTES = SIZE;
+    static constexpr bool OFFSET = WITH_OFFSET, AHEAD = true;
+    __m512i columns[4];
+
+    void load(const Blocks& blocks) {
+        columns_of_16(blocks, BYTES - 16, columns);
+    }
+    __m512i codes(int quad) const { return nibbles_of(columns, quad); }
+};
+
+template <int SIZE, bool WITH_OFFSET>
+struct FiveBits {
+    static constexpr int BYTES = SIZE;
+    static constexpr bool OFFSET = WITH_OFFSET, AHEAD = true;
+    __m512i bits, columns[4];
+
+    void load(const Blocks& blocks) {
+        bits = blocks.words_from(BYTES - 20);
+        columns_of_16(blocks, BYTES - 16, columns);
+    }
+    __m512i codes(int quad) const {
+        // Byte quad / 2 of a lane in all four; one half of it goes with this quad.
+        const __m512i where = _mm512_or_si512(
+            _mm512_set_epi64(0x0C0C0C0C08080808, 0x0404040400000000, 0x0C0C0C0C08080808,
+                             0x0404040400000000, 0x0C0C0C0C08080808, 0x0404040400000000,
+                             0x0C0C0C0C08080808, 0x0404040400000000),
+            _mm512_set1_epi8(static_cast<char>(quad / 2)));
+        const int half = quad % 2 ? static_cast<int>(0x80402010) : 0x08040201;
+        const __mmask64 set =
+            _mm512_test_epi8_mask(_mm512_shuffle_epi8(bits, where), _mm512_set1_epi32(half));
+        const __m512i low = nibbles_of(columns, quad);
+        return _mm512_mask_add_epi8(low, set, low, _mm512_set1_epi8(16));
+    }
+};
+
+struct EightBits {
+    static constexpr int BYTES = 34;
+    static constexpr bool OFFSET = false, AHEAD = false;
+    __m512i columns[8];
+
+    void load(const Blocks& blocks) {
+        columns_of_16(blocks, 2, columns);
+        columns_of_16(blocks, 18, columns + 4);
+    }
+    __m512i codes(int quad) const {
+        return _mm512_xor_si512(columns[quad], _mm512_set1_epi8(-128));
+    }
+};
+
+// Tokens whose sums the registers hold together.
+constexpr int MOST_TOGETHER = 8;
+
+// Some tokens of a tile, at one block. Pointers that move: with an index beside them the
+// instructions that read would be two each.
+struct TokensOfBlock {
+    const int8_t* codes;
+    const int32_t* initial;
+    const float *scale, *scaled_sum;
+
+    TokensOfBlock(const TokenTile& tile, int first)
+        : codes(tile.codes + 32 * first), initial(tile.initial + first),
+          scale(tile.scale + first), scaled_sum(tile.scaled_sum + first) {}
+
+    void go_on(int64_t num_tokens) {
+        codes += 32 * num_tokens;
+        initial += num_tokens;
+        scale += num_tokens;
+        scaled_sum += num_tokens;
+    }
+};
+
+// One block of 16 rows with N tokens; `load_next` in between.
+template <int N, class Kind, class LoadNext>
+inline void add_block(const Kind& block, __m512i words, const TokensOfBlock& tokens,
+                      __m512* totals, LoadNext&& load_next) {
+    const __m512 scale = low_halves_as_floats(words), offset = high_halves_as_floats(words);
+    __m512i dots[N];
+#pragma GCC unroll 8
+    for (int t = 0; t < N; t++)
+        // Types with an offset have no centre.
+        dots[t] = Kind::OFFSET ? _mm512_setzero_si512() : _mm512_set1_epi32(tokens.initial[t]);
+#pragma GCC unroll 8
+    for (int quad = 0; quad < 8; quad++) {
+        const __m512i codes = block.codes(quad);
+#pragma GCC unroll 8
+        for (int t = 0; t < N; t++) add_dots(dots[t], codes, tokens.codes + 32 * t + 4 * quad);
+        if (quad == 3) load_next();
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < N; t++) {
+        __m512 term = _mm512_mul_ps(scale, _mm512_set1_ps(tokens.scale[t]));
+        term = _mm512_mul_ps(term, _mm512_cvtepi32_ps(dots[t]));
+        if (Kind::OFFSET)
+            // The product of two float16 is exact: nothing is rounded but the sum.
+            term = _mm512_fmadd_ps(offset, _mm512_set1_ps(tokens.scaled_sum[t]), term);
+        totals[t] = _mm512_add_ps(totals[t], term);
+    }
+}
+
+// N tokens of a tile from `first` on, 16 rows; product[t][stride].
+template <class Kind, int N, class Rows>
+inline void multiply_rows(Rows& rows, int64_t num_blocks, const TokenTile& tile, int first,
+                          float* product, int64_t stride, int64_t num_rows) {
+    __m512 totals[N];
+#pragma GCC unroll 8
+    for (int t = 0; t < N; t++) totals[t] = _mm512_setzero_ps();
+    Blocks blocks = rows.block(0);
+    Kind next;
+    if (Kind::AHEAD) next.load(blocks);
+    TokensOfBlock tokens(tile, first);
+    for (int64_t index = 0; index < num_blocks; index++) {
+        rows.fetch_ahead(index);
+        const __m512i words = blocks.words_from(0);
+        if (!Kind::AHEAD) next.load(blocks);
+        const Kind present = next;
+        blocks = rows.block(index + 1 < num_blocks ? index + 1 : index);
+        add_block<N>(present, words, tokens, totals, [&]() __attribute__((always_inline)) {
+            if (Kind::AHEAD) next.load(blocks);
+        });
+        tokens.go_on(tile.num_tokens);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < N; t++) store_rows(product + t * stride, num_rows, totals[t]);
+}
+
+template <class Kind, int N>
+void multiply_together(const Weight& weight, const TokenTile& tile, int first, int64_t begin,
+                       int64_t end, float* product) {
+    const int64_t row_bytes = weight.row_bytes(), blocks = weight.num_blocks();
+    product += first * weight.rows;
+    int64_t row = begin;
+    for (; row + ROWS <= end; row += ROWS) {
+        SixteenRows<Kind::BYTES> rows(weight.blocks + row * row_bytes, row_bytes);
+        multiply_rows<Kind, N>(rows, blocks, tile, first, product + row, weight.rows, ROWS);
+    }
+    if (row == end) return;
+    for (int t = 0; t < N; t++) {
+        FewerRows<Kind::BYTES> rows(weight.blocks + row * row_bytes, row_bytes, end - row);
+        multiply_rows<Kind, 1>(rows, blocks, tile, first + t, product + t * weight.rows + row,
+                               weight.rows, end - row);
+    }
+}
+
+template <class Kind>
+void multiply_blocks(const Weight& weight, const TokenTile& tile, int64_t begin, int64_t end,
+                     float* product) {
+    constexpr auto multiply = multiply_together<Kind, MOST_TOGETHER>;
+    constexpr decltype(multiply) fewer[MOST_TOGETHER] = {
+        nullptr, multiply_together<Kind, 1>, multiply_together<Kind, 2>,
+        multiply_together<Kind, 3>, multiply_together<Kind, 4>, multiply_together<Kind, 5>,
+        multiply_together<Kind, 6>, multiply_together<Kind, 7>};
+    int first = 0;
+    for (; first + MOST_TOGETHER <= tile.num_tokens; first += MOST_TOGETHER)
+        multiply(weight, tile, first, begin, end, product);
+    if (first < tile.num_tokens)
+        fewer[tile.num_tokens - first](weight, tile, first, begin, end, product);
+}
+
+// --- super-blocks: sixteen codes of a run and their neighbours at a time -------------------------
 
 // Tokens whose dots grow in turn, so that none waits for its own last instruction.
 constexpr int IN_TURN = 4;
@@ -46,6 +287,10 @@ inline void in_turn(int num_tokens, Work&& work) {
     for (; t < num_tokens; t++) work(t, Count<1>());
 }
 
+inline void split_nibbles(const __m512i* columns, __m512i* codes) {
+    for (int quad = 0; quad < 8; quad++) codes[quad] = nibbles_of(columns, quad);
+}
+
 // Dots of QUADS registers of codes with N tokens, whose codes lie QUADS * 4 apart.
 template <int N, int QUADS>
 inline void dots_of(const __m512i* codes, const int8_t* x, const int32_t* initial,
@@ -57,103 +302,6 @@ inline void dots_of(const __m512i* codes, const int8_t* x, const int32_t* initia
 #pragma GCC unroll 4
         for (int t = 0; t < N; t++) add_dots(dots[t], codes[quad], x + 4 * (QUADS * t + quad));
 }
-
-// Low nibbles of four columns, then high ones.
-inline void split_nibbles(const __m512i* columns, __m512i* codes) {
-    const __m512i low = _mm512_set1_epi8(15);
-    for (int q = 0; q < 4; q++) {
-        codes[q] = _mm512_and_si512(columns[q], low);
-        codes[4 + q] = _mm512_and_si512(_mm512_srli_epi16(columns[q], 4), low);
-    }
-}
-
-inline void fetch_ahead(const uint8_t* at, int bytes) {
-    for (int line = 0; line < (bytes + 63) / 64; line++)
-        _mm_prefetch(reinterpret_cast<const char*>(at + 64 * line), _MM_HINT_T1);
-}
-
-// --- types of 32-blocks: a block of 16 rows in eight registers --------------------------------
-
-template <int SIZE, bool WITH_OFFSET>
-struct FourBits {
-    static constexpr int BYTES = SIZE;
-    static constexpr bool OFFSET = WITH_OFFSET;
-    static void codes_of(const uint8_t* at, __m512i, const int32_t* offsets, __m512i* codes) {
-        __m512i columns[4];
-        columns_of_16(at + BYTES - 16, offsets, columns);
-        split_nibbles(columns, codes);
-    }
-};
-
-template <int SIZE, bool WITH_OFFSET>
-struct FiveBits {
-    static constexpr int BYTES = SIZE;
-    static constexpr bool OFFSET = WITH_OFFSET;
-    static void codes_of(const uint8_t* at, __m512i rows, const int32_t* offsets,
-                         __m512i* codes) {
-        FourBits<SIZE, WITH_OFFSET>::codes_of(at, rows, offsets, codes);
-        const __m512i top = _mm512_set1_epi8(16);
-        const __m512i bits = gather_u32(at + BYTES - 20, rows);
-#pragma GCC unroll 4
-        for (int byte = 0; byte < 4; byte++) {
-            // Byte `byte` of a lane in all four; its low half goes with one quad.
-            const __m512i where = _mm512_or_si512(
-                _mm512_set_epi64(0x0C0C0C0C08080808, 0x0404040400000000, 0x0C0C0C0C08080808,
-                                 0x0404040400000000, 0x0C0C0C0C08080808, 0x0404040400000000,
-                                 0x0C0C0C0C08080808, 0x0404040400000000),
-                _mm512_set1_epi8(static_cast<char>(byte)));
-            const __m512i eight = _mm512_shuffle_epi8(bits, where);
-            const __mmask64 first = _mm512_test_epi8_mask(eight, _mm512_set1_epi32(0x08040201));
-            const __mmask64 second =
-                _mm512_test_epi8_mask(eight, _mm512_set1_epi32(static_cast<int>(0x80402010)));
-            __m512i* pair = codes + 2 * byte;
-            pair[0] = _mm512_mask_add_epi8(pair[0], first, pair[0], top);
-            pair[1] = _mm512_mask_add_epi8(pair[1], second, pair[1], top);
-        }
-    }
-};
-
-struct EightBits {
-    static constexpr int BYTES = 34;
-    static constexpr bool OFFSET = false;
-    static void codes_of(const uint8_t* at, __m512i, const int32_t* offsets, __m512i* codes) {
-        columns_of_16(at + 2, offsets, codes);
-        columns_of_16(at + 18, offsets, codes + 4);
-        for (int quad = 0; quad < 8; quad++)
-            codes[quad] = _mm512_xor_si512(codes[quad], _mm512_set1_epi8(-128));
-    }
-};
-
-inline void add_to(float* total, __m512 term) {
-    _mm512_store_ps(total, _mm512_add_ps(_mm512_load_ps(total), term));
-}
-
-// One block of 16 rows with every token of the tile.
-template <class Kind>
-inline void add_block(const uint8_t* at, __m512i rows, const int32_t* offsets,
-                      const TokenTile& tile, int64_t block, float* totals) {
-    __m512i codes[8];
-    Kind::codes_of(at, rows, offsets, codes);
-    const __m512i words = gather_u32(at, rows);
-    const __m512 scale = low_halves_as_floats(words), offset = high_halves_as_floats(words);
-    const int64_t at_block = block * tile.num_tokens;
-    in_turn(tile.num_tokens, [&](int first, auto count) {
-        constexpr int N = decltype(count)::value;
-        const int64_t i = at_block + first;
-        __m512i dots[N];
-        dots_of<N, 8>(codes, tile.codes + 32 * i, tile.initial + i, dots);
-        for (int t = 0; t < N; t++) {
-            __m512 term = _mm512_mul_ps(scale, _mm512_set1_ps(tile.scale[i + t]));
-            term = _mm512_mul_ps(term, _mm512_cvtepi32_ps(dots[t]));
-            if (Kind::OFFSET)
-                // The product of two float16 is exact: nothing is rounded but the sum.
-                term = _mm512_fmadd_ps(offset, _mm512_set1_ps(tile.scaled_sum[i + t]), term);
-            add_to(totals + (first + t) * ROWS, term);
-        }
-    });
-}
-
-// --- super-blocks: sixteen codes of a run and their neighbours at a time -------------------------
 
 struct Subs {
     __m512i scales[16];   // of each sub-block: int16 in 32 bits, the upper half 0
@@ -177,12 +325,12 @@ inline void add_scaled(__m512i* sums, const __m512i* codes, __m512i scale, const
 }
 
 // Q4_K and Q5_K: chunk c holds sixteen codes of run 2 (c / 2), and of the run after it.
-inline void put_minimums(const uint8_t* at, __m512i rows, Subs& subs) {
+inline void put_minimums(const Blocks& blocks, Subs& subs) {
     const __m512i byte = _mm512_set1_epi32(0xFF), third = _mm512_set1_epi32(0xFF0000);
-    const __m512i words = gather_u32(at, rows);
+    const __m512i words = blocks.words_from(0);
     subs.scale = low_halves_as_floats(words);
     subs.offset = negated(high_halves_as_floats(words));
-    const SubScales of_rows = sub_scales_of_rows(at, rows);
+    const SubScales of_rows = sub_scales_of_rows(blocks.at, blocks.offsets);
     for (int half = 0; half < 2; half++) {
         for (int j = 0; j < 4; j++)
             subs.scales[4 * half + j] = _mm512_and_si512(
@@ -200,28 +348,26 @@ struct FourBitsK {
     static constexpr int BYTES = 144, PIECE = 16;
     static constexpr bool OFFSET = true;
     static constexpr int CHUNKS = 8, RUNS = 2;
-    static void put_subs(const uint8_t* at, __m512i rows, Subs& subs) {
-        put_minimums(at, rows, subs);
-    }
+    static void put_subs(const Blocks& blocks, Subs& subs) { put_minimums(blocks, subs); }
     static int64_t first_code(int chunk, int run) {
         return 32 * (chunk / 2 * 2 + run) + 16 * (chunk % 2);
     }
     static int sub_of(int chunk, int run) { return chunk / 2 * 2 + run; }
-    static void codes_of(const uint8_t* at, const int32_t* offsets, int chunk, __m512i* codes) {
+    static void codes_of(const Blocks& blocks, int chunk, __m512i* codes) {
         __m512i columns[4];
-        columns_of_16(at + 16 + 16 * chunk, offsets, columns);
+        columns_of_16(blocks, 16 + 16 * chunk, columns);
         split_nibbles(columns, codes);
     }
 };
 
 struct FiveBitsK : FourBitsK {
     static constexpr int BYTES = 176, PIECE = 8;
-    static void codes_of(const uint8_t* at, const int32_t* offsets, int chunk, __m512i* codes) {
+    static void codes_of(const Blocks& blocks, int chunk, __m512i* codes) {
         const __m512i top = _mm512_set1_epi8(16);
         __m512i columns[4], bits[4];
-        columns_of_16(at + 48 + 16 * chunk, offsets, columns);
+        columns_of_16(blocks, 48 + 16 * chunk, columns);
         split_nibbles(columns, codes);
-        columns_of_16(at + 16 + 16 * (chunk % 2), offsets, bits);
+        columns_of_16(blocks, 16 + 16 * (chunk % 2), bits);
         // A rotation brings bit k, k the run, to bit 4; no byte reaches into its neighbour.
         const __m512i turn = _mm512_set1_epi32(4 - chunk / 2 * 2 + 32);
         const __m512i next = _mm512_set1_epi32(3 - chunk / 2 * 2 + 32);
@@ -237,11 +383,11 @@ struct SixBitsK {
     static constexpr int BYTES = 210, PIECE = 8;
     static constexpr bool OFFSET = false;
     static constexpr int CHUNKS = 4, RUNS = 4;
-    static void put_subs(const uint8_t* at, __m512i rows, Subs& subs) {
+    static void put_subs(const Blocks& blocks, Subs& subs) {
         const __m512i low = _mm512_set1_epi32(0xFFFF);
-        subs.scale = high_halves_as_floats(gather_u32(at + 206, rows));
+        subs.scale = high_halves_as_floats(blocks.words_from(206));
         for (int quarter = 0; quarter < 4; quarter++) {
-            const __m512i words = gather_u32(at + 192 + 4 * quarter, rows);
+            const __m512i words = blocks.words_from(192 + 4 * quarter);
             for (int j = 0; j < 4; j++) {
                 const __m512i top = _mm512_sllv_epi32(words, _mm512_set1_epi32(24 - 8 * j));
                 subs.scales[4 * quarter + j] =
@@ -253,15 +399,15 @@ struct SixBitsK {
         return 128 * (chunk / 2) + 32 * run + 16 * (chunk % 2);
     }
     static int sub_of(int chunk, int run) { return 8 * (chunk / 2) + 2 * run + chunk % 2; }
-    static void codes_of(const uint8_t* at, const int32_t* offsets, int chunk, __m512i* codes) {
+    static void codes_of(const Blocks& blocks, int chunk, __m512i* codes) {
         const __m512i top = _mm512_set1_epi8(48);
-        const uint8_t* low = at + 64 * (chunk / 2) + 16 * (chunk % 2);
+        const int low = 64 * (chunk / 2) + 16 * (chunk % 2);
         __m512i columns[4], first[8], second[8], bits[4];
-        columns_of_16(low, offsets, columns);
+        columns_of_16(blocks, low, columns);
         split_nibbles(columns, first);
-        columns_of_16(low + 32, offsets, columns);
+        columns_of_16(blocks, low + 32, columns);
         split_nibbles(columns, second);
-        columns_of_16(at + 128 + 32 * (chunk / 2) + 16 * (chunk % 2), offsets, bits);
+        columns_of_16(blocks, 128 + 32 * (chunk / 2) + 16 * (chunk % 2), bits);
         for (int q = 0; q < 4; q++) {
             codes[q] = and_or(_mm512_slli_epi32(bits[q], 4), top, first[q]);
             codes[4 + q] = and_or(_mm512_slli_epi32(bits[q], 2), top, second[q]);
@@ -272,16 +418,16 @@ struct SixBitsK {
 };
 
 template <class Kind>
-inline void add_super_block(const uint8_t* at, __m512i rows, const int32_t* offsets,
-                            const TokenTile& tile, int64_t block, float* totals) {
+inline void add_super_block(const Blocks& blocks, const TokenTile& tile, int64_t block,
+                            float* totals) {
     const int n = tile.num_tokens;
     Subs subs;
-    Kind::put_subs(at, rows, subs);
+    Kind::put_subs(blocks, subs);
     __m512i sums[MAX_TILE];
     for (int t = 0; t < n; t++) sums[t] = _mm512_setzero_si512();
     for (int chunk = 0; chunk < Kind::CHUNKS; chunk++) {
         __m512i codes[4 * Kind::RUNS];
-        Kind::codes_of(at, offsets, chunk, codes);
+        Kind::codes_of(blocks, chunk, codes);
         in_turn(n, [&](int first, auto count) {
             for (int run = 0; run < Kind::RUNS; run++)
                 add_scaled<decltype(count)::value, Kind::PIECE>(
@@ -301,62 +447,52 @@ inline void add_super_block(const uint8_t* at, __m512i rows, const int32_t* offs
             term = _mm512_add_ps(term, _mm512_mul_ps(_mm512_mul_ps(scale, subs.offset),
                                                      _mm512_cvtepi32_ps(sum)));
         }
-        add_to(totals + t * ROWS, term);
+        float* const total = totals + t * ROWS;
+        _mm512_store_ps(total, _mm512_add_ps(_mm512_load_ps(total), term));
     }
 }
 
-// --- all rows ------------------------------------------------------------------------------
-
-using AddBlock = void (*)(const uint8_t* at, __m512i rows, const int32_t* offsets,
-                          const TokenTile& tile, int64_t block, float* totals);
-
-template <int BYTES, AddBlock ADD>
-void multiply(const Weight& weight, const TokenTile& tile, int64_t begin, int64_t end,
-              float* product) {
-    const int64_t row_bytes = weight.row_bytes(), blocks = weight.num_blocks();
+template <class Kind, class Rows>
+void multiply_super(Rows rows, int64_t num_blocks, const TokenTile& tile, float* product,
+                    int64_t stride, int64_t num_rows) {
     alignas(64) float totals[MAX_TILE * ROWS];
-    for (int64_t row = begin; row < end; row += ROWS) {
-        const uint8_t* at = weight.blocks + row * row_bytes;
-        const uint8_t* ahead = at + ROWS * row_bytes;
-        const __m512i rows = row_offsets(end - row, row_bytes);
-        alignas(64) int32_t offsets[ROWS];
-        _mm512_store_si512(offsets, rows);
-        for (int t = 0; t < tile.num_tokens; t++)
-            _mm512_store_ps(totals + t * ROWS, _mm512_setzero_ps());
-        for (int64_t block = 0; block < blocks; block++) {
-            fetch_ahead(ahead, ROWS * BYTES);
-            ahead += ROWS * BYTES;
-            ADD(at, rows, offsets, tile, block, totals);
-            at += BYTES;
-        }
-        for (int t = 0; t < tile.num_tokens; t++)
-            store_rows(product + t * weight.rows + row, end - row,
-                       _mm512_load_ps(totals + t * ROWS));
+    for (int t = 0; t < tile.num_tokens; t++)
+        _mm512_store_ps(totals + t * ROWS, _mm512_setzero_ps());
+    for (int64_t index = 0; index < num_blocks; index++) {
+        rows.fetch_ahead(index);
+        add_super_block<Kind>(rows.block(index), tile, index, totals);
     }
+    for (int t = 0; t < tile.num_tokens; t++)
+        store_rows(product + t * stride, num_rows, _mm512_load_ps(totals + t * ROWS));
 }
 
 template <class Kind>
-constexpr Isa::MultiplyTile of_blocks() {
-    return multiply<Kind::BYTES, add_block<Kind>>;
-}
-
-template <class Kind>
-constexpr Isa::MultiplyTile of_super_blocks() {
-    return multiply<Kind::BYTES, add_super_block<Kind>>;
+void multiply_super_blocks(const Weight& weight, const TokenTile& tile, int64_t begin,
+                           int64_t end, float* product) {
+    const int64_t row_bytes = weight.row_bytes(), blocks = weight.num_blocks();
+    for (int64_t row = begin; row < end; row += ROWS) {
+        const uint8_t* const at = weight.blocks + row * row_bytes;
+        if (end - row < ROWS)
+            multiply_super<Kind>(FewerRows<Kind::BYTES>(at, row_bytes, end - row), blocks, tile,
+                                 product + row, weight.rows, end - row);
+        else
+            multiply_super<Kind>(SixteenRows<Kind::BYTES>(at, row_bytes), blocks, tile,
+                                 product + row, weight.rows, ROWS);
+    }
 }
 
 }  // namespace
 
 Isa::MultiplyTile avx512_tile_kernel(int block_type) {
     switch (block_type) {
-        case Q4_0: return of_blocks<FourBits<18, false>>();
-        case Q4_1: return of_blocks<FourBits<20, true>>();
-        case Q5_0: return of_blocks<FiveBits<22, false>>();
-        case Q5_1: return of_blocks<FiveBits<24, true>>();
-        case Q8_0: return of_blocks<EightBits>();
-        case Q4_K: return of_super_blocks<FourBitsK>();
-        case Q5_K: return of_super_blocks<FiveBitsK>();
-        case Q6_K: return of_super_blocks<SixBitsK>();
+        case Q4_0: return multiply_blocks<FourBits<18, false>>;
+        case Q4_1: return multiply_blocks<FourBits<20, true>>;
+        case Q5_0: return multiply_blocks<FiveBits<22, false>>;
+        case Q5_1: return multiply_blocks<FiveBits<24, true>>;
+        case Q8_0: return multiply_blocks<EightBits>;
+        case Q4_K: return multiply_super_blocks<FourBitsK>;
+        case Q5_K: return multiply_super_blocks<FiveBitsK>;
+        case Q6_K: return multiply_super_blocks<SixBitsK>;
         default: return nullptr;
     }
 }

@@ -191,9 +191,9 @@ void multiply_blocks(const Strip& strip, const TokenTile& tile, int64_t blocks, 
                 __m512 term = _mm512_mul_ps(scale, _mm512_set1_ps(token_scale[at]));
                 term = _mm512_mul_ps(term, _mm512_cvtepi32_ps(dot[t]));
                 if (OFFSET)
-                    term = _mm512_add_ps(
-                        term, _mm512_mul_ps(_mm512_load_ps(strip.offset + block * ROWS),
-                                            _mm512_set1_ps(scaled_sum[at])));
+                    // The product of two float16 is exact: nothing is rounded but the sum.
+                    term = _mm512_fmadd_ps(_mm512_load_ps(strip.offset + block * ROWS),
+                                           _mm512_set1_ps(scaled_sum[at]), term);
                 total[at] = _mm512_add_ps(total[at], term);
             }
         }
