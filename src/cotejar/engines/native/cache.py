@@ -15,17 +15,20 @@ import numpy as np
 
 from cotejar.errors import UsageError
 from cotejar.kernels import _compiled
+from cotejar.kernels.arrays import empty_array
 from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jaxtyping import Float32
+    from jaxtyping import Float32, UInt8
 
     from cotejar.model.config import DecoderConfig
 
-FIRST_CAPACITY_TOKENS = 64
+FIRST_CAPACITY_TOKENS = 128
+ROWS_TOGETHER = 32
+"""Capacities are multiples of it, so that keys and values begin at whole cache lines."""
 BLOCK_TYPES = {"f32": BlockType.F32, "f16": BlockType.F16, "q8_0": BlockType.Q8_0}
 KV_TYPES = tuple(BLOCK_TYPES)
 BLOCK = 32
@@ -68,6 +71,8 @@ class KVCache:
 
         `num_tokens` moves on when every layer has been extended: see `advance`.
         """
+        if self._layers[layer].num_bytes_to_grow(self.num_tokens, len(k_TKE)):
+            self._make_room(len(k_TKE))
         return self._layers[layer].extend(self.num_tokens, k_TKE, v_TKE)
 
     def row_for_next(self) -> tuple[int, _compiled.Cache]:
@@ -78,8 +83,7 @@ class KVCache:
         """
         first = self._layers[0]
         if self._compiled is None or not first.has_room(self.num_tokens, self._compiled_keys):
-            for layer in self._layers:
-                layer.make_room(self.num_tokens, 1)
+            self._make_room(1)
             self._compiled_keys = first.keys
             self._compiled = _compiled.Cache(
                 BLOCK_TYPES[self.kv_type],
@@ -88,6 +92,20 @@ class KVCache:
                 [layer.values.view(np.uint8) for layer in self._layers],
             )
         return first.row_of(self.num_tokens), self._compiled
+
+    def _make_room(self, num_tokens: int) -> None:
+        """Have rows for so many positions more in every layer.
+
+        Layers that grow share one piece of memory: it is taken and given back as a whole, and
+        so the next context finds pages that the system has already handed out.
+        """
+        sizes = [layer.num_bytes_to_grow(self.num_tokens, num_tokens) for layer in self._layers]
+        if not any(sizes):
+            return
+        memory = empty_array((sum(sizes) // 4,)).view(np.uint8)
+        for layer, stop, size in zip(self._layers, np.cumsum(sizes), sizes, strict=True):
+            if size:
+                layer.move_to(memory[stop - size : stop], self.num_tokens)
 
     def advance(self, num_tokens: int) -> None:
         """Every layer holds `num_tokens` more."""
@@ -181,23 +199,29 @@ class LayerCache:
         v_TKE: Float32[np.ndarray, "T K E"],
     ) -> tuple[Float32[np.ndarray, "S K E"], Float32[np.ndarray, "S K E"]]:
         """Put rows at position `start` and on; return what is kept up to them."""
-        begin = self.make_room(start, len(k_TKE))
+        begin = start - self._first
         stop = begin + len(k_TKE)
         for name, rows in (("keys", k_TKE), ("values", v_TKE)):
             self._stores[name][begin:stop] = self._encode(rows)
         return self._decode("keys", stop), self._decode("values", stop)
 
-    def make_room(self, start: int, num_tokens: int) -> int:
-        """Have rows for so many positions from `start` on; the first of them."""
+    def num_bytes_to_grow(self, start: int, num_tokens: int) -> int:
+        """Memory that rows for so many positions from `start` on need; 0 where they have it."""
         self._drop_unseen(start)
-        begin, stop = start - self._first, start - self._first + num_tokens
-        for name, store in self._stores.items():
-            if len(store) < stop:
-                capacity = max(stop, 2 * len(store), FIRST_CAPACITY_TOKENS)
-                grown = np.empty((capacity, self._row), self._dtype)
-                grown[:begin] = store[:begin]
-                self._stores[name] = grown
-        return begin
+        needed, capacity = start - self._first + num_tokens, len(self.keys)
+        if needed <= capacity:
+            return 0
+        rows = max(needed, 2 * capacity, FIRST_CAPACITY_TOKENS)
+        rows += -rows % ROWS_TOGETHER
+        return 2 * rows * self._row * self._dtype.itemsize
+
+    def move_to(self, memory: UInt8[np.ndarray, "Y"], start: int) -> None:
+        """Keep the rows before position `start` in other memory, keys first."""
+        begin = start - self._first
+        for name, half in zip(self._stores, np.split(memory, 2), strict=True):
+            grown = half.view(self._dtype).reshape(-1, self._row)
+            grown[:begin] = self._stores[name][:begin]
+            self._stores[name] = grown
 
     def has_room(self, position: int, keys: np.ndarray | None) -> bool:
         """Is there a row for it in these keys, which are still the layer's?"""
