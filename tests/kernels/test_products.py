@@ -210,7 +210,7 @@ def isa(request: pytest.FixtureRequest) -> str:
 
 
 FEW_TOKENS = (1, 2, 6)
-"""One has kernels of its own, and so has a tile; four of a tile go together, then the rest."""
+"""One has kernels of its own, and so has a tile."""
 
 
 @pytest.mark.parametrize("num_tokens", FEW_TOKENS)
@@ -224,6 +224,21 @@ def test_q8_has_the_bits_of_the_written_out_formula(
     product = multiply_q8(weight, activations, isa=isa)
 
     assert same_bits(product, reference_q8(weight, activations))
+
+
+@pytest.mark.parametrize("block_type", QUANTISED, ids=lambda one: one.label)
+def test_a_tile_of_any_size_has_the_bits_of_the_written_out_formula(
+    block_type: BlockType, isa: str
+) -> None:
+    """Rows go by sixteen, here once and five more; tokens by eight, and the rest."""
+    weight = random_weight(block_type, 21, columns_of(block_type))
+    activations = random_activations(14, weight.columns)
+    expected = reference_q8(weight, activations)
+
+    for num_tokens in (2, 3, 5, 7, 8, 9, 12, 14):
+        product = multiply_q8(weight, activations[:num_tokens], isa=isa)
+
+        assert same_bits(product, expected[:num_tokens]), f"{num_tokens} tokens"
 
 
 @pytest.mark.parametrize("block_type", QUANTISED, ids=lambda one: one.label)

@@ -14,8 +14,8 @@
 namespace cotejar {
 namespace {
 
-// One block of each of 16 rows, so many bytes apart. A fixed distance needs few registers for
-// addresses; with 16 free ones the compiler keeps them among the vectors.
+// One block of each of 16 rows, so many bytes apart: by a distance the compiler needs few
+// registers, where it kept 16 free addresses among the vectors.
 struct Blocks {
     const uint8_t* at;
     int64_t stride;
@@ -59,7 +59,8 @@ class FewerRows {
         uint8_t* const copy = copies_[index % 2];
         for (int64_t row = 0; row < ROWS; row++) {
             const int64_t from = row < num_rows_ ? row : num_rows_ - 1;
-            __builtin_memcpy(copy + row * BYTES, first_ + from * row_bytes_ + index * BYTES, BYTES);
+            const uint8_t* const block = first_ + from * row_bytes_ + index * BYTES;
+            __builtin_memcpy(copy + row * BYTES, block, BYTES);
         }
         return {copy, BYTES, offsets_};
     }
@@ -103,7 +104,7 @@ inline __m512i nibbles_of(const __m512i* columns, int quad) {
                     : _mm512_and_si512(_mm512_srli_epi16(columns[quad - 4], 4), low);
 }
 
-// --- types of 32-blocks: one block of 16 rows, taken apart as late as possible -------------------
+// --- types of 32-blocks: one block of 16 rows, taken apart as late as possible ----------------
 //
 // What `load` keeps fits beside the sums while another block is at work: so the next block is
 // on its way before its codes are needed. codes(quad) are four neighbours of each row.
