@@ -34,6 +34,7 @@ from cotejar.engines.native.engine import NativeEngine, NativeSession
 from cotejar.engines.native.fused import FusedPass
 from cotejar.engines.native.speed import peak_rss_bytes
 from cotejar.engines.oracle import OracleEngine
+from cotejar.engines.tracing import join_recorders
 from cotejar.kernels.instruction_set import chosen_isa, num_threads
 from cotejar.kernels.products import multiply_q8
 from cotejar.model.language_model import open_language_model
@@ -52,6 +53,7 @@ BARS = {  # (measure, model or "") -> (least or most, bar)
     "prefill 512 bf16 by AMX / llama.cpp": ("least", {"Qwen": 5.0, "SmolLM2": 8.0}),
     "traced / untraced, 128": ("most", {"": 1.05}),
     "traced / untraced, 512": ("most", {"": 1.05}),
+    "traced / untraced, decode": ("most", {"": 1.05}),
     "traced / llama.cpp with a callback, 128": ("most", {"": 0.2}),
     "open + first token / llama.cpp": ("most", {"Qwen": 0.5}),
     "peak memory / file size": ("most", {"Qwen": 1.25}),
@@ -140,6 +142,25 @@ def timed_pass(make: Any, model: Any, ids: list[int], recorder: Any) -> float:
     return time.perf_counter() - start
 
 
+def timed_steps(session: NativeSession, ids: list[int]) -> tuple[float, float, float]:
+    """Untraced, traced over the same positions, and what joining the recorders takes.
+
+    Each step is taken both ways before the next is, so that both see the same machine.
+    """
+    recorders, seconds = [TraceRecorder(Capture()) for _ in ids], [0.0, 0.0]
+    for token, recorder in zip(ids, recorders, strict=True):
+        start = time.perf_counter()
+        session.append([token])
+        seconds[0] += time.perf_counter() - start
+        session.truncate(session.num_tokens - 1)
+        start = time.perf_counter()
+        session.append_traced([token], recorder)
+        seconds[1] += time.perf_counter() - start
+    start = time.perf_counter()
+    join_recorders(recorders, Capture())
+    return seconds[0], seconds[1], time.perf_counter() - start
+
+
 def read_bandwidth() -> float:
     """Bytes a second that two threads read from 1 GiB, numpy's sum, best of three."""
     from concurrent.futures import ThreadPoolExecutor
@@ -203,10 +224,7 @@ def measure_speed(path: Path, rounds: int, *, whole: bool) -> dict[str, Any]:
                 note("traced / llama.cpp with a callback, 128", traced / reduced)
         after = token_ids(DECODE_TOKENS)
         theirs = llama.decode(after)
-        start = time.perf_counter()
-        for token in after:
-            session.append([token])
-        ours = time.perf_counter() - start
+        ours, traced, joining = timed_steps(session, after)
         note("llama.cpp decode, tokens/s", DECODE_TOKENS / theirs)
         note("native decode, tokens/s", DECODE_TOKENS / ours)
         note(
@@ -214,6 +232,8 @@ def measure_speed(path: Path, rounds: int, *, whole: bool) -> dict[str, Any]:
             theirs / ours,
         )
         if whole:
+            note("traced / untraced, decode", traced / ours)
+            note(f"joining and naming {DECODE_TOKENS} traced steps, ms", 1000 * joining)
             bandwidth, read = read_bandwidth(), weight_bytes(model) * DECODE_TOKENS / ours
             note("DRAM read, GB/s", bandwidth / 1e9)
             note("decode, share of DRAM bandwidth", read / bandwidth)

@@ -336,6 +336,7 @@ def small_decoder() -> _compiled.Decoder:
         ({"caches": lambda: [small_cache()] * 2}, "one cache for two tokens"),
         ({"rows": [4, 0]}, "the cache does not fit the decoder or has no room"),
         ({"rows": [0, -1]}, "the cache does not fit the decoder or has no room"),
+        ({"measured": True}, "moments of several tokens"),
     ],
 )
 def test_no_size_that_does_not_fit_is_used(changes: dict[str, Any], problem: str) -> None:

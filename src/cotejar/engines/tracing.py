@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cotejar.trace.array_store import ArrayStore
+from cotejar.trace.counted_step import StatsColumns
 from cotejar.trace.forward_trace import (
     EngineInfo,
     ForwardTrace,
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cotejar.model.language_model import LanguageModel
+    from cotejar.trace.counted_step import StepLayout
     from cotejar.trace.forward_trace import Capture, SiteRecord
 
 
@@ -77,9 +80,14 @@ def join_recorders(parts: Sequence[TraceRecorder], capture: Capture) -> TraceRec
     joined = TraceRecorder(capture)
     joined.sites, joined.arrays = dict(parts[0].sites), parts[0].arrays
     keeps_rows = Scope.ALL in capture.scopes
-    for part in parts[1:]:
-        for name, record in part.sites.items():
-            joined.sites[name] = _joined(joined.sites[name], record, keeps_rows=keeps_rows)
+    for layout, some in groupby(parts[1:], key=lambda part: part.step and part.step.layout):
+        if layout is not None:
+            moments = [part.step.moments for part in some if part.step]
+            _join_steps(joined.sites, layout, moments, keeps_rows=keeps_rows)
+            continue
+        for part in some:
+            for name, record in part.sites.items():
+                joined.sites[name] = _joined(joined.sites[name], record, keeps_rows=keeps_rows)
     if keeps_rows and len(parts) > 1:
         joined.arrays = store = ArrayStore()
         for name in list(parts[0].arrays):
@@ -99,3 +107,30 @@ def _joined(before: SiteRecord, after: SiteRecord, *, keeps_rows: bool) -> SiteR
         shape=(before.shape[0] + after.shape[0], after.shape[1]),
         stats={**after.stats, Scope.ALL: merged},
     )
+
+
+def _join_steps(
+    sites: dict[str, SiteRecord],
+    layout: StepLayout,
+    moments: Sequence[bytes],
+    *,
+    keeps_rows: bool,
+) -> None:
+    """What `_joined` makes of each step in turn, with its bits, all sites at once."""
+    kept = [index for index, (site, _) in enumerate(layout.sites) if str(site) in sites]
+    names = [str(layout.sites[index].site) for index in kept]
+    last = layout.read(moments[-1]).rows(kept)
+    every = last
+    if keeps_rows:
+        every = StatsColumns.of(sites[name].stats[Scope.ALL] for name in names)
+        for step in moments:
+            every = every.merged(layout.read(step).rows(kept))
+    for name, of_all, of_last in zip(names, every.named(), last.named(), strict=True):
+        before = sites[name]
+        tokens = before.shape[0] + len(moments) if keeps_rows else 1
+        of_scope = {Scope.ALL: of_all, Scope.LAST: of_last}
+        sites[name] = replace(
+            before,
+            shape=(tokens, before.shape[1]),
+            stats={scope: of_scope[scope] for scope in before.stats},
+        )

@@ -144,4 +144,5 @@ class Decoder:
         caches: list[Cache],
         rows: list[int],
         logits: np.ndarray,
-    ) -> None: ...
+        measured: bool = False,
+    ) -> bytes | None: ...

@@ -15,12 +15,13 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from cotejar.kernels import _compiled
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float32
+    from jaxtyping import Float32, Float64, Int64
 
 
 class Moments(NamedTuple):
@@ -43,6 +44,7 @@ MomentsPair = tuple[Moments, Moments]
 """Of all rows, and of the last one by itself."""
 
 _PAIR = struct.Struct("4q4d4q4d")
+_MOMENTS = np.dtype([("counts", "q", 4), ("values", "d", 4)])
 
 
 def measure_raw(
@@ -68,3 +70,11 @@ def measure_moments(
 def read_pairs(raw: bytes) -> list[MomentsPair]:
     """Read the moments of one array or more as the kernels return them."""
     return [(Moments(*pair[:8]), Moments(*pair[8:])) for pair in _PAIR.iter_unpack(raw)]
+
+
+def read_columns(
+    raw: bytes,
+) -> tuple[Int64[np.ndarray, "N 4"], Float64[np.ndarray, "N 4"]]:
+    """The moments of all rows of N arrays: what is an integer of `Moments`, and what is not."""
+    every = np.frombuffer(raw, _MOMENTS)[::2]
+    return every["counts"], every["values"]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
+    from cotejar.trace.counted_step import StepLayout
+
 
 UNKNOWN = "unknown"
 """What a recorded trace does not say. It equals nothing, not even itself."""
@@ -268,7 +270,7 @@ class TraceRecorder:
         self._capture = capture
         self._every_site = capture.layers is None
         self._sites: dict[str, SiteRecord] = {}
-        self._counted: list[_Counted | _Joined] = []
+        self._counted: list[_Counted | _Joined | CountedStep] = []
         self.arrays = ArrayStore()
 
     @property
@@ -278,6 +280,9 @@ class TraceRecorder:
         for one in counted:
             if isinstance(one, _Joined):
                 self._join(one)
+                continue
+            if isinstance(one, CountedStep):
+                self._name_step(one)
                 continue
             pairs = read_stats(one.moments)
             for slot, pair, shape in zip(one.slots, pairs, one.shapes, strict=True):
@@ -370,6 +375,33 @@ class TraceRecorder:
         if self._every_site or layer is None or self._wants(known_site(slots[0], layer)):
             self._counted.append(_Counted(slots, moments, shapes, layer))
 
+    @property
+    def takes_step(self) -> bool:
+        """May a pass of one token come by `record_step`: no array, or the logits alone?"""
+        return self._capture.array_slots <= {"logits"}
+
+    def record_step(
+        self, layout: StepLayout, moments: bytes, logits_1V: Float[np.ndarray, "1 V"]
+    ) -> None:
+        """Record all sites of a pass of one token, which a kernel has counted on the way."""
+        self._counted.append(CountedStep(layout, moments))
+        if self.wants_arrays:
+            self.arrays["logits"] = logits_1V
+
+    @property
+    def step(self) -> CountedStep | None:
+        """What `record_step` was given, if that is all that was recorded and not yet named."""
+        if self._sites or len(self._counted) != 1:
+            return None
+        only = self._counted[0]
+        return only if isinstance(only, CountedStep) else None
+
+    def _name_step(self, step: CountedStep) -> None:
+        stats = step.layout.read(step.moments).named()
+        for (site, width), one in zip(step.layout.sites, stats, strict=True):
+            if self._wants(site):
+                self._keep(site, "float32", (1, width), self._in_scopes(one, one))
+
     def _wants(self, site: Site) -> bool:
         return self._every_site or self._capture.wants_site(site)
 
@@ -433,6 +465,13 @@ class _Counted(NamedTuple):
     moments: bytes
     shapes: Sequence[tuple[int, ...]]
     layer: int | None
+
+
+class CountedStep(NamedTuple):
+    """A pass of one token as a kernel counted it."""
+
+    layout: StepLayout
+    moments: bytes
 
 
 class _Joined(NamedTuple):

@@ -2,14 +2,16 @@
 
 A decode step is bound by the memory, which stands still between two products: Python there
 costs a sixth of the time of a small model. Several contexts share one reading of the weights,
-and no context's bits depend on the others. The bits are those of `Pass`; a model or a machine
-for which the compiled decoder lacks something is run by `Pass` or `PackedPass`.
+and no context's bits depend on the others. The bits are those of `Pass`, and so are the
+statistics of a trace; a model or a machine for which the compiled decoder lacks something is
+run by `Pass` or `PackedPass`.
 
 Shape letters as in `forward`; N contexts.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +22,8 @@ from cotejar.kernels import _compiled
 from cotejar.kernels.arrays import empty_array
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM
+from cotejar.trace.counted_step import CountedSite, StepLayout
+from cotejar.trace.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +32,10 @@ if TYPE_CHECKING:
 
     from cotejar.engines.native.cache import KVCache
     from cotejar.engines.native.layer_weights import LayerWeights
+    from cotejar.model.config import DecoderConfig
     from cotejar.model.language_model import LanguageModel
     from cotejar.quant.block_matrix import BlockMatrix
+    from cotejar.trace.forward_trace import TraceRecorder
 
 POSITIONS_AT_ONCE = 256
 """Of which the angles are computed together."""
@@ -66,16 +72,46 @@ class Decoder:
 
     def step(self, parts: Sequence[tuple[KVCache, int]]) -> Float32[np.ndarray, "N V"]:
         """Extend every context by one token; the logits after it, a row each."""
+        return self._run(parts, measured=False)[0]
+
+    def step_traced(
+        self, cache: KVCache, token_id: int, recorder: TraceRecorder
+    ) -> Float32[np.ndarray, "1 V"]:
+        """Extend one context and record all sites; the recorder's `takes_step` was asked."""
+        logits_1V, moments = self._run([(cache, token_id)], measured=True)
+        if moments is not None:
+            recorder.record_step(self._layout, moments, logits_1V)
+        return logits_1V
+
+    @cached_property
+    def _layout(self) -> StepLayout:
+        config, vocab_size = self._model.config, self._model.weights.lm_head.rows
+        outside = (("embed", config.hidden_size), ("final_norm", config.hidden_size))
+        embed, *last = (
+            CountedSite(Site(slot), width) for slot, width in (*outside, ("logits", vocab_size))
+        )
+        layers = (
+            CountedSite(Site(slot, layer), _width(config, slot))
+            for layer in range(config.num_layers)
+            for slot in COUNTED_SLOTS
+        )
+        return StepLayout((embed, *layers, *last), joined="qkv", of=("q", "k", "v"))
+
+    def _run(
+        self, parts: Sequence[tuple[KVCache, int]], *, measured: bool
+    ) -> tuple[Float32[np.ndarray, "N V"], bytes | None]:
         embedding = self._model.weights[EMBEDDING]
         hidden_ND = embedding.decode_picked([token for _, token in parts])
         angles = [self._angles(cache.num_tokens) for cache, _ in parts]
         cos_NP, sin_NP = (np.stack(table) for table in zip(*angles, strict=True))
         rows, caches = zip(*(cache.row_for_next() for cache, _ in parts), strict=True)
         logits_NV = empty_array((len(parts), self._model.weights.lm_head.rows))
-        self._compiled.step(hidden_ND, cos_NP, sin_NP, list(caches), list(rows), logits_NV)
+        moments = self._compiled.step(
+            hidden_ND, cos_NP, sin_NP, list(caches), list(rows), logits_NV, measured
+        )
         for cache, _ in parts:
             cache.advance(1)
-        return logits_NV
+        return logits_NV, moments
 
     def _angles(
         self, position: int
@@ -86,6 +122,37 @@ class Decoder:
             self._tables[part] = rope_tables(rope, part * POSITIONS_AT_ONCE, POSITIONS_AT_ONCE)
         cos_TP, sin_TP = self._tables[part]
         return cos_TP[index], sin_TP[index]
+
+
+COUNTED_SLOTS = (
+    "attn_norm",
+    "q",
+    "k",
+    "v",
+    "q_rope",
+    "k_rope",
+    "attn_context",
+    "attn_out",
+    "attn_residual",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_silu_gate",
+    "ffn_swiglu_inner",
+    "ffn_out",
+    "output",
+)
+"""What the compiled step measures in a layer, in its order: `LayerSite` there."""
+
+
+def _width(config: DecoderConfig, slot: str) -> int:
+    if slot in {"q", "q_rope", "attn_context"}:
+        return config.num_heads * config.head_dim
+    if slot in {"k", "v", "k_rope"}:
+        return config.num_kv_heads * config.head_dim
+    if slot in {"ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_inner"}:
+        return config.ffn_size
+    return config.hidden_size
 
 
 _LINEARS = ("q", "k", "v", "attn_out", "ffn_gate", "ffn_up", "ffn_out")

@@ -89,11 +89,10 @@ class NativeEngine:
         """Run the last `num_steps` tokens one at a time over the KV cache of those before."""
         self.check(token_ids)
         passes = passes_of(len(token_ids), num_steps)
-        step, parts, start = self._new_pass(None), [], 0
+        session, parts, start = self.start(), [], 0
         for size in passes:
-            step.recorder = TraceRecorder(capture)
-            _run(step, token_ids[start : start + size], last_only=False)
-            parts.append(step.recorder)
+            parts.append(TraceRecorder(capture))
+            session.append_traced(token_ids[start : start + size], parts[-1])
             start += size
         return finish_trace(
             join_recorders(parts, capture),
@@ -196,6 +195,22 @@ class NativeSession:
     def append_all(self, token_ids: Sequence[int]) -> Float32[np.ndarray, "T V"]:
         """Add tokens; return the logits after each of them."""
         logits_TV = _run(self._pass, token_ids, last_only=False)
+        self.token_ids += token_ids
+        return logits_TV
+
+    def append_traced(
+        self, token_ids: Sequence[int], recorder: TraceRecorder
+    ) -> Float32[np.ndarray, "T V"]:
+        """Add tokens and record every site; return the logits after each of them."""
+        if len(token_ids) == 1 and self._decoder and recorder.takes_step:
+            _check(self._pass.model, token_ids, self.num_tokens)
+            logits_TV = self._decoder.step_traced(self.cache, token_ids[0], recorder)
+        else:
+            self._pass.recorder = recorder
+            try:
+                logits_TV = _run(self._pass, token_ids, last_only=False)
+            finally:
+                self._pass.recorder = None
         self.token_ids += token_ids
         return logits_TV
 

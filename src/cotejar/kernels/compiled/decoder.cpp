@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "decoder_moments.h"
 #include "sequence_operations.h"
 
 namespace cotejar {
@@ -15,9 +16,10 @@ thread_local Scratch decode_scratch;
 // members end together.
 constexpr int64_t RUN_BYTES = 32 << 10;
 
-// What all members share: rows of all tokens, one after the other.
+// What all members share: rows of all tokens, one after the other. Where nothing is measured,
+// what comes of q, k, gate and up takes their place.
 struct Shared {
-    float *q, *k, *v, *context, *gate, *inner, *products;
+    float *q, *k, *v, *q_rope, *k_rope, *context, *gate, *activated, *up, *inner, *products;
     float *keys, *values;  // of all contexts, as attention reads them; see `loaded_at`
 };
 
@@ -33,6 +35,7 @@ struct Run {
     const int cache_type;
     float *hidden, *logits;
     Operands operands;
+    StepMoments* moments;  // null: nothing is measured
     Shared shared{};
     Own* owns = nullptr;
     int64_t* loaded_at = nullptr;  // each context's first row in shared.keys, if it is loaded
@@ -49,18 +52,24 @@ struct Run {
         return decoder.window ? std::max<int64_t>(0, context.row - decoder.window + 1) : 0;
     }
     void carve_loaded(Carver& carver);
+    void measure(Team& team, int member, size_t index, LayerSite site, const float* values) const {
+        if (moments != nullptr) moments->of_layer(team.size(), member, index, site, values);
+    }
+    void measure_before(Team& team, int member, size_t index) const;
 
     void layer(Team& team, int member, size_t index) const;
     void round_normed(Team& team, int member, const float* norm, const Weight* const* weights,
                       int count) const;
-    void qkv(Team& team, int member, const DecoderLayer& layer) const;
+    void qkv(Team& team, int member, size_t index) const;
     void turn(Team& team, int member, size_t index) const;
     void turn_head(const DecoderLayer& layer, size_t index, int64_t token, int64_t head) const;
     void load_cache(Team& team, int member, size_t index) const;
     void load_strip(size_t index, int64_t strip, bool of_keys) const;
     void attention(Team& team, int member, size_t index) const;
     Attention attention_of(size_t index, int64_t token) const;
-    void swiglu(Team& team, int member, const DecoderLayer& layer) const;
+    void measure_attention(Team& team, int member, size_t index) const;
+    void swiglu(Team& team, int member, size_t index) const;
+    void measure_swiglu(Team& team, int member, size_t index) const;
     void add_product(Team& team, int member, const Linear& linear, const float* inputs) const;
 };
 
@@ -90,6 +99,12 @@ void Run::carve(Carver& carver, int members, const Operands::Sizes& sizes) {
     shared.context = rows_of(decoder.q_size());
     shared.gate = rows_of(decoder.ffn_size());
     shared.inner = rows_of(decoder.ffn_size());
+    const bool measured = moments != nullptr;
+    shared.q_rope = measured ? rows_of(decoder.q_size()) : shared.q;
+    shared.k_rope = measured ? rows_of(decoder.k_size()) : shared.k;
+    shared.activated = measured ? rows_of(decoder.ffn_size()) : shared.gate;
+    shared.up = measured ? rows_of(decoder.ffn_size()) : shared.inner;
+    if (measured) moments->carve(carver);
     shared.products = rows_of(decoder.hidden_size());
     carve_loaded(carver);
     int64_t positions = 0;
@@ -123,19 +138,34 @@ void Run::work(Team& team, int member) const {
     const Linear& head = decoder.lm_head;
     const Weight* const weights[] = {&head.weight};
     round_normed(team, member, decoder.final_norm, weights, 1);
+    if (moments != nullptr) {
+        measure_before(team, member, decoder.layers.size());
+        moments->final_norm(team.size(), member, owns[member].values);
+    }
     team.each(member, strips_of(head.weight), run_of(head.weight), [&](Range range) {
         operands.multiply(member, head, 0, range, logits);
     });
+    if (moments != nullptr) moments->logits(team.size(), member, logits);
+}
+
+// What came out before layer `index`: the embedding, or the layer before.
+void Run::measure_before(Team& team, int member, size_t index) const {
+    if (moments == nullptr) return;
+    if (index == 0) return moments->embed(team.size(), member, hidden);
+    measure(team, member, index - 1, LayerSite::FFN_OUT, shared.products);
+    measure(team, member, index - 1, LayerSite::OUTPUT, hidden);
 }
 
 void Run::layer(Team& team, int member, size_t index) const {
     const DecoderLayer& layer = decoder.layers[index];
-    qkv(team, member, layer);
+    qkv(team, member, index);
     turn(team, member, index);
     if (!reads_in_place()) load_cache(team, member, index);
     attention(team, member, index);
+    measure_attention(team, member, index);
     add_product(team, member, layer.o, shared.context);
-    swiglu(team, member, layer);
+    swiglu(team, member, index);
+    measure_swiglu(team, member, index);
     add_product(team, member, layer.down, shared.inner);
 }
 
@@ -150,11 +180,14 @@ void Run::round_normed(Team& team, int member, const float* norm, const Weight* 
     });
 }
 
-void Run::qkv(Team& team, int member, const DecoderLayer& layer) const {
+void Run::qkv(Team& team, int member, size_t index) const {
+    const DecoderLayer& layer = decoder.layers[index];
     const Linear* const linears[3] = {&layer.q, &layer.k, &layer.v};
     const Weight* const weights[3] = {&layer.q.weight, &layer.k.weight, &layer.v.weight};
     float* const products[3] = {shared.q, shared.k, shared.v};
     round_normed(team, member, layer.attn_norm, weights, 3);
+    measure_before(team, member, index);
+    measure(team, member, index, LayerSite::ATTN_NORM, owns[member].values);
     int64_t ends[3], units = 0;
     for (int i = 0; i < 3; i++) ends[i] = units += strips_of(*weights[i]);
     team.each(member, units, run_of(layer.q.weight), [&](Range range) {
@@ -178,7 +211,7 @@ void Run::turn(Team& team, int member, size_t index) const {
     });
 }
 
-// Queries are turned where they are; keys and values go to the cache if it stores float32.
+// Keys and values go to the cache if it stores float32.
 void Run::turn_head(const DecoderLayer& layer, size_t index, int64_t token,
                     int64_t head) const {
     const Operations& operations = *decoder.isa->operations;
@@ -195,16 +228,20 @@ void Run::turn_head(const DecoderLayer& layer, size_t index, int64_t token,
                         shared.v + at + v_head * size, bytes);
         return;
     }
-    float* values = k_head < 0 ? shared.q + token * decoder.q_size() + head * size
-                               : shared.k + at + k_head * size;
-    float* turned = values;
-    if (k_head >= 0 && reads_in_place()) turned = cached(context.layers[index].keys, k_head);
-    const float* norm = k_head < 0 ? layer.q_norm : layer.k_norm;
-    if (norm != nullptr) operations.rms_norm(values, norm, size, decoder.eps, values);
-    if (turned != values) std::memcpy(turned, values, bytes);
+    const bool is_key = k_head >= 0;
+    const int64_t first = is_key ? at + k_head * size : token * decoder.q_size() + head * size;
+    const float* const values = (is_key ? shared.k : shared.q) + first;
+    float* const turned = (is_key ? shared.k_rope : shared.q_rope) + first;
+    const float* norm = is_key ? layer.k_norm : layer.q_norm;
+    if (norm != nullptr)
+        operations.rms_norm(values, norm, size, decoder.eps, turned);
+    else if (turned != values)
+        std::memcpy(turned, values, bytes);
     const int64_t second = decoder.adjacent ? 1 : decoder.pairs, step = decoder.adjacent ? 2 : 1;
-    operations.rotate(values, context.cosine, context.sine, decoder.pairs, 0, second, step,
+    operations.rotate(turned, context.cosine, context.sine, decoder.pairs, 0, second, step,
                       turned);
+    if (is_key && reads_in_place())
+        std::memcpy(cached(context.layers[index].keys, k_head), turned, bytes);
 }
 
 // The new rows are stored, and all that are seen are read: the new ones too as they are stored.
@@ -225,7 +262,7 @@ void Run::load_strip(size_t index, int64_t strip, bool of_keys) const {
     uint8_t* const stored = of_keys ? layer.keys : layer.values;
     const Weight rows = cache_rows(cache_type, stored, context.row + 1, width);
     const int64_t at = static_cast<int64_t>(token) * width;
-    const float* const fresh = (of_keys ? shared.k : shared.v) + at;
+    const float* const fresh = (of_keys ? shared.k_rope : shared.v) + at;
     if (context.row < first + ROWS)
         store_row(*decoder.isa, cache_type, fresh, width, stored + context.row * rows.row_bytes());
     load_rows(*decoder.isa, rows, first,
@@ -247,7 +284,7 @@ Attention Run::attention_of(size_t index, int64_t token) const {
             decoder.kv_heads,
             decoder.head_size,
             decoder.window,
-            shared.q + token * decoder.q_size(),
+            shared.q_rope + token * decoder.q_size(),
             keys,
             values};
 }
@@ -270,22 +307,41 @@ void Run::attention(Team& team, int member, size_t index) const {
     });
 }
 
-void Run::swiglu(Team& team, int member, const DecoderLayer& layer) const {
+void Run::measure_attention(Team& team, int member, size_t index) const {
+    measure(team, member, index, LayerSite::Q, shared.q);
+    measure(team, member, index, LayerSite::K, shared.k);
+    measure(team, member, index, LayerSite::V, shared.v);
+    measure(team, member, index, LayerSite::Q_ROPE, shared.q_rope);
+    measure(team, member, index, LayerSite::K_ROPE, shared.k_rope);
+    measure(team, member, index, LayerSite::ATTN_CONTEXT, shared.context);
+}
+
+void Run::swiglu(Team& team, int member, size_t index) const {
+    const DecoderLayer& layer = decoder.layers[index];
     const Operations& operations = *decoder.isa->operations;
     const Weight* const weights[2] = {&layer.gate.weight, &layer.up.weight};
     round_normed(team, member, layer.ffn_norm, weights, 2);
+    measure(team, member, index, LayerSite::ATTN_OUT, shared.products);
+    measure(team, member, index, LayerSite::ATTN_RESIDUAL, hidden);
+    measure(team, member, index, LayerSite::FFN_NORM, owns[member].values);
     const int64_t ffn = decoder.ffn_size();
     team.each(member, strips_of(layer.up.weight), run_of(layer.up.weight), [&](Range range) {
         operands.multiply(member, layer.gate, 0, range, shared.gate);
-        operands.multiply(member, layer.up, operands.form_of(weights, 1), range, shared.inner);
+        operands.multiply(member, layer.up, operands.form_of(weights, 1), range, shared.up);
         const int64_t begin = range.begin * ROWS, count = std::min(range.end * ROWS, ffn) - begin;
         for (int64_t token = 0; token < num_tokens(); token++) {
-            float* const gate = shared.gate + token * ffn + begin;
-            float* const inner = shared.inner + token * ffn + begin;
-            operations.silu(gate, count, gate);
-            operations.multiply(gate, inner, count, inner);
+            const int64_t at = token * ffn + begin;
+            operations.silu(shared.gate + at, count, shared.activated + at);
+            operations.multiply(shared.activated + at, shared.up + at, count, shared.inner + at);
         }
     });
+}
+
+void Run::measure_swiglu(Team& team, int member, size_t index) const {
+    measure(team, member, index, LayerSite::FFN_GATE, shared.gate);
+    measure(team, member, index, LayerSite::FFN_UP, shared.up);
+    measure(team, member, index, LayerSite::FFN_SILU_GATE, shared.activated);
+    measure(team, member, index, LayerSite::FFN_SWIGLU_INNER, shared.inner);
 }
 
 void Run::add_product(Team& team, int member, const Linear& linear, const float* inputs) const {
@@ -305,9 +361,15 @@ void Run::add_product(Team& team, int member, const Linear& linear, const float*
 }  // namespace
 
 void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
-            float* hidden, float* logits) {
-    Run run{decoder, contexts, cache_type, hidden, logits,
-            Operands(*decoder.isa, static_cast<int64_t>(contexts.size()))};
+            float* hidden, float* logits, BothMoments* moments) {
+    StepMoments step_moments(decoder);
+    Run run{decoder,
+            contexts,
+            cache_type,
+            hidden,
+            logits,
+            Operands(*decoder.isa, static_cast<int64_t>(contexts.size())),
+            moments != nullptr ? &step_moments : nullptr};
     const int members = num_threads();
     const Operands::Sizes sizes = run.sizes();
     Carver counter(nullptr);
@@ -318,6 +380,7 @@ void decode(const Decoder& decoder, const std::vector<Context>& contexts, int ca
         static_cast<const Run*>(context)->work(team, member);
     };
     run_team(work, &run, members);
+    if (moments != nullptr) step_moments.merged(moments);
 }
 
 }  // namespace cotejar

@@ -45,8 +45,9 @@ struct Context {
 };
 
 // `hidden` holds each token's embedding and is written over; `logits` get a row each. All
-// caches are of one type. Throws std::bad_alloc before anything is written.
+// caches are of one type. With `moments`, for one context alone: those of every site, see
+// StepMoments. Throws std::bad_alloc before anything is written.
 void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
-            float* hidden, float* logits);
+            float* hidden, float* logits, BothMoments* moments);
 
 }  // namespace cotejar

@@ -10,7 +10,7 @@
 
 #include "binding.h"
 #include "bound_linear.h"
-#include "decoder.h"
+#include "decoder_moments.h"
 #include "vector_product.h"
 
 namespace cotejar {
@@ -105,10 +105,11 @@ class BoundDecoder {
                                    v.linear, o.linear, gate.linear, up.linear, down.linear});
     }
 
-    // One token more of each cache's context; see decoder.h.
-    void step(const OutMatrix& hidden, const Matrix& cosine, const Matrix& sine,
-              const std::vector<const BoundCache*>& caches, const std::vector<int64_t>& rows,
-              const OutMatrix& logits) const {
+    // One token more of each cache's context; see decoder.h. Moments as `bytes_of` has them.
+    nb::object step(const OutMatrix& hidden, const Matrix& cosine, const Matrix& sine,
+                    const std::vector<const BoundCache*>& caches,
+                    const std::vector<int64_t>& rows, const OutMatrix& logits,
+                    bool measured) const {
         const Decoder& all = decoder_;
         const size_t tokens = caches.size();
         require(!all.layers.empty(), "a decoder without layers");
@@ -131,8 +132,16 @@ class BoundDecoder {
                                 sine.data() + at});
         }
         require(are_distinct(caches), "one cache for two tokens");
-        nb::gil_scoped_release released;
-        decode(all, contexts, caches[0]->block_type, hidden.data(), logits.data());
+        require(!measured || tokens == 1, "moments of several tokens");
+        std::vector<BothMoments> moments(
+            measured ? static_cast<size_t>(StepMoments::count(all)) : 0);
+        {
+            nb::gil_scoped_release released;
+            decode(all, contexts, caches[0]->block_type, hidden.data(), logits.data(),
+                   measured ? moments.data() : nullptr);
+        }
+        if (!measured) return nb::none();
+        return bytes_of(moments.data(), static_cast<int>(moments.size()));
     }
 
   private:
@@ -185,8 +194,7 @@ void bind_decoder(nb::module_& module) {
              nb::arg("o"), nb::arg("gate"), nb::arg("up"), nb::arg("down"))
         .def("step", &BoundDecoder::step, nb::arg("hidden").noconvert(),
              nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("caches"),
-             nb::arg("rows"),
-             nb::arg("logits").noconvert());
+             nb::arg("rows"), nb::arg("logits").noconvert(), nb::arg("measured") = false);
 }
 
 }  // namespace cotejar

@@ -20,8 +20,10 @@ constexpr int64_t SMALL = 1 << 14;
 
 int64_t finite_count(const Moments& m) { return m.count - m.nan_count - m.inf_count; }
 
-// Of parts in order: Chan, Golub and LeVeque's formula (1979) for all at once.
-Moments merged(const Moments* parts, int64_t num_parts) {
+}  // namespace
+
+// Chan, Golub and LeVeque's formula (1979) for all at once.
+Moments merge_moments(const Moments* parts, int64_t num_parts) {
     Moments whole = parts[0];
     if (num_parts == 1) return whole;
     double sum = static_cast<double>(finite_count(whole)) * whole.mean;
@@ -46,8 +48,6 @@ Moments merged(const Moments* parts, int64_t num_parts) {
     }
     return whole;
 }
-
-}  // namespace
 
 Block BlockGrid::block(int64_t strip, int64_t piece) const {
     const int64_t row = piece * BLOCK_ROWS, column = strip * BLOCK_COLUMNS;
@@ -114,7 +114,7 @@ bool BlockMoments::finish(const Isa& isa, int array, int64_t strip, int64_t piec
 }
 
 Moments BlockMoments::merged(int array) const {
-    return cotejar::merged(parts_[array], grids_[array].count());
+    return merge_moments(parts_[array], grids_[array].count());
 }
 
 GrowingRows::GrowingRows(const Isa& isa, int64_t width)
@@ -148,7 +148,7 @@ Moments measure_row(const Isa& isa, const float* values, int64_t width) {
         const int64_t first = chunk * MOMENTS_CHUNK;
         isa.measure_chunk(values + first, std::min(MOMENTS_CHUNK, width - first), moments[chunk]);
     }
-    return merged(moments, chunks);
+    return merge_moments(moments, chunks);
 }
 
 BothMoments measure(const Isa& isa, const float* values, int64_t rows, int64_t width) {

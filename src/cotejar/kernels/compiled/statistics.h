@@ -94,6 +94,9 @@ class GrowingRows {
     MomentLanes* lanes_;
 };
 
+// Of parts in order; at least one.
+Moments merge_moments(const Moments* parts, int64_t num_parts);
+
 // Of one row.
 Moments measure_row(const Isa& isa, const float* values, int64_t width);
 
