@@ -16,9 +16,10 @@ from cotejar.engines.native.fused import FusedPass
 from cotejar.kernels import _compiled
 from cotejar.kernels.instruction_set import chosen_isa
 from cotejar.kernels.products import multiply_q8
-from cotejar.model.inventory import layer_tensor
+from cotejar.model.inventory import EMBEDDING, layer_tensor
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
+from cotejar.quant.codec import encode
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.trace.forward_trace import Capture, TraceRecorder
 
@@ -78,6 +79,24 @@ def test_every_token_has_the_bits_of_the_pass(
 
     assert has_decoder(model)
     assert [decoder.step([(cache, token)]).tobytes() for token in IDS] == expected
+
+
+@pytest.mark.parametrize(
+    "block_type",
+    [BlockType.F16, BlockType.Q4_1, BlockType.Q4_K, BlockType.Q6_K, BlockType.APR_Q8],
+)
+def test_an_embedding_of_any_type_has_the_bits_of_the_pass(
+    block_type: BlockType, tiny: Any
+) -> None:
+    model = tiny(TinyDecoder(**WIDE, block_type=BlockType.Q4_0))
+    old = model.weights[EMBEDDING]
+    raw = encode(block_type, old.decode_rows(0, old.rows).reshape(-1))
+    table = BlockMatrix(block_type=block_type, rows=old.rows, columns=old.columns, raw=raw)
+    other = model.altered(weights=model.weights.replaced({EMBEDDING: table}))
+    decoder, cache = Decoder(other), KVCache(other.config)
+
+    assert has_decoder(other)
+    assert [decoder.step([(cache, token)]).tobytes() for token in FEW] == run_singly(other, FEW)
 
 
 def test_it_goes_on_where_a_prefill_ended(tiny: Any) -> None:
@@ -267,7 +286,7 @@ def test_a_cache_that_goes_back_or_moves_is_followed(tiny: Any) -> None:
 def step_of(decoder: _compiled.Decoder, **changes: Any) -> None:
     """Two tokens through a decoder of one layer: width 32, 2 heads of 16, 1 key/value head."""
     arguments: dict[str, Any] = {
-        "hidden": np.zeros((2, 32), "f4"),
+        "token_ids": [0, 63],
         "cosine": np.ones((2, 8), "f4"),
         "sine": np.zeros((2, 8), "f4"),
         "caches": [small_cache(), small_cache()],
@@ -303,6 +322,7 @@ def small_decoder() -> _compiled.Decoder:
         adjacent=False,
         window=0,
         eps=1e-5,
+        embedding=linear(64, 32),
         final_norm=ones,
         lm_head=linear(48, 32),
     )
@@ -314,13 +334,17 @@ def small_decoder() -> _compiled.Decoder:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"hidden": np.zeros((2, 31), "f4")}, "the arrays have other sizes than the decoder"),
-        ({"hidden": np.zeros((1, 32), "f4")}, "the arrays have other sizes than the decoder"),
-        ({"logits": np.zeros((2, 47), "f4")}, "the arrays have other sizes than the decoder"),
+        ({"token_ids": [0]}, "no caches, or another number of rows or tokens"),
+        ({"token_ids": [0, 64]}, "no such token"),
+        ({"token_ids": [-1, 0]}, "no such token"),
+        (
+            {"logits": np.zeros((2, 47), "f4")},
+            "the logits have another size than the decoder's",
+        ),
         ({"cosine": np.zeros((2, 7), "f4")}, "the tables do not fit the decoder"),
         ({"sine": np.zeros((3, 8), "f4")}, "the tables do not fit the decoder"),
-        ({"caches": [], "rows": []}, "no caches, or another number of rows"),
-        ({"rows": [0]}, "no caches, or another number of rows"),
+        ({"caches": [], "rows": []}, "no caches, or another number of rows or tokens"),
+        ({"rows": [0]}, "no caches, or another number of rows or tokens"),
         (
             {"caches": lambda: [small_cache(num_layers=2), small_cache()]},
             "the cache has another number of layers than the decoder",

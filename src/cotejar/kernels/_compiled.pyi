@@ -119,6 +119,7 @@ class Decoder:
         adjacent: bool,
         window: int,
         eps: float,
+        embedding: Linear,
         final_norm: np.ndarray,
         lm_head: Linear,
     ) -> None: ...
@@ -138,7 +139,7 @@ class Decoder:
     ) -> None: ...
     def step(
         self,
-        hidden: np.ndarray,
+        token_ids: list[int],
         cosine: np.ndarray,
         sine: np.ndarray,
         caches: list[Cache],

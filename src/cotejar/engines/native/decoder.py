@@ -57,6 +57,7 @@ class Decoder:
             adjacent=config.rope.pairing == "adjacent",
             window=config.window_of(0) or 0,
             eps=config.rms_eps,
+            embedding=_linear(weights[EMBEDDING], None),
             final_norm=weights.vector(FINAL_NORM),
             lm_head=_linear(weights.lm_head, None),
         )
@@ -100,14 +101,13 @@ class Decoder:
     def _run(
         self, parts: Sequence[tuple[KVCache, int]], *, measured: bool
     ) -> tuple[Float32[np.ndarray, "N V"], bytes | None]:
-        embedding = self._model.weights[EMBEDDING]
-        hidden_ND = embedding.decode_picked([token for _, token in parts])
+        token_ids = [int(token) for _, token in parts]
         angles = [self._angles(cache.num_tokens) for cache, _ in parts]
         cos_NP, sin_NP = (np.stack(table) for table in zip(*angles, strict=True))
         rows, caches = zip(*(cache.row_for_next() for cache, _ in parts), strict=True)
         logits_NV = empty_array((len(parts), self._model.weights.lm_head.rows))
         moments = self._compiled.step(
-            hidden_ND, cos_NP, sin_NP, list(caches), list(rows), logits_NV, measured
+            token_ids, cos_NP, sin_NP, list(caches), list(rows), logits_NV, measured
         )
         for cache, _ in parts:
             cache.advance(1)
@@ -169,9 +169,11 @@ def has_decoder(model: LanguageModel) -> bool:
         and config.embedding_scale == 1
     )
     layers = prepare_layers(model)
+    table = model.weights[EMBEDDING]
+    whole = table.columns % table.block_type.elements_per_block == 0
     uniform = len({(layer.window, id(layer.rope)) for layer in layers}) == 1
     isa = chosen_isa()
-    if not plain or not uniform or isa == NUMPY:
+    if not (plain and whole and uniform) or isa == NUMPY:
         return False
     return _has_kernels(isa, model, layers)
 

@@ -30,6 +30,8 @@ struct EightRows {
 inline void fetch_ahead(const uint8_t* at, int bytes) {
     for (int line = 0; line < bytes; line += 64)
         _mm_prefetch(reinterpret_cast<const char*>(at + line), _MM_HINT_T1);
+    if (reinterpret_cast<uintptr_t>(at) % 4096 < static_cast<uintptr_t>(bytes))  // once a page
+        _mm_prefetch(reinterpret_cast<const char*>(at + LOOK_UP_AHEAD_BYTES), _MM_HINT_T1);
 }
 
 inline void store_rows(__m256 total, int64_t rows, float* product) {

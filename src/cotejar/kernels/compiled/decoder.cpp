@@ -5,6 +5,7 @@
 
 #include "decoder_moments.h"
 #include "sequence_operations.h"
+#include "unpack.h"
 
 namespace cotejar {
 
@@ -19,7 +20,7 @@ constexpr int64_t RUN_BYTES = 32 << 10;
 // What all members share: rows of all tokens, one after the other. Where nothing is measured,
 // what comes of q, k, gate and up takes their place.
 struct Shared {
-    float *q, *k, *v, *q_rope, *k_rope, *context, *gate, *activated, *up, *inner, *products;
+    float *hidden, *q, *k, *v, *q_rope, *k_rope, *context, *gate, *activated, *up, *inner, *products;
     float *keys, *values;  // of all contexts, as attention reads them; see `loaded_at`
 };
 
@@ -33,7 +34,7 @@ struct Run {
     const Decoder& decoder;
     const std::vector<Context>& contexts;
     const int cache_type;
-    float *hidden, *logits;
+    float* logits;
     Operands operands;
     StepMoments* moments;  // null: nothing is measured
     Shared shared{};
@@ -43,6 +44,7 @@ struct Run {
 
     Operands::Sizes sizes() const;
     void carve(Carver& carver, int members, const Operands::Sizes& sizes);
+    void embed() const;
     void work(Team& team, int member) const;
 
   private:
@@ -93,6 +95,7 @@ void Run::carve(Carver& carver, int members, const Operands::Sizes& sizes) {
     const auto rows_of = [&](int64_t width) {
         return carver.take<float>(static_cast<size_t>(num_tokens() * width));
     };
+    shared.hidden = rows_of(decoder.hidden_size());
     shared.q = rows_of(decoder.q_size());
     shared.k = rows_of(decoder.k_size());
     shared.v = rows_of(decoder.k_size());
@@ -133,6 +136,15 @@ void Run::carve_loaded(Carver& carver) {
 
 // --- the layer, top to bottom -----------------------------------------------------------
 
+void Run::embed() const {
+    const Weight& table = decoder.embedding;
+    float* hidden = shared.hidden;
+    for (const Context& context : contexts) {
+        decode_row(table, table.blocks + context.token_id * table.row_bytes(), hidden);
+        hidden += decoder.hidden_size();
+    }
+}
+
 void Run::work(Team& team, int member) const {
     for (size_t index = 0; index < decoder.layers.size(); index++) layer(team, member, index);
     const Linear& head = decoder.lm_head;
@@ -151,9 +163,9 @@ void Run::work(Team& team, int member) const {
 // What came out before layer `index`: the embedding, or the layer before.
 void Run::measure_before(Team& team, int member, size_t index) const {
     if (moments == nullptr) return;
-    if (index == 0) return moments->embed(team.size(), member, hidden);
+    if (index == 0) return moments->embed(team.size(), member, shared.hidden);
     measure(team, member, index - 1, LayerSite::FFN_OUT, shared.products);
-    measure(team, member, index - 1, LayerSite::OUTPUT, hidden);
+    measure(team, member, index - 1, LayerSite::OUTPUT, shared.hidden);
 }
 
 void Run::layer(Team& team, int member, size_t index) const {
@@ -174,8 +186,8 @@ void Run::round_normed(Team& team, int member, const float* norm, const Weight* 
     const int64_t width = decoder.hidden_size();
     float* const values = owns[member].values;
     operands.round(team, member, weights, count, [&](int64_t token) {
-        decoder.isa->operations->rms_norm(hidden + token * width, norm, width, decoder.eps,
-                                          values);
+        decoder.isa->operations->rms_norm(shared.hidden + token * width, norm, width,
+                                          decoder.eps, values);
         return values;
     });
 }
@@ -322,7 +334,7 @@ void Run::swiglu(Team& team, int member, size_t index) const {
     const Weight* const weights[2] = {&layer.gate.weight, &layer.up.weight};
     round_normed(team, member, layer.ffn_norm, weights, 2);
     measure(team, member, index, LayerSite::ATTN_OUT, shared.products);
-    measure(team, member, index, LayerSite::ATTN_RESIDUAL, hidden);
+    measure(team, member, index, LayerSite::ATTN_RESIDUAL, shared.hidden);
     measure(team, member, index, LayerSite::FFN_NORM, owns[member].values);
     const int64_t ffn = decoder.ffn_size();
     team.each(member, strips_of(layer.up.weight), run_of(layer.up.weight), [&](Range range) {
@@ -354,19 +366,18 @@ void Run::add_product(Team& team, int member, const Linear& linear, const float*
         const int64_t end = std::min(range.end * ROWS, width);
         for (int64_t token = 0; token < num_tokens(); token++)
             for (int64_t row = token * width + range.begin * ROWS; row < token * width + end; row++)
-                hidden[row] += shared.products[row];
+                shared.hidden[row] += shared.products[row];
     });
 }
 
 }  // namespace
 
 void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
-            float* hidden, float* logits, BothMoments* moments) {
+            float* logits, BothMoments* moments) {
     StepMoments step_moments(decoder);
     Run run{decoder,
             contexts,
             cache_type,
-            hidden,
             logits,
             Operands(*decoder.isa, static_cast<int64_t>(contexts.size())),
             moments != nullptr ? &step_moments : nullptr};
@@ -379,6 +390,7 @@ void decode(const Decoder& decoder, const std::vector<Context>& contexts, int ca
     const TeamWork work = [](void* context, Team& team, int member) {
         static_cast<const Run*>(context)->work(team, member);
     };
+    run.embed();
     run_team(work, &run, members);
     if (moments != nullptr) step_moments.merged(moments);
 }

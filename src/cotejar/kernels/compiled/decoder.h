@@ -27,6 +27,7 @@ struct Decoder {
     int64_t window;  // 0: none
     double eps;
     std::vector<DecoderLayer> layers;
+    Weight embedding;
     const float* final_norm;
     Linear lm_head;
 
@@ -39,15 +40,15 @@ struct Decoder {
 // The token's key and value become row `row` of every layer's cache, which holds what the
 // token sees before it.
 struct Context {
+    int64_t token_id;
     const CacheLayer* layers;
     int64_t row;
     const float *cosine, *sine;  // of its position
 };
 
-// `hidden` holds each token's embedding and is written over; `logits` get a row each. All
-// caches are of one type. With `moments`, for one context alone: those of every site, see
+// `logits` get a row each. All caches are of one type. With `moments`, for one context alone: those of every site, see
 // StepMoments. Throws std::bad_alloc before anything is written.
 void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
-            float* hidden, float* logits, BothMoments* moments);
+            float* logits, BothMoments* moments);
 
 }  // namespace cotejar

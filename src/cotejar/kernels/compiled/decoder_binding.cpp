@@ -63,16 +63,30 @@ class BoundDecoder {
   public:
     BoundDecoder(const std::string& isa, int64_t heads, int64_t kv_heads, int64_t head_size,
                  int64_t pairs, bool adjacent, int64_t window, double eps,
-                 const Vector& final_norm, const BoundLinear& lm_head) {
+                 const BoundLinear& embedding, const Vector& final_norm,
+                 const BoundLinear& lm_head) {
         const int64_t most = int64_t{1} << 20;
         require(kv_heads >= 1 && heads >= kv_heads && heads < most && heads % kv_heads == 0,
                 "the query heads are no multiple of the key heads");
         require(head_size >= 1 && head_size < most, "a head size out of range");
         require(pairs >= 0 && pairs <= head_size / 2, "more pairs than a head has");
         require(window >= 0, "a negative window");
-        decoder_ = {&isa_named(isa), heads, kv_heads, head_size,           pairs,
-                    adjacent,        window, eps,     {}, final_norm.data(), lm_head.linear};
+        decoder_ = {&isa_named(isa),
+                    heads,
+                    kv_heads,
+                    head_size,
+                    pairs,
+                    adjacent,
+                    window,
+                    eps,
+                    {},
+                    embedding.linear.weight,
+                    final_norm.data(),
+                    lm_head.linear};
         keep(lm_head);
+        raws_.push_back(embedding.raw);
+        require(decoder_.embedding.columns == decoder_.hidden_size(),
+                "an embedding of another width than the decoder");
         vectors_.push_back(final_norm);
         require_size(final_norm, decoder_.hidden_size());
     }
@@ -106,17 +120,19 @@ class BoundDecoder {
     }
 
     // One token more of each cache's context; see decoder.h. Moments as `bytes_of` has them.
-    nb::object step(const OutMatrix& hidden, const Matrix& cosine, const Matrix& sine,
-                    const std::vector<const BoundCache*>& caches,
+    nb::object step(const std::vector<int64_t>& token_ids, const Matrix& cosine,
+                    const Matrix& sine, const std::vector<const BoundCache*>& caches,
                     const std::vector<int64_t>& rows, const OutMatrix& logits,
                     bool measured) const {
         const Decoder& all = decoder_;
         const size_t tokens = caches.size();
         require(!all.layers.empty(), "a decoder without layers");
-        require(tokens >= 1 && rows.size() == tokens, "no caches, or another number of rows");
-        require(has_shape(hidden, tokens, all.hidden_size()) &&
-                    has_shape(logits, tokens, all.lm_head.weight.rows),
-                "the arrays have other sizes than the decoder");
+        require(tokens >= 1 && rows.size() == tokens && token_ids.size() == tokens,
+                "no caches, or another number of rows or tokens");
+        for (const int64_t token_id : token_ids)
+            require(token_id >= 0 && token_id < all.embedding.rows, "no such token");
+        require(has_shape(logits, tokens, all.lm_head.weight.rows),
+                "the logits have another size than the decoder's");
         require(has_shape(cosine, tokens, all.pairs) && has_shape(sine, tokens, all.pairs),
                 "the tables do not fit the decoder");
         std::vector<Context> contexts;
@@ -128,8 +144,8 @@ class BoundDecoder {
                         rows[token] >= 0 && rows[token] < cache.capacity,
                     "the cache does not fit the decoder or has no room");
             const int64_t at = static_cast<int64_t>(token) * all.pairs;
-            contexts.push_back({cache.layers.data(), rows[token], cosine.data() + at,
-                                sine.data() + at});
+            contexts.push_back({token_ids[token], cache.layers.data(), rows[token],
+                                cosine.data() + at, sine.data() + at});
         }
         require(are_distinct(caches), "one cache for two tokens");
         require(!measured || tokens == 1, "moments of several tokens");
@@ -137,7 +153,7 @@ class BoundDecoder {
             measured ? static_cast<size_t>(StepMoments::count(all)) : 0);
         {
             nb::gil_scoped_release released;
-            decode(all, contexts, caches[0]->block_type, hidden.data(), logits.data(),
+            decode(all, contexts, caches[0]->block_type, logits.data(),
                    measured ? moments.data() : nullptr);
         }
         if (!measured) return nb::none();
@@ -184,16 +200,15 @@ void bind_decoder(nb::module_& module) {
              nb::arg("values").noconvert());
     nb::class_<BoundDecoder>(module, "Decoder")
         .def(nb::init<const std::string&, int64_t, int64_t, int64_t, int64_t, bool, int64_t,
-                      double, const Vector&, const BoundLinear&>(),
+                      double, const BoundLinear&, const Vector&, const BoundLinear&>(),
              nb::arg("isa"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_size"),
              nb::arg("pairs"), nb::arg("adjacent"), nb::arg("window"), nb::arg("eps"),
-             nb::arg("final_norm").noconvert(), nb::arg("lm_head"))
+             nb::arg("embedding"), nb::arg("final_norm").noconvert(), nb::arg("lm_head"))
         .def("add_layer", &BoundDecoder::add_layer, nb::arg("attn_norm").noconvert(),
              nb::arg("ffn_norm").noconvert(), nb::arg("q_norm").noconvert().none(),
              nb::arg("k_norm").noconvert().none(), nb::arg("q"), nb::arg("k"), nb::arg("v"),
              nb::arg("o"), nb::arg("gate"), nb::arg("up"), nb::arg("down"))
-        .def("step", &BoundDecoder::step, nb::arg("hidden").noconvert(),
-             nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("caches"),
+        .def("step", &BoundDecoder::step, nb::arg("token_ids"), nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("caches"),
              nb::arg("rows"), nb::arg("logits").noconvert(), nb::arg("measured") = false);
 }
 

@@ -13,6 +13,11 @@
 
 namespace cotejar {
 
+// Where a page's address is not yet known, looking it up holds up every line that is fetched
+// behind it: kernels that read a long way ask for one line of a page this far ahead, before
+// they fetch the page itself (measured on Qwen 0.5B, 2 threads: 6 % of a decode step).
+static constexpr int64_t LOOK_UP_AHEAD_BYTES = 8192;
+
 struct Isa {
     const char* name;
 

@@ -379,10 +379,21 @@ inline void fetch_rows(const AttentionTile& tile, int64_t position) {
     }
 }
 
+// One line a page of all keys and values, so that fetching the others does not wait for where
+// the pages are.
+inline void fetch_pages(const AttentionTile& tile) {
+    const int64_t step = tile.stride < 1024 ? 1024 / tile.stride : 1;
+    for (int64_t p = tile.first[0]; p <= tile.last[0]; p += step) {
+        fetch_line(tile.keys + p * tile.stride);
+        fetch_line(tile.values + p * tile.stride);
+    }
+}
+
 template <int N>
 inline void score_positions(const AttentionTile& tile) {
     constexpr int COUNT = POSITIONS_AT_ONCE, VECTORS = COUNT / 8;
     const int64_t size = tile.head_size, stride = query_stride(tile);
+    fetch_pages(tile);
     for (int64_t p = tile.first[0]; p < tile.first[0] + 16; p++) fetch_row(tile, tile.keys, p);
     double* queries = tile.wide;  // [e][N]
     float* keys = reinterpret_cast<float*>(tile.wide + N * size);
