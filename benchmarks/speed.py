@@ -145,17 +145,20 @@ def timed_pass(make: Any, model: Any, ids: list[int], recorder: Any) -> float:
 def timed_steps(session: NativeSession, ids: list[int]) -> tuple[float, float, float]:
     """Untraced, traced over the same positions, and what joining the recorders takes.
 
-    Each step is taken both ways before the next is, so that both see the same machine.
+    Each step is taken both ways, first one and then the other, before the next is, so that
+    both see the same machine.
     """
     recorders, seconds = [TraceRecorder(Capture()) for _ in ids], [0.0, 0.0]
-    for token, recorder in zip(ids, recorders, strict=True):
-        start = time.perf_counter()
-        session.append([token])
-        seconds[0] += time.perf_counter() - start
-        session.truncate(session.num_tokens - 1)
-        start = time.perf_counter()
-        session.append_traced([token], recorder)
-        seconds[1] += time.perf_counter() - start
+    num_before = session.num_tokens
+    for index, (token, recorder) in enumerate(zip(ids, recorders, strict=True)):
+        for way in ((0, 1), (1, 0))[index % 2]:
+            session.truncate(num_before + index)
+            start = time.perf_counter()
+            if way:
+                session.append_traced([token], recorder)
+            else:
+                session.append([token])
+            seconds[way] += time.perf_counter() - start
     start = time.perf_counter()
     join_recorders(recorders, Capture())
     return seconds[0], seconds[1], time.perf_counter() - start

@@ -75,6 +75,6 @@ def read_pairs(raw: bytes) -> list[MomentsPair]:
 def read_columns(
     raw: bytes,
 ) -> tuple[Int64[np.ndarray, "N 4"], Float64[np.ndarray, "N 4"]]:
-    """The moments of all rows of N arrays: what is an integer of `Moments`, and what is not."""
-    every = np.frombuffer(raw, _MOMENTS)[::2]
-    return every["counts"], every["values"]
+    """The moments of N rows as a decoder counts them: the integers of `Moments`, the rest."""
+    rows = np.frombuffer(raw, _MOMENTS)
+    return rows["counts"], rows["values"]

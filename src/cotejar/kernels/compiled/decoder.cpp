@@ -373,7 +373,7 @@ void Run::add_product(Team& team, int member, const Linear& linear, const float*
 }  // namespace
 
 void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
-            float* logits, BothMoments* moments) {
+            float* logits, Moments* moments) {
     StepMoments step_moments(decoder);
     Run run{decoder,
             contexts,

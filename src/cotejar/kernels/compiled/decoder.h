@@ -49,6 +49,6 @@ struct Context {
 // `logits` get a row each. All caches are of one type. With `moments`, for one context alone: those of every site, see
 // StepMoments. Throws std::bad_alloc before anything is written.
 void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
-            float* logits, BothMoments* moments);
+            float* logits, Moments* moments);
 
 }  // namespace cotejar

@@ -119,7 +119,8 @@ class BoundDecoder {
                                    v.linear, o.linear, gate.linear, up.linear, down.linear});
     }
 
-    // One token more of each cache's context; see decoder.h. Moments as `bytes_of` has them.
+    // One token more of each cache's context; see decoder.h. The moments of a site are those of its row
+    // alone, as they are in memory; kernels/moments.py reads them.
     nb::object step(const std::vector<int64_t>& token_ids, const Matrix& cosine,
                     const Matrix& sine, const std::vector<const BoundCache*>& caches,
                     const std::vector<int64_t>& rows, const OutMatrix& logits,
@@ -149,7 +150,7 @@ class BoundDecoder {
         }
         require(are_distinct(caches), "one cache for two tokens");
         require(!measured || tokens == 1, "moments of several tokens");
-        std::vector<BothMoments> moments(
+        std::vector<Moments> moments(
             measured ? static_cast<size_t>(StepMoments::count(all)) : 0);
         {
             nb::gil_scoped_release released;
@@ -157,7 +158,8 @@ class BoundDecoder {
                    measured ? moments.data() : nullptr);
         }
         if (!measured) return nb::none();
-        return bytes_of(moments.data(), static_cast<int>(moments.size()));
+        return nb::bytes(reinterpret_cast<const char*>(moments.data()),
+                         moments.size() * sizeof(Moments));
     }
 
   private:

@@ -70,11 +70,9 @@ void StepMoments::logits(int members, int member, const float* values) const {
     measure(members, member, count(decoder_) - 1, values);
 }
 
-void StepMoments::merged(BothMoments* moments) const {
-    for (int64_t site = 0; site < count(decoder_); site++) {
-        const Moments row = merge_moments(parts_ + site * stride_, chunks_of(width_of(site)));
-        moments[site] = {row, row};
-    }
+void StepMoments::merged(Moments* moments) const {
+    for (int64_t site = 0; site < count(decoder_); site++)
+        moments[site] = merge_moments(parts_ + site * stride_, chunks_of(width_of(site)));
 }
 
 }  // namespace cotejar

@@ -32,8 +32,8 @@ class StepMoments {
     void final_norm(int members, int member, const float* values) const;
     void logits(int members, int member, const float* values) const;
 
-    // When all is measured: `count` moments. A row's are those of the last row too.
-    void merged(BothMoments* moments) const;
+    // When all is measured: `count` moments.
+    void merged(Moments* moments) const;
 
   private:
     int64_t width_of(int64_t site) const;
