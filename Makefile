@@ -51,7 +51,8 @@ sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer an
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) \
 	  $$($(CXX) -print-file-name=libstdc++.so)" HYPOTHESIS_STORAGE_DIRECTORY=$(SANITIZED)/examples \
 	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/kernels \
-	  tests/engines/test_native_decoder.py tests/engines/test_packed.py
+	  tests/engines/test_native_decoder.py tests/engines/test_traced_decoder.py \
+	  tests/engines/test_packed.py
 
 # Everything but what is one CPU's own, and what Python sees.
 KERNELS := src/cotejar/kernels/compiled

@@ -69,6 +69,13 @@ class StepLayout:
         return counted.followed_by(first)
 
 
+class CountedStep(NamedTuple):
+    """A pass of one token as a kernel counted it."""
+
+    layout: StepLayout
+    moments: bytes
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StatsColumns:
     """`ActivationStats` of many sites, field by field."""

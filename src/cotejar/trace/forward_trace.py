@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cotejar.errors import UsageError
 from cotejar.trace.array_store import PART_BYTES, ArrayStore
+from cotejar.trace.counted_step import CountedStep
 from cotejar.trace.site import CAPTURE_POINTS, Site, known_site, parse_slot
 from cotejar.trace.stats import (
     DDOF,
@@ -465,13 +466,6 @@ class _Counted(NamedTuple):
     moments: bytes
     shapes: Sequence[tuple[int, ...]]
     layer: int | None
-
-
-class CountedStep(NamedTuple):
-    """A pass of one token as a kernel counted it."""
-
-    layout: StepLayout
-    moments: bytes
 
 
 class _Joined(NamedTuple):
