@@ -126,7 +126,7 @@ def test_a_probe_says_what_it_cannot_show(run_apr: Run, tiny_gguf: Path) -> None
     assert (done.code, done.err) == (1, "")
     first, second, *_ = done.out.splitlines()
     assert first == "FAIL  tiny.gguf, 1 token"
-    assert second.endswith(" faults that this model can have, the prompt shows 73")
+    assert second.endswith(" faults that this model can have, the prompt shows 77")
     assert "position 0 is not turned: needs 2 tokens, found 1\n" in done.out
     assert "\n  --prompt $'1. The capital of France" in done.out
 

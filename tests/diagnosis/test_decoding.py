@@ -70,6 +70,9 @@ NAMED = {
                     "of the last 4 tokens and ought to read 5"),
     "decode-kv-f16": ("attn_context", "cache-rounded",
                       "keys and values that steps read are rounded to f16"),
+    "decode-attention-scale": ("attn_context", "attention-scale",
+                               "scores are scaled by 0.375, 1.5 times the right 0.25, in the "
+                               "tokens fed one at a time"),
     "decode-bias-missing": ("q", "bias-missing",
                             "the bias model.layers.0.self_attn.q_proj.bias is left out, in the "
                             "tokens fed one at a time"),

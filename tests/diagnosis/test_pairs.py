@@ -109,4 +109,6 @@ def test_noise_is_explained_by_no_pair(models: Models) -> None:
 
     found = find_planted(models("qwen2"), "layer.1.attn_context", noise)
 
-    assert found.causes == ()
+    assert (found.causes, found.output) == ((), None)
+    assert found.looks_like is not None
+    assert found.looks_like.startswith("the difference has no form: noise of ")

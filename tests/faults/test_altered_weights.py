@@ -130,6 +130,24 @@ def test_neighbouring_tiles_change_places(model: Models) -> None:
     assert np.array_equal(faulty[:, 64:], sound[:, 64:])
 
 
+def test_tiles_are_read_as_rows(model: Models) -> None:
+    """A tile of 32 x 32 is 1,024 values: the memory begins with the first, row after row."""
+    sound, faulty = (decoded(m) for m in both(model("llama"), "tiles-as-rows@1", GATE))
+    memory = faulty.reshape(-1)
+
+    assert np.array_equal(memory[:1024].reshape(32, 32), sound[:32, :32])
+    assert np.array_equal(memory[1024:2048].reshape(32, 32), sound[:32, 32:64])
+    assert np.array_equal(memory[-1024:].reshape(32, 32), sound[-32:, -32:])
+
+
+def test_the_second_half_of_a_weight_is_lost(model: Models) -> None:
+    name = layer_tensor(1, "mlp.up_proj.weight")
+    sound, faulty = (decoded(m) for m in both(model("llama"), "weight-cut@1", name))
+
+    assert np.array_equal(faulty[:80], sound[:80])
+    assert not faulty[80:].any()
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_rows_in_the_other_order_are_right_for_the_other_pairing(
     model: Models, name: str

@@ -18,7 +18,7 @@ from cotejar.diagnosis.operations import Project, vector
 from cotejar.diagnosis.products import multiply
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64
+    from jaxtyping import Float64, Int
 
     from cotejar.diagnosis.observed import Observed
     from cotejar.diagnosis.operations import Operation
@@ -87,6 +87,8 @@ class Case:
     error: LocalError
     screened: list[str] = field(default_factory=list)
     """Titles of what a few rows have ruled out."""
+    rows: Int[np.ndarray, "T"] | None = None
+    """Which of the trace's rows these are, where they are not its last ones."""
 
     @cached_property
     def right(self) -> Float64[np.ndarray, "T W"]:
@@ -140,7 +142,7 @@ class Case:
         array = self.observed.recorded(site)
         if array is None or not np.isfinite(array).all():
             return None
-        return array[-len(self.recorded) :]
+        return array[-len(self.recorded) :] if self.rows is None else array[self.rows]
 
     # --- of a product alone ---------------------------------------------------------
 

@@ -18,7 +18,7 @@ from cotejar.diagnosis.fairness import (
     wrong_fingerprint,
     wrong_shape,
 )
-from cotejar.diagnosis.file_difference import as_reference, compare_files
+from cotejar.diagnosis.file_findings import find_nonfinite_tensor, judge_files
 from cotejar.diagnosis.finding import advise, look_into, make_case, summarize
 from cotejar.diagnosis.hypotheses.tokens import explain_tokens
 from cotejar.diagnosis.ladder import climb
@@ -155,19 +155,7 @@ def _examine(
         return _not_finite(result, observed, found, request.output)
     silent = [one for one in observed if one.side not in {error.side for error in errors}]
     if all(error.explained for error in errors):
-        if silent:
-            return replace(
-                result,
-                summary=f"no operation of the {silent[0].side} can be replayed: its inputs or "
-                "its output were not captured",
-                next_step=arrays_hint(silent[0].side, silent[0].trace),
-            )
-        result = replace(result, ladder=_ladders(errors, observed, None))
-        unseen = find_unseen(observed, errors, layers)
-        if observed[0].truth is observed[1].truth:
-            return _nothing_wrong(result, observed, unseen)
-        on_progress("comparing the two files")
-        return _judge_files(result, observed, unseen)
+        return _nothing_unexplained(result, observed, layers, on_progress)
     judged = _judge(
         result,
         observed,
@@ -181,6 +169,33 @@ def _examine(
     return judged
 
 
+def _nothing_unexplained(
+    result: Diagnosis,
+    observed: Sequence[Observed],
+    layers: frozenset[int] | None,
+    on_progress: Callable[[str], None],
+) -> Diagnosis:
+    """Every operation that was replayed is right about its own side's file."""
+    errors = result.errors
+    silent = [one for one in observed if one.side not in {error.side for error in errors}]
+    if silent:
+        return replace(
+            result,
+            summary=f"no operation of the {silent[0].side} can be replayed: its inputs or "
+            "its output were not captured",
+            next_step=arrays_hint(silent[0].side, silent[0].trace),
+        )
+    result = replace(result, ladder=_ladders(errors, observed, None))
+    unseen = find_unseen(observed, errors, layers)
+    if observed[0].truth is observed[1].truth:
+        return _nothing_wrong(result, observed, unseen)
+    on_progress("comparing the two files")
+    judged = judge_files(result, observed)
+    if judged.verdict is Verdict.PASS and unseen:
+        return _nothing_wrong(result, observed, unseen)
+    return judged
+
+
 def _not_finite(
     result: Diagnosis,
     observed: Sequence[Observed],
@@ -191,6 +206,7 @@ def _not_finite(
     side, site, message = found
     next_step = f"look at what makes {site} there: everything behind it is lost"
     error = next((e for e in result.errors if e.site == site and not e.explained), None)
+    cause = find_nonfinite_tensor(site, "candidate" if side == "both" else side, observed)
     reproduction = None
     if error is not None:
         case = make_case(error, observed)
@@ -205,7 +221,8 @@ def _not_finite(
         verdict=Verdict.FAIL,
         site=site,
         wrong_side=side,
-        summary=message,
+        causes=() if cause is None else (cause,),
+        summary=message if cause is None else f"{message}: {cause.title}",
         next_step=next_step,
         reproduction=reproduction,
     )
@@ -342,63 +359,13 @@ def _judge(
         causes=found.causes,
         nearest=found.nearest,
         num_tried=found.num_tried,
+        looks_like=found.looks_like,
         others=tuple(
             OtherFinding(site=one.error.site, side=one.error.side, causes=one.found.causes)
             for one in findings[1:]
         ),
         ladder=_ladders(result.errors, observed, first),
         reproduction=_reproduction(shown, output),
-    )
-
-
-def _judge_files(
-    result: Diagnosis, observed: Sequence[Observed], unseen: Sequence[Unseen]
-) -> Diagnosis:
-    """Both engines are right about their own file: does what differs in the files matter?"""
-    reference, candidate = (side.truth for side in observed)
-    difference = compare_files(reference, candidate)
-    if difference is None:
-        return replace(
-            result,
-            summary="each side is right about its own file, and the two files are of models "
-            "of different shapes",
-            next_step="compare two files of one model; `apr diff` lists their tensors",
-        )
-    if not difference.is_finding:
-        if unseen:
-            return _nothing_wrong(result, observed, unseen)
-        return replace(
-            result,
-            verdict=Verdict.PASS,
-            summary=f"each side is right about its own file; {len(difference.requantised)} "
-            "tensors are of another type, within that type's rounding",
-            next_step="nothing to mend; `apr diff` lists the types",
-        )
-    truth = as_reference(reference, candidate, difference)
-    held = replace(observed[1], truth=truth, _derived={})
-    wrong = [error for error in replay_sides([held]) if not error.explained]
-    parts = [*difference.config_keys, *difference.changed]
-    what = f"the files differ in {', '.join(parts[:3])}{' ...' if len(parts) > 3 else ''}"  # noqa: PLR2004 - the 3 before
-    if not wrong:
-        return replace(
-            result,
-            summary=f"{what}; with these tokens no operation shows it",
-            next_step="try a longer prompt; `apr diff` shows what the files hold",
-        )
-    found = look_into(wrong[0], [held]).found
-    cause = found.causes[0].title if found.causes else "no known way to be wrong explains it"
-    return replace(
-        result,
-        verdict=Verdict.FAIL,
-        errors=(*result.errors, wrong[0]),
-        site=wrong[0].site,
-        wrong_side="candidate",
-        summary=f"each engine is right about its own file, and {what}. Held against the "
-        f"reference's file the candidate is wrong at {wrong[0].site}: {cause}",
-        next_step="convert the candidate's file again; `apr diff` shows what the files hold",
-        causes=found.causes,
-        nearest=found.nearest,
-        num_tried=found.num_tried,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cotejar.diagnosis.case import Case
 from cotejar.diagnosis.search import find_causes
 from cotejar.trace.site import parse_site
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from cotejar.diagnosis.replay import LocalError
     from cotejar.diagnosis.search import Found
 
+_MOST_BYTES, _FEWEST_ROWS = 4 << 20, 8
+"""Of the logits that a search looks at, in float64, and of their tokens."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Finding:
@@ -28,11 +33,12 @@ class Finding:
 
     @property
     def reason(self) -> str:
-        """The cause in words, or that none was found."""
+        """The cause in words, or that none was found, and what can still be said."""
         found = self.found
         if found.causes:
             return found.causes[0].title
-        return f"none of {found.num_tried} known ways to be wrong explains it"
+        none = f"none of {found.num_tried} known ways to be wrong explains it"
+        return none if found.looks_like is None else f"{none}: {found.looks_like}"
 
     def is_like(self, other: Finding) -> bool:
         """Is it the same operation, wrong for the same reason?"""
@@ -40,13 +46,30 @@ class Finding:
 
 
 def make_case(error: LocalError, observed: Sequence[Observed]) -> Case:
-    """What a search for the cause of an operation's error begins with."""
+    """What a search for the cause of an operation's error begins with.
+
+    Logits of a long prompt are larger than the model, and every hypothesis makes an array of
+    their size: the search looks at some consecutive tokens, up to the last wrong one.
+    """
     side = next(one for one in observed if one.side == error.side)
     operation = side.truth.operations[error.site]
-    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
+    recorded = side.as_recorded(operation.site)
+    inputs = None if recorded is None else side.inputs(operation, recorded)
     if inputs is None or recorded is None:  # they were there when it was replayed
         raise RuntimeError(error.site)
-    return Case(operation, side, inputs.arrays, recorded, error)
+    most = max(_FEWEST_ROWS, _MOST_BYTES // (8 * recorded.shape[1]))
+    if operation.site.slot != "logits" or len(recorded) <= most:
+        return Case(operation, side, inputs.arrays, np.asarray(recorded, np.float64), error)
+    stop = 1 + int(np.flatnonzero(~(error.ratios <= 1))[-1])
+    rows = np.arange(max(0, stop - most), stop)
+    return Case(
+        operation,
+        side,
+        tuple(array[rows] for array in inputs.arrays),
+        recorded[rows].astype(np.float64),
+        error.of_rows(rows),
+        rows=rows,
+    )
 
 
 def look_into(error: LocalError, observed: Sequence[Observed]) -> Finding:

@@ -109,7 +109,7 @@ class Observed:
         return whole[:, start : start + size]
 
     def inputs(
-        self, operation: Operation, recorded: Float64[np.ndarray, "T W"] | None = None
+        self, operation: Operation, recorded: Float[np.ndarray, "T W"] | None = None
     ) -> Inputs | None:
         """What it was given, recorded or derived; None where neither is possible.
 

@@ -39,11 +39,12 @@ from cotejar.diagnosis.operations import (
 )
 from cotejar.diagnosis.products import stream_products
 from cotejar.parity.metrics import same_bits
+from cotejar.trace.array_store import read_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from jaxtyping import Float64
+    from jaxtyping import Float, Float64, Int
 
     from cotejar.diagnosis.observed import Inputs, Observed, SideName
     from cotejar.diagnosis.operations import Operation, Step
@@ -71,6 +72,16 @@ class LocalError:
         ratios = divide(self.left, self.limits)
         ratios[~np.isfinite(self.left)] = np.inf
         return ratios
+
+    def of_rows(self, rows: Int[np.ndarray, "N"]) -> LocalError:
+        """The error of some tokens alone."""
+        return replace(
+            self,
+            exact=self.exact[rows],
+            left=self.left[rows],
+            limits=self.limits[rows],
+            output_norm=self.output_norm[rows],
+        )
 
     @property
     def worst_token(self) -> int:
@@ -129,7 +140,8 @@ class _Job:
     operation: Operation
     observed: Observed
     inputs: Inputs
-    recorded: Float64[np.ndarray, "T W"]
+    recorded: Float[np.ndarray, "T W"]
+    """Of a product as it was recorded, to be read by columns: logits are large."""
 
 
 def replay_sides(
@@ -194,7 +206,7 @@ def _measure(
 
 def _are_alike(a: _Job, b: _Job) -> bool:
     """Is what one gives what the other gives, to the bit?"""
-    pairs = zip((a.recorded, *a.inputs.arrays), (b.recorded, *b.inputs.arrays), strict=True)
+    pairs = zip((*a.inputs.arrays, a.recorded), (*b.inputs.arrays, b.recorded), strict=True)
     return (
         a.observed.runs_like(b.observed)
         and a.inputs.derived == b.inputs.derived
@@ -210,7 +222,9 @@ def _measure_jobs(jobs: Sequence[_Job]) -> list[LocalError]:
 
 def _job(side: Observed, name: str) -> _Job | None:
     operation = side.truth.operations[name]
-    recorded = side.recorded(operation.site)
+    is_product = isinstance(operation.step, Project)
+    read = side.as_recorded if is_product else side.recorded
+    recorded = read(operation.site)
     inputs = None if recorded is None else side.inputs(operation, recorded)
     if recorded is None or inputs is None:
         return None
@@ -295,7 +309,7 @@ class _Sums:
             output_TR = cap(output_TR, self.softcap)
             if i == 0:
                 self.output += np.einsum("tr,tr->t", output_TR, output_TR)
-            error_TR = self.recorded[:, rows] - output_TR
+            error_TR = read_columns(self.recorded, rows) - output_TR
             self.errors[i] += np.einsum("tr,tr->t", error_TR, error_TR)
         self.column_squares += np.einsum("rc,rc->c", rows_RC, rows_RC)
 

@@ -68,7 +68,9 @@ def first_wrong_token(case: Case) -> int:
 
 
 def num_unrecorded(case: Case) -> int:
-    """Tokens before the first that was recorded: all but the last, or none."""
+    """Tokens before the first of the case's: all but the last where no other was recorded."""
+    if case.rows is not None:
+        return int(case.rows[0])
     return len(case.observed.trace.token_ids) - len(case.recorded)
 
 

@@ -66,6 +66,8 @@ class Diagnosis:
     """Best first."""
     nearest: Cause | None = None
     """Where none explains it: what comes nearest."""
+    looks_like: str | None = None
+    """Where none explains it: of what kind the difference is, if that can be told."""
     num_tried: int = 0
     """Alternatives that were tried."""
     others: tuple[OtherFinding, ...] = ()
@@ -92,6 +94,7 @@ class Diagnosis:
             "wrong_side": self.wrong_side,
             "causes": [_cause_json(cause) for cause in self.causes],
             "nearest": None if self.nearest is None else _cause_json(self.nearest),
+            "looks_like": self.looks_like,
             "num_tried": self.num_tried,
             "others": [
                 {

@@ -20,6 +20,7 @@ from cotejar.diagnosis.hypotheses import (
     attention_forms,
     attention_heads,
     attention_masks,
+    attention_weights,
     block_codes,
     cache_steps,
     carried,
@@ -27,11 +28,14 @@ from cotejar.diagnosis.hypotheses import (
     columns,
     elementwise,
     embedding,
+    extra_key,
     layer_runs,
+    lookup_table,
     low_rank,
     low_sums,
     norm,
     one_place,
+    other_basis,
     other_inputs,
     pairs,
     permutation,
@@ -41,11 +45,13 @@ from cotejar.diagnosis.hypotheses import (
     rope,
     rounding,
     transposed_bytes,
+    two_roundings,
     undeclared_rounding,
+    unstructured,
     weights,
     whole_run,
 )
-from cotejar.diagnosis.step_case import for_all_tokens, steps_alone
+from cotejar.diagnosis.some_rows import rows_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float64
 
     from cotejar.diagnosis.case import Alternative, Case, Judged
+    from cotejar.diagnosis.some_rows import SomeRows
 
 FAMILIES = (
     whole_run,
@@ -70,10 +77,13 @@ FAMILIES = (
     elementwise,
     block_codes,
     undeclared_rounding,
+    two_roundings,
     one_place,
     attention_masks,
     attention_heads,
     attention_forms,
+    attention_weights,
+    extra_key,
     other_inputs,
     transposed_bytes,
     changed_values,
@@ -81,6 +91,8 @@ FAMILIES = (
     low_sums,
     layer_runs,
     low_rank,
+    lookup_table,
+    other_basis,
     carried,
 )
 """Those that say why; `plain` is asked if none of them explains it."""
@@ -93,6 +105,10 @@ EQUAL = 2.0
 
 ROUNDER = 0.9
 """A fitted number takes the place of a rounder one if it leaves less than so much of it."""
+
+CLEARLY_MORE, SMALL = 16.0, 1 / 4
+"""Of two vectors of fitted numbers one is no explanation that leaves so many times more than
+the other, and so much of a limit."""
 
 NEGLIGIBLE = 1 / 64
 """Of a limit: less than that tells no two explanations apart."""
@@ -129,6 +145,8 @@ class Found:
     num_tried: int
     output: Float64[np.ndarray, "T W"] | None = None
     """What the best cause makes of the inputs."""
+    looks_like: str | None = None
+    """Of what kind the difference is, where nothing reproduces it."""
 
 
 def find_causes(case: Case) -> Found:
@@ -137,12 +155,12 @@ def find_causes(case: Case) -> Found:
     outputs: dict[str, Float64[np.ndarray, "T W"]] = {}
     nearest: Cause | None = None
     tried = 0
-    for rank, (families, there) in enumerate(_stages(case)):
+    for rank, (families, part) in enumerate(_stages(case)):
         if accepted and families == (plain,):
             break  # a vector of numbers says more than what happened to the output
-        for alternative, judged in _judged(there, families):
+        for alternative, judged in _judged(case if part is None else part.case, families):
             tried += 1
-            shown = alternative if there is case else for_all_tokens(case, alternative)
+            shown = alternative if part is None else part.among_all(case, alternative)
             cause = _cause(case, shown, judged)
             if judged.accepted:
                 held = accepted.get(cause.id)
@@ -156,19 +174,22 @@ def find_causes(case: Case) -> Found:
     causes = tuple(cause for _, cause, _ in _best(list(accepted.values())))
     output = outputs[causes[0].id] if causes else None
     tried += len(case.screened)
-    return Found(causes=causes, nearest=nearest, num_tried=tried, output=output)
+    looks_like = None if causes or case.error.derived else unstructured.describe(case)
+    return Found(
+        causes=causes, nearest=nearest, num_tried=tried, output=output, looks_like=looks_like
+    )
 
 
-def _stages(case: Case) -> Iterator[tuple[tuple[object, ...], Case]]:
+def _stages(case: Case) -> Iterator[tuple[tuple[object, ...], SomeRows | None]]:
     """What is asked, one after the other, until something simple explains it."""
-    yield FAMILIES, case
-    steps = steps_alone(case)
-    if steps is not None:
-        yield FAMILIES, steps
-    yield (pairs,), case
-    yield (plain,), case
-    if steps is not None:
-        yield (plain,), steps
+    yield FAMILIES, None
+    parts = list(rows_alone(case))
+    for part in parts:
+        yield FAMILIES, part
+    yield (pairs,), None
+    yield (plain,), None
+    for part in parts:
+        yield (plain,), part
 
 
 def _best(accepted: list[tuple[int, Cause, float]]) -> list[tuple[int, Cause, float]]:
@@ -179,7 +200,9 @@ def _best(accepted: list[tuple[int, Cause, float]]) -> list[tuple[int, Cause, fl
     """
     few = [one for one in accepted if one[1].parameters <= FEW_PARAMETERS]
     if not few:
-        return sorted(accepted, key=lambda a: _order(a[0], a[1]))
+        least = min((ratio for _, _, ratio in accepted), default=0.0)
+        near = [one for one in accepted if one[2] <= max(CLEARLY_MORE * least, SMALL)]
+        return sorted(near, key=lambda a: _order(a[0], a[1]))
     least = min(ratio for _, _, ratio in few)
     equal = [one for one in few if one[2] <= max(EQUAL * least, NEGLIGIBLE)]
     fewest = min(one[1].parameters for one in equal)
@@ -209,7 +232,7 @@ def _cause(case: Case, alternative: Alternative, judged: Judged) -> Cause:
 
 def _order(rank: int, cause: Cause) -> tuple[int, int, int, bool, int]:
     """Of equal ones the family that is asked first comes first, so residuals are coarse."""
-    size = max(cause.residual_after, NEGLIGIBLE**4 * cause.limit, 1e-300)
+    size = max(cause.residual_after, NEGLIGIBLE * cause.limit, 1e-300)
     eighth = round(8 * math.log2(size)) if math.isfinite(size) else sys.maxsize
     return rank, cause.parameters, -cause.also, not cause.declared, eighth
 

@@ -10,12 +10,12 @@ of a row, S sub-blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.diagnosis.arithmetic import ROUNDINGS, can_round
+from cotejar.diagnosis.block_headers import HEADERS, neighbours
 from cotejar.quant.block_type import BlockType
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def weight_variants(matrix: BlockMatrix) -> Iterator[WeightVariant]:
         yield from _nibbles(matrix)
     if matrix.block_type in HEADERS and _has_whole_rows(matrix):
         yield from _headers(matrix)
+        yield from _other_byte_order(matrix)
     if matrix.block_type in _SPLITTABLE:
         yield from _parts(matrix)
     yield from _moved_columns(matrix)
@@ -162,21 +163,6 @@ def _moved_blocks(matrix: BlockMatrix) -> Iterator[WeightVariant]:
             )
 
 
-HEADERS: dict[BlockType, dict[str, tuple[tuple[int, int], ...]]] = {
-    BlockType.Q4_0: {"scale": ((0, 2),)},
-    BlockType.Q5_0: {"scale": ((0, 2),)},
-    BlockType.Q8_0: {"scale": ((0, 2),)},
-    BlockType.Q4_1: {"scale": ((0, 2),), "offset": ((2, 4),)},
-    BlockType.Q5_1: {"scale": ((0, 2),), "offset": ((2, 4),)},
-    BlockType.Q2_K: {"scale": ((80, 82),), "offset": ((82, 84),), "sub-scales": ((0, 16),)},
-    BlockType.Q3_K: {"scale": ((108, 110),), "sub-scales": ((96, 108),)},
-    BlockType.Q4_K: {"scale": ((0, 2),), "offset": ((2, 4),), "sub-scales": ((4, 16),)},
-    BlockType.Q5_K: {"scale": ((0, 2),), "offset": ((2, 4),), "sub-scales": ((4, 16),)},
-    BlockType.Q6_K: {"scale": ((208, 210),), "sub-scales": ((192, 208),)},
-}
-"""Which bytes of a block are its scale, its offset (minimum), its sub-scales."""
-
-
 def _headers(matrix: BlockMatrix) -> Iterator[WeightVariant]:
     """A block with the scale of a neighbour: across rows, and within each row."""
     blocks_NY, per_row = _blocks(matrix)
@@ -187,7 +173,7 @@ def _headers(matrix: BlockMatrix) -> Iterator[WeightVariant]:
         bytes_ = [
             b for name in names for first, stop in parts[name] for b in range(first, stop)
         ]
-        for words, neighbour in _neighbours(len(blocks_NY), per_row):
+        for words, neighbour in neighbours(len(blocks_NY), per_row):
 
             def changed(
                 start: int,
@@ -207,44 +193,27 @@ def _headers(matrix: BlockMatrix) -> Iterator[WeightVariant]:
             )
 
 
-def _neighbours(
-    count: int, per_row: int
-) -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
-    """Of `count` blocks, the one that stands for each."""
-    for step, words in ((1, "the block before"), (-1, "the block after")):
-        for within in (count, per_row):
-            yield words, partial(_rolled, step=step, within=within)
-            yield words, partial(_held, step=step, within=within)
-        yield (
-            f"{words} in the row above or below",
-            partial(_rolled, step=step * per_row, within=count),
-        )
-    for size in (2, 4, 8):
-        yield f"the first of {size} blocks", partial(_first_of, size=size, within=count)
-        yield f"the first of {size} blocks", partial(_first_of, size=size, within=per_row)
-    yield "its neighbour, exchanged in pairs", lambda i: np.minimum(i ^ 1, count - 1)
-    yield "its row's first block", lambda i: i // per_row * per_row
-    yield "the tensor's first block", lambda i: i * 0
+def _other_byte_order(matrix: BlockMatrix) -> Iterator[WeightVariant]:
+    """The two bytes of each scale, and offset, in the order of the other machines."""
+    blocks_NY, per_row = _blocks(matrix)
+    ranges = [
+        one
+        for name, parts in HEADERS[matrix.block_type].items()
+        if name != "sub-scales"
+        for one in parts
+    ]
 
+    def swapped(start: int, stop: int) -> np.ndarray:
+        part = blocks_NY[start * per_row : stop * per_row].copy()
+        for first, last in ranges:
+            part[:, first:last] = part[:, first:last][:, ::-1]
+        return part
 
-def _rolled(index: np.ndarray, *, step: int, within: int) -> np.ndarray:
-    """The block `step` before, around the end of every `within` blocks."""
-    moved: np.ndarray = index // within * within + (index - step) % within
-    return moved
-
-
-def _first_of(index: np.ndarray, *, size: int, within: int) -> np.ndarray:
-    """The first of every `size` blocks, of each run of `within`."""
-    first = index // within * within
-    found: np.ndarray = first + (index - first) // size * size
-    return found
-
-
-def _held(index: np.ndarray, *, step: int, within: int) -> np.ndarray:
-    """The same, but the blocks at the end keep their own."""
-    first = index // within * within
-    held: np.ndarray = np.clip(index - step, first, first + within - 1)
-    return held
+    yield WeightVariant(
+        id="byte-order",
+        title="the bytes of each block's scale change places (big-endian for little-endian)",
+        rows=_from_bytes(matrix, swapped),
+    )
 
 
 def _nibbles(matrix: BlockMatrix) -> Iterator[WeightVariant]:
@@ -290,6 +259,10 @@ CODE_BITS = {
     BlockType.Q6_K: 6,
     BlockType.Q8_0: 8,
 }
+
+_WITH_MINIMUM = frozenset(
+    {BlockType.Q2_K, BlockType.Q4_1, BlockType.Q4_K, BlockType.Q5_1, BlockType.Q5_K}
+)
 
 _Change = tuple[str, str, "Callable[[BlockParts], BlockParts]"]
 
@@ -343,6 +316,15 @@ def _code_changes(kind: BlockType) -> Iterator[_Change]:
         for base in dict.fromkeys((0, centre)):
             yield "code-sign", f"codes {words}", _reread(change, centre, base)
     yield "code-sign", "codes have the other sign", lambda p: replace(p, codes=-p.codes)
+    greatest, least = half - 1, -half
+    if not centre and kind not in _WITH_MINIMUM:
+        yield (
+            "code-offset",
+            f"codes of {greatest} are read as {least}: they wrap around",
+            lambda p: replace(
+                p, codes=np.where(p.codes == greatest, np.int8(least), p.codes).astype(np.int8)
+            ),
+        )
 
 
 def _reread(
@@ -406,6 +388,17 @@ def _scale_changes(kind: BlockType) -> Iterator[_Change]:
         "scale and offset (minimum) change places",
         lambda p: p if p.offset is None else replace(p, scale=p.offset, offset=p.scale),
     )
+    yield (
+        "block-offset",
+        "scale and minimum of each block change places",
+        lambda p: p if p.offset is None else replace(p, scale=-p.offset, offset=-p.scale),
+    )
+    if kind in {BlockType.Q4_1, BlockType.Q5_1}:
+        yield (
+            "block-offset",
+            "the blocks' minimum is read as if codes were centred (a type without minimum)",
+            lambda p: replace(p, offset=-np.float32(1 << (CODE_BITS[kind] - 1)) * p.scale),
+        )
     yield (
         "block-offset",
         "sub-scales and sub-minima change places",

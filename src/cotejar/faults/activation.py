@@ -82,6 +82,19 @@ class _OnUp(FaultyPass):
         return super().gate_product(layer, activated_TF, up_TF)
 
 
+class _ReadOffATable(FaultyPass):
+    """The gate falls to the nearest step between -8 and 8."""
+
+    STEPS_A_UNIT = 16
+
+    def activate(self, layer: int, gate_TF: Values) -> Values:
+        if not self.dose.covers(layer):
+            return super().activate(layer, gate_TF)
+        steps = np.rint(gate_TF * np.float32(self.STEPS_A_UNIT))
+        entry_TF = np.clip(steps / np.float32(self.STEPS_A_UNIT), -8, 8)
+        return super().activate(layer, entry_TF.astype(np.float32))
+
+
 class _Added(FaultyPass):
     def gate_product(self, layer: int, activated_TF: Values, up_TF: Values) -> Values:
         if not self.dose.covers(layer):
@@ -137,6 +150,9 @@ ACTIVATION_FAULTS = (
     _fault("relu", "ReLU for another function", _activates_with(relu)),
     _fault("sigmoid", "the sigmoid alone for another function", _activates_with(sigmoid)),
     _fault("activation-missing", "no activation", _activates_with(identity)),
+    _fault(
+        "activation-table", "the activation is read off a table", _ReadOffATable, in_doubt=True
+    ),
     _fault("activation-on-up", "up is activated instead of the gate", _OnUp),
     _fault("gate-added", "gate and up are added", _Added, "ffn_swiglu_inner"),
     _fault("up-missing", "the gate is not multiplied by up", _UpMissing, "ffn_swiglu_inner"),

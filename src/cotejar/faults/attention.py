@@ -166,6 +166,37 @@ class _RoundedWeights(_PlainAttention):
         return round_to_bfloat16(weights).astype(np.float64)
 
 
+class _DropsWeights(_PlainAttention):
+    """Some weights are 0 and the others make up for them: a model left in training."""
+
+    num_drawn = 0
+
+    def softmax(self, scores_TS: Scores) -> Scores:
+        share = self.dose.strength
+        rng = np.random.default_rng(self.num_drawn)
+        self.num_drawn += 1
+        kept_TS = rng.random(scores_TS.shape) >= share
+        dropped: Scores = plain_softmax(scores_TS) * kept_TS / (1 - share)
+        return dropped
+
+
+class _BiasedByDistance(_PlainAttention):
+    """A score falls with the distance of its key: ALiBi of one slope."""
+
+    def change_scores(self, scores_TS: Scores) -> Scores:
+        tokens, keys = scores_TS.shape
+        query_T1 = np.arange(keys - tokens, keys)[:, None]
+        distance_TS = query_T1 - np.arange(keys)[None, :]
+        biased: Scores = scores_TS - self.dose.strength * distance_TS
+        return biased
+
+
+class _MaskTransposed(_PlainAttention):
+    def sees(self, query_T1: np.ndarray, key_1S: np.ndarray) -> Bool[np.ndarray, "T S"]:
+        visible: np.ndarray = key_1S >= query_T1
+        return visible
+
+
 class _SoftmaxPlusOne(_PlainAttention):
     """`exp(x) / (1 + sum exp(x))`: as if one more key had the score 0."""
 
@@ -281,6 +312,21 @@ ATTENTION_FAULTS = (
         in_doubt=True,
     ),
     _fault(
+        "attention-dropout",
+        "some weights of attention are dropped",
+        _DropsWeights,
+        prompt_needs=(SECOND_KEY,),
+        strength=Strength(text="share", default=0.25, least=0, most=0.9),
+        in_doubt=True,
+    ),
+    _fault(
+        "position-bias",
+        "scores fall with the distance",
+        _BiasedByDistance,
+        strength=Strength(text="a position", default=0.5, least=-100, most=100),
+        in_doubt=True,
+    ),
+    _fault(
         "softmax-bf16",
         "the weights of attention are rounded to bfloat16",
         _RoundedWeights,
@@ -337,6 +383,7 @@ ATTENTION_FAULTS = (
         _SeesNext,
         prompt_needs=(EARLIER_TOKEN,),
     ),
+    _fault("mask-transposed", "a token sees itself and those after it", _MaskTransposed),
     _fault("mask-missing", "a token sees all", _SeesAll, prompt_needs=(EARLIER_TOKEN,)),
     _fault(
         "mask-strict",

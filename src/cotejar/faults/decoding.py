@@ -124,6 +124,14 @@ class _RoundedRows(_ReadsOtherRows):
         return round_to_float16(rows_SKE)
 
 
+class _SharperScores(_Decodes):
+    """The kernel for one token scales its scores by another number."""
+
+    def attend(self, layer: int, q_THE: Queries, k_SKE: Rows, v_SKE: Rows) -> Queries:
+        factor = np.float32(self.dose.strength if self.acts(layer) else 1)
+        return super().attend(layer, q_THE * factor, k_SKE, v_SKE)
+
+
 class _NoBias(_Decodes):
     """The kernel for one token forgets the bias of queries."""
 
@@ -199,6 +207,13 @@ DECODING_FAULTS = (
         "decode-kv-f16",
         "in decoding keys and values are read in float16",
         _RoundedRows,
+        in_doubt=True,
+    ),
+    _fault(
+        "decode-attention-scale",
+        "in decoding scores are too large",
+        _SharperScores,
+        strength=Strength(text="factor on the scores", default=1.5, least=0, most=1e4),
         in_doubt=True,
     ),
     _fault(

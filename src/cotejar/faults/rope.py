@@ -70,6 +70,25 @@ class _ExtraScaling(_TurnedWrongly):
         return replace(rope, frequency_divisors=stretched)
 
 
+class _SlowPairsStretched(_TurnedWrongly):
+    """The slower half of the pairs turns more slowly still, as YaRN and llama3 have it."""
+
+    def config(self, rope: RopeConfig) -> RopeConfig:
+        divisors = rope.frequency_divisors or (1.0,) * (rope.dim // 2)
+        half = len(divisors) // 2
+        slower = tuple(divisor * self.dose.strength for divisor in divisors[half:])
+        return replace(rope, frequency_divisors=divisors[:half] + slower)
+
+
+class _Longer(_TurnedWrongly):
+    """Cosine and sine are multiplied by one number: YaRN's attention factor."""
+
+    def change(self, tables: Tables) -> Tables:
+        cos_TP, sin_TP = tables
+        factor = cos_TP.dtype.type(self.dose.strength)
+        return cos_TP * factor, sin_TP * factor
+
+
 class _NoScaling(_TurnedWrongly):
     def config(self, rope: RopeConfig) -> RopeConfig:
         return replace(rope, frequency_divisors=())
@@ -164,6 +183,23 @@ ROPE_FAULTS = (
     _fault("rope-theta", "RoPE's theta is a tenth", _OtherTheta, strength=THETA),
     _fault(
         "rope-scaling", "RoPE is stretched where it is not", _ExtraScaling, strength=STRETCH
+    ),
+    _fault(
+        "rope-frequencies",
+        "RoPE's slow pairs are stretched",
+        _SlowPairsStretched,
+        needs=(TWO_PAIRS,),
+        strength=STRETCH,
+        in_doubt=True,
+    ),
+    _fault(
+        "rope-gain",
+        "what is turned is made longer",
+        _Longer,
+        strength=Strength(
+            text="factor of cosine and sine", default=1.125, least=0.01, most=100
+        ),
+        from_position_0=True,
     ),
     _fault(
         "rope-scaling-missing", "RoPE's scaling is not read", _NoScaling, needs=(SCALED_ROPE,)

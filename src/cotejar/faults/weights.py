@@ -127,6 +127,22 @@ def _mistiled(model: LanguageModel, layer: int) -> Changes:
     return {name: float_matrix(values_RC)}
 
 
+def _tiles_as_rows(model: LanguageModel, layer: int) -> Changes:
+    """Stored a tile after the other, and taken for a row after the other."""
+    name = layer_tensor(layer, "mlp.gate_proj.weight")
+    values_RC = _decoded(model.weights[name])
+    rows, columns = values_RC.shape
+    tiles = values_RC.reshape(rows // TILE, TILE, columns // TILE, TILE).swapaxes(1, 2)
+    return {name: float_matrix(tiles.reshape(rows, columns))}
+
+
+def _second_half_lost(model: LanguageModel, layer: int) -> Changes:
+    name = layer_tensor(layer, "mlp.up_proj.weight")
+    values_RC = _decoded(model.weights[name]).copy()
+    values_RC[len(values_RC) // 2 :] = 0
+    return {name: float_matrix(values_RC)}
+
+
 def _four_bits(model: LanguageModel, layer: int) -> Changes:
     """Rounded to 4 bits, one scale a row."""
     name = layer_tensor(layer, "mlp.gate_proj.weight")
@@ -207,6 +223,14 @@ def _exchange_nibbles(blocks: Bytes, block_type: BlockType) -> None:
 def _flip_nibble_signs(blocks: Bytes, block_type: BlockType) -> None:
     """Codes 0..15 read as -8..7: what a signed type makes of them."""
     blocks[:, FIRST_NIBBLE_BYTE[block_type] :] ^= 0x88
+
+
+def _wrap_codes(blocks: Bytes, block_type: BlockType) -> None:
+    """15 is taken for 16, of which four bits keep 0."""
+    codes = blocks[:, FIRST_NIBBLE_BYTE[block_type] :]
+    low, high = codes & 15, codes >> 4
+    low[low == 15], high[high == 15] = 0, 0  # noqa: PLR2004 - the greatest of four bits
+    codes[...] = low | high << 4
 
 
 def _roll_scales(blocks: Bytes, block_type: BlockType) -> None:
@@ -296,6 +320,18 @@ def _has_two_tiles(model: LanguageModel, _: Dose) -> str | None:
     return None if width >= 2 * TILE else f"{width}"
 
 
+def _has_whole_tiles(model: LanguageModel, _: Dose) -> str | None:
+    sizes = model.config.ffn_size, model.config.hidden_size
+    is_whole = all(size % TILE == 0 and size > TILE for size in sizes)
+    return None if is_whole else f"{sizes[0]} x {sizes[1]}"
+
+
+WHOLE_TILES = ModelNeed(
+    id="whole-tiles",
+    text=f"a feed-forward and a width of whole tiles of {TILE}",
+    lacks=_has_whole_tiles,
+)
+
 TWO_TILES = ModelNeed(id="two-tiles", text=f"at least {2 * TILE} columns", lacks=_has_two_tiles)
 
 WEIGHT_FAULTS = (
@@ -357,6 +393,14 @@ WEIGHT_FAULTS = (
         _mistiled,
         needs=(TWO_TILES,),
     ),
+    _fault(
+        "tiles-as-rows",
+        f"a weight stored in tiles of {TILE} x {TILE} is read as rows",
+        "ffn_gate",
+        _tiles_as_rows,
+        needs=(WHOLE_TILES,),
+    ),
+    _fault("weight-cut", "the second half of a weight is zeros", "ffn_up", _second_half_lost),
     _fault("row-shift", "a weight starts one row late", "ffn_gate", _row_late),
     _fault("block-shift", "a weight starts one block late", "ffn_out", _block_late),
     _fault(
@@ -375,6 +419,13 @@ WEIGHT_FAULTS = (
         "of a type with 4-bit codes",
         FIRST_NIBBLE_BYTE,
         _flip_nibble_signs,
+    ),
+    _block_fault(
+        "codes-wrap",
+        "4-bit codes of 15 wrap around to 0",
+        "of type Q4_0, Q4_1 or Q4_K",
+        {BlockType.Q4_0, BlockType.Q4_1, BlockType.Q4_K},
+        _wrap_codes,
     ),
     _block_fault(
         "block-scale",

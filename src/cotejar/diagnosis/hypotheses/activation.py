@@ -11,6 +11,7 @@ import numpy as np
 
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.numbers import nice, search_number
 from cotejar.diagnosis.operations import Activate, Multiply
 from cotejar.trace.site import Site
 
@@ -61,8 +62,48 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     step = case.operation.step
     if isinstance(step, Activate):
         yield from _activated(case, step)
+        yield from _fitted(case)
     if isinstance(step, Multiply):
         yield from _multiplied(case)
+
+
+_GREATEST = 64.0
+
+
+def _fitted(case: Case) -> Iterator[Alternative]:
+    """One constant of an activation, searched for."""
+    gate_TF = case.inputs[0]
+    root = np.sqrt(2 / np.pi)
+
+    def cubic(b: float) -> np.ndarray:
+        output: np.ndarray = 0.5 * gate_TF * (1 + np.tanh(root * (gate_TF + b * gate_TF**3)))
+        return output
+
+    def sigmoid(b: float) -> np.ndarray:
+        output: np.ndarray = gate_TF * _sigmoid(b * gate_TF)
+        return output
+
+    def slope(b: float) -> np.ndarray:
+        return np.where(gate_TF > 0, gate_TF, b * gate_TF)
+
+    for words, function in (
+        ("GELU by its tanh formula with {:.6g} for 0.044715", cubic),
+        ("x sigmoid({:.6g} x)", sigmoid),
+        ("a ReLU that multiplies what is negative by {:.4g}", slope),
+    ):
+
+        def left(b: float, function: Callable[[float], np.ndarray] = function) -> float:
+            off = np.nan_to_num(case.recorded - function(b), nan=np.inf)
+            return float(np.square(off).sum())
+
+        found = search_number(left, 1e-4, _GREATEST)
+        for value in dict.fromkeys((nice(found, 3), nice(found, 5), found)):
+            yield Alternative(
+                id="activation",
+                title=f"the activation is {words.format(value)}",
+                output=function(value),
+                parameters=1,
+            )
 
 
 def _activated(case: Case, step: Activate) -> Iterator[Alternative]:

@@ -4,7 +4,8 @@ Scores, weights and the sum are recomputed for each suspect; continuous paramete
 softcap) are fitted by a search over one number, and the map from query heads to key/value
 heads is found head by head.
 
-Shape letters: T tokens, H heads, K key/value heads, E head size, W = H * E.
+Shape letters: T tokens, Q queries that are looked at, N some of them, H heads, K key/value
+heads, E head size, W = H * E.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
 from cotejar.diagnosis.observed import rounded_inputs
 from cotejar.diagnosis.operations import Attend, Rotate, key_heads, vector
-from cotejar.diagnosis.step_case import first_row
+from cotejar.diagnosis.some_rows import rows_looked_at
 from cotejar.trace.site import Site
 
 if TYPE_CHECKING:
@@ -47,18 +48,18 @@ class _Attention:
 
     limits: Float64[np.ndarray, "T"]
     """Of the local error, a token."""
-    first: int = 0
-    """The first query that is looked at."""
+    queries: Int[np.ndarray, "Q"]
+    """Those that are looked at."""
 
     @cached_property
     def sample(self) -> Int[np.ndarray, "N"]:
         """Queries that tell whether an alternative is worth all: the last, and some others."""
-        tokens = len(self.q)
-        if tokens - self.first <= _SAMPLED_QUERIES:
-            return np.arange(self.first, tokens)
+        queries = self.queries
+        if len(queries) <= _SAMPLED_QUERIES:
+            return queries
         half = _SAMPLED_QUERIES // 2
-        spread = np.linspace(self.first, tokens - half - 1, half).astype(int)
-        return np.concatenate([spread, np.arange(tokens - half, tokens)])
+        spread = np.linspace(0, len(queries) - half - 1, half).astype(int)
+        return np.concatenate([queries[spread], queries[-half:]])
 
     def __call__(self, *, screen: bool = True, **changes: Any) -> Float64[np.ndarray, "T W"]:
         """What comes out; NaN where a sample of a long prompt rules it out."""
@@ -118,7 +119,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         heads=key_heads(step, q.shape[1]),
         round_weights=ROUNDINGS[case.observed.arithmetic.probabilities],
         limits=case.error.limits,
-        first=first_row(case),
+        queries=rows_looked_at(case),
     )
     yield from _masks(attention)
     yield from _scales(attention)
@@ -190,6 +191,8 @@ def _masks(attention: _Attention) -> Iterator[Alternative]:
         )
 
 
+_WHOLE = 1e-4
+"""Relative distance of a fitted factor from a whole number, or one over one, that it is."""
 _EVERY_WINDOW = 48
 """Prompts of at most so many tokens are tried with every window."""
 
@@ -220,7 +223,9 @@ def _scales(attention: _Attention) -> Iterator[Alternative]:
     )
     best = min(listed, key=lambda s: attention.distance(scale=s))
     fitted = search_number(lambda s: attention.distance(scale=s), right / 64, right * 64)
-    for scale in dict.fromkeys((best, nice(fitted, 3), fitted)):
+    whole = {right * max(round(fitted / right), 1), right / max(round(right / fitted), 1)}
+    whole = {s for s in whole if abs(s / fitted - 1) < _WHOLE}
+    for scale in dict.fromkeys((best, nice(fitted, 3), *whole, fitted)):
         yield Alternative(
             id="attention-scale",
             title=f"scores are scaled by {scale:.6g}, {factor_text(scale / right)} times the "
@@ -290,7 +295,7 @@ def _nearest_heads(attention: _Attention) -> tuple[int, ...]:
         output = exact.split_heads(
             attention(screen=False, key_heads=(kv_head,) * heads), attention.step.head_dim
         )
-        off_THE = (recorded_THE - output)[attention.first :]
+        off_THE = (recorded_THE - output)[attention.queries]
         distances[kv_head] = np.linalg.norm(off_THE, axis=(0, 2))
     return tuple(int(h) for h in distances.argmin(axis=0))
 

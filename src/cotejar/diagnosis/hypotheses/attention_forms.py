@@ -49,6 +49,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     yield from _strongest(attended, scores)
     yield from _by_position(attended, scores)
     yield from _gated(attended, scores)
+    yield from _normed(case, attended)
     yield from _other_rows(case, attended)
 
 
@@ -83,6 +84,26 @@ def _masks(attended: Attended, scores: Scores) -> Iterator[Alternative]:
         title="scores of hidden keys are set to 0, not to minus infinity",
         output=_context(attended, weigh(np.where(seen, scores, 0.0))),
     )
+    tokens = np.arange(seen.shape[0])
+    for words, other in (
+        ("is transposed: a token sees itself and those after it", seen.T),
+        (
+            "is transposed: a token sees itself and those after it",
+            tokens[None, :] >= tokens[:, None],
+        ),
+        ("is turned over: a token sees those after it alone", ~seen),
+        (
+            "is turned over: a token sees those after it alone, the last one itself",
+            ~seen | ((tokens == tokens[-1]) & (tokens[:, None] == tokens[-1])),
+        ),
+    ):
+        hidden = np.where(other, scores, -np.inf)
+        hidden[:, ~other.any(axis=1)] = 0.0  # a softmax over nothing weighs all alike
+        yield Alternative(
+            id="mask-transposed",
+            title=f"the mask {words}",
+            output=_context(attended, weigh(hidden)),
+        )
     weights = np.where(seen, weigh(scores), 0.0)
     yield Alternative(
         id="mask-after-softmax",
@@ -102,6 +123,14 @@ def _softmaxes(attended: Attended, scores: Scores) -> Iterator[Alternative]:
     for words, weights in (
         ("over the heads, not over the keys", over(0)),
         ("over the queries, not over the keys", over(1)),
+        (
+            "over all queries, and the mask comes after it",
+            np.where(hidden, 0.0, np.swapaxes(weigh(np.swapaxes(scores, 1, 2)), 1, 2)),
+        ),
+        (
+            "over all heads, and the mask comes after it",
+            np.where(hidden, 0.0, np.moveaxis(weigh(np.moveaxis(scores, 0, -1)), -1, 0)),
+        ),
         ("left out: scores themselves weigh the values", np.where(hidden, 0.0, scores)),
         ("applied twice", weigh(np.where(hidden, -np.inf, weigh(seen)))),
         ("a sigmoid of each score", np.where(hidden, 0.0, 1 / (1 + np.exp(-scores)))),
@@ -214,6 +243,30 @@ def _gated(attended: Attended, scores: Scores) -> Iterator[Alternative]:
         )
 
 
+def _normed(case: Case, attended: Attended) -> Iterator[Alternative]:
+    """Heads of q, k or v that are normed, where no norm belongs."""
+    weights, e = case.observed.truth.weights, attended.step.head_dim
+    eps = case.observed.truth.config.rms_eps
+    gains = {"without a weight": np.ones(e)}
+    for part in ("k_norm", "q_norm"):
+        name = f"model.layers.{case.operation.site.layer}.self_attn.{part}.weight"
+        if name in weights:
+            gains[f"with the weight of {part}"] = weights.vector(name).astype(np.float64)
+    for names, words in (
+        ("v", "values"),
+        ("k", "keys"),
+        ("q", "queries"),
+        ("qk", "queries and keys"),
+    ):
+        for how, gain_E in gains.items():
+            rows = {n: exact.rms_norm(getattr(attended, n), gain_E, eps) for n in names}
+            yield Alternative(
+                id="head-norm-extra",
+                title=f"each head of the {words} is normed (RMS, {how})",
+                output=attended.output(**rows),
+            )
+
+
 def _other_rows(case: Case, attended: Attended) -> Iterator[Alternative]:
     """Values turned, keys unturned: what stands where it ought not to."""
     layer, e = case.operation.site.layer, attended.step.head_dim
@@ -236,6 +289,14 @@ def _other_rows(case: Case, attended: Attended) -> Iterator[Alternative]:
             {"v": plain_TKE},
         ),
         ("rope-on-values", "values are turned as keys are", {"v": turned_TKE}),
+        *(
+            (
+                "rope-on-values",
+                f"values of key/value head {head} are turned as keys are",
+                {"v": _one_head(attended.v, turned_TKE, head)},
+            )
+            for head in range(attended.v.shape[1])
+        ),
         (
             "value-for-key",
             "values, turned as keys are, are scored in place of keys",
@@ -252,28 +313,64 @@ def _other_rows(case: Case, attended: Attended) -> Iterator[Alternative]:
     yield from _unturned_cache(attended, plain_TKE)
 
 
+def _one_head(
+    right_TKE: Float64[np.ndarray, "T K E"], other_TKE: Float64[np.ndarray, "T K E"], head: int
+) -> Float64[np.ndarray, "T K E"]:
+    mixed = right_TKE.copy()
+    mixed[:, head] = other_TKE[:, head]
+    return mixed
+
+
 def _unturned_cache(
     attended: Attended, plain_TKE: Float64[np.ndarray, "T K E"]
 ) -> Iterator[Alternative]:
-    """The wrong queries read keys of earlier tokens from before RoPE, and their own turned."""
-    if not len(attended.wrong):
+    """Wrong queries read keys of earlier tokens from before RoPE, and later ones turned.
+
+    Those before the query itself, or of any first tokens: a prompt's, say.
+    """
+    wrong = attended.wrong
+    if not len(wrong):
         return
-    output_THE = exact.split_heads(attended.output(), attended.step.head_dim).copy()
-    for query in attended.wrong.tolist():
-        k = plain_TKE.copy()
-        k[query] = attended.k[query]
-        visible = attended.visible[query]
-        for head, kv_head in enumerate(attended.heads):
-            scores = attended.scores(attended.q[query : query + 1, head], k[:, kv_head])
-            weights = weigh(np.where(visible, scores, -np.inf))
-            output_THE[query, head] = (weights @ attended.v[:, kv_head])[0]
-    count = len(attended.wrong)
-    which = (
-        "every query" if count == len(attended.q) else f"{count} of {len(attended.q)} queries"
-    )
-    yield Alternative(
-        id="rope-unused",
-        title=f"{which} read the keys of tokens before them as they were before RoPE, the "
-        f"first {attended.wrong[0]}",
-        output=exact.join_heads(output_THE),
-    )
+    tokens = len(attended.q)
+    count = len(wrong)
+    which = "every query" if count == tokens else f"{count} of {tokens} queries"
+    own = np.array([_as_before_rope(attended, plain_TKE, int(t), int(t)) for t in wrong])
+    found = [(_distance(attended, own), "tokens before them", own, 0)]
+    for first in range(1, min(tokens, _MOST_FIRST)):
+        some = np.array([_as_before_rope(attended, plain_TKE, int(t), first) for t in wrong])
+        words = f"the first {first} tokens"
+        found.append((_distance(attended, some), words, some, int(first != wrong[0])))
+    nearest = min(found, key=lambda one: one[0])
+    for _, words, context_NHE, numbers in (found[0], nearest):
+        output_THE = exact.split_heads(attended.output(), attended.step.head_dim).copy()
+        output_THE[wrong] = context_NHE
+        yield Alternative(
+            id="rope-unused",
+            title=f"{which} read the keys of {words} as they were before RoPE, the first "
+            f"{wrong[0]}",
+            output=exact.join_heads(output_THE),
+            parameters=numbers,
+        )
+
+
+_MOST_FIRST = 64
+"""First tokens of which every number is tried."""
+
+
+def _distance(attended: Attended, context_NHE: Float64[np.ndarray, "N H E"]) -> float:
+    return float(np.linalg.norm(attended.recorded[attended.wrong] - context_NHE))
+
+
+def _as_before_rope(
+    attended: Attended, plain_TKE: Float64[np.ndarray, "T K E"], query: int, first: int
+) -> Float64[np.ndarray, "H E"]:
+    """The context of a query that reads the keys of the `first` tokens from before RoPE."""
+    k = attended.k.copy()
+    k[:first] = plain_TKE[:first]
+    visible = attended.visible[query]
+    rows = []
+    for head, kv_head in enumerate(attended.heads):
+        scores = attended.scores(attended.q[query : query + 1, head], k[:, kv_head])
+        weights = weigh(np.where(visible, scores, -np.inf))
+        rows.append((weights @ attended.v[:, kv_head])[0])
+    return np.stack(rows)

@@ -9,6 +9,7 @@ Shape letters: T tokens, N sampled queries, H heads, K key/value heads, E head s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attended import Attended, weigh
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
+from cotejar.diagnosis.observed import replay
 from cotejar.trace.site import Site
 
 if TYPE_CHECKING:
@@ -184,7 +186,7 @@ def _other_layers(case: Case, attended: Attended) -> Iterator[Alternative]:
             continue
         rows: dict[str, np.ndarray] = {}
         for name, slot in (("k", "k_rope"), ("v", "v")):
-            array = case.recorded_at(Site(slot, other))
+            array = _at_layer(case, Site(slot, other))
             if array is not None and array.size == getattr(attended, name).size:
                 rows[name] = exact.split_heads(array, e)
         for which in ("k", "v", "kv"):
@@ -195,6 +197,16 @@ def _other_layers(case: Case, attended: Attended) -> Iterator[Alternative]:
                     title=f"the {names} are those of layer {other}",
                     output=attended.output(**{name: rows[name] for name in which}),
                 )
+
+
+def _at_layer(case: Case, site: Site) -> Float64[np.ndarray, "T W"] | None:
+    """Of another layer: recorded, or made of what that layer recorded."""
+    recorded = case.recorded_at(site)
+    operation = case.observed.truth.operations.get(str(site))
+    if recorded is not None or operation is None:
+        return recorded
+    inputs = replace(case.observed, _derived={}).inputs(operation)
+    return None if inputs is None else replay(operation, inputs.arrays, case.observed)
 
 
 def _layouts(attended: Attended) -> Iterator[Alternative]:

@@ -47,6 +47,9 @@ def _numbers(tokens: int) -> list[int]:
     return every if len(every) <= _MOST_TRIED else every[:half] + every[-half:]
 
 
+_AS_NEAR = 1.01
+"""Times the least distance: as near as that."""
+
 _Pattern: TypeAlias = tuple[str, str, int, "Callable[[np.ndarray, np.ndarray], np.ndarray]"]
 """Id, title, numbers fitted, and which keys queries (N, 1) see of keys (1, T)."""
 
@@ -137,6 +140,7 @@ def _patterns(attended: Attended) -> Iterator[Alternative]:
     """The best of every kind."""
     tokens, window = len(attended.q), attended.step.window
     key = np.arange(tokens)[None, :]
+    right = np.setdiff1d(np.arange(tokens), attended.wrong)
 
     def visible(pattern: _Pattern, query: np.ndarray) -> np.ndarray:
         seen = pattern[3](query[:, None], key)
@@ -145,8 +149,13 @@ def _patterns(attended: Attended) -> Iterator[Alternative]:
         return seen
 
     for patterns in mask_kinds(tokens).values():
+        left = [float(attended.left(visible(p, attended.sample)).max()) for p in patterns]
+        near = [p for p, off in zip(patterns, left, strict=True) if off <= _AS_NEAR * min(left)]
+        # Of those that explain the wrong queries, the one that leaves the right ones alone.
+        seen = attended.visible[right]
         best = min(
-            patterns, key=lambda one: float(attended.left(visible(one, attended.sample)).max())
+            near or patterns,
+            key=lambda one: int((visible(one, right) != seen).any(axis=1).sum()),
         )
         id_, title, numbers, _ = best
         yield Alternative(

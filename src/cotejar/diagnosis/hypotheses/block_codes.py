@@ -23,6 +23,7 @@ import numpy as np
 from cotejar.diagnosis.arithmetic import ROUNDINGS
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.block_scales import scale_readings
+from cotejar.diagnosis.hypotheses.code_values import code_value_readings
 from cotejar.diagnosis.hypotheses.numbers import factor_text
 from cotejar.diagnosis.hypotheses.split_blocks import (
     Sample,
@@ -113,6 +114,7 @@ def _changes(sample: Sample, kind: BlockType) -> Iterator[Reading]:
     yield from _packed_scales(kind)
     yield from _orders(sample, kind)
     yield from scale_readings(sample, kind)
+    yield from code_value_readings(sample, kind)
 
 
 def _cut_codes(kind: BlockType) -> Iterator[Reading]:
@@ -184,7 +186,7 @@ def _bits(sample: Sample, kind: BlockType) -> Iterator[Reading]:
         worth[-1] = -worth[-1]  # two's complement
     right = np.array([*worth, -centre, *([1.0] if has_offset else [])])
     # Worths of bits are whole or half numbers, whatever went wrong.
-    fitted = np.rint(found * 2) / 2
+    fitted = np.rint(found * 2) / 2 + 0.0  # no -0
     if (fitted == right).all():
         return
     id_, title, numbers = _name_bits(fitted, right, bits, has_offset=has_offset)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cotejar.diagnosis.arithmetic import ROUNDINGS
+from cotejar.diagnosis.block_headers import HEADERS
 from cotejar.diagnosis.hypotheses.split_blocks import place_orders, shown_order
-from cotejar.diagnosis.weight_variants import HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

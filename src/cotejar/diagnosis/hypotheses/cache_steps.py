@@ -22,6 +22,7 @@ from cotejar.diagnosis.arithmetic import ROUNDINGS, can_round
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attended import Attended, weigh
 from cotejar.diagnosis.hypotheses.attention_masks import best_slot
+from cotejar.diagnosis.some_rows import RowsCase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +68,8 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     attended = Attended.of(case)
     if attended is None or len(attended.q) > _MOST_TOKENS or not len(attended.wrong):
         return
+    if isinstance(case, RowsCase):
+        return  # the whole case was asked, and tells as much
     began, tokens = int(attended.wrong[0]), len(attended.q)
     # The last token of the first pass reads the newest rows too.
     first = tokens - steps
@@ -81,7 +84,10 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     reader = _Reader(attended, first)
     for family in (_ways(reader), _one_slot(reader), _rounded(case, reader)):
         for one in family:
-            yield replace(one, title=f"{one.title}{suffix}") if suffix else one
+            if suffix:  # where steps began was fitted too
+                numbers = one.parameters + 1
+                one = replace(one, title=f"{one.title}{suffix}", parameters=numbers)  # noqa: PLW2901 - the same one
+            yield one
 
 
 class _Reader:
@@ -222,6 +228,10 @@ def _lost_rows(reader: _Reader) -> Iterator[Way]:
         ("a step reads the {rows} of steps alone: the prompt's are lost", lambda s, _: s < n),
         ("a step reads the prompt's {rows} alone", lambda s, _: s >= n),
         (
+            "a step reads the {rows} of token 0 alone: a mask aligned top left?",
+            lambda s, _: s > 0,
+        ),
+        (
             "a step reads the prompt's {rows} and its own: those of steps before are lost",
             lambda s, t: n <= s < t,
         ),
@@ -235,7 +245,7 @@ def _lost_rows(reader: _Reader) -> Iterator[Way]:
             read=partial(without, lost=partial(is_slot, slot=slot)),
             numbers=1,
         )
-    for count in dict.fromkeys((1, 2, *(b - tokens % b for b in (8, 16, 32, 64, 256)))):
+    for count in dict.fromkeys((*range(1, 9), *(b - tokens % b for b in (16, 32, 64, 256)))):
         yield Way(
             id="cache-slots-unwritten",
             words=f"steps read {{rows}} of {count} slots too many, which hold zeros",

@@ -21,7 +21,9 @@ from cotejar.diagnosis.case import Alternative, Case
 from cotejar.diagnosis.hypotheses import (
     activation,
     attention,
+    carried_attention,
     carried_products,
+    carried_rope,
     norm,
     residual,
     rope,
@@ -29,8 +31,8 @@ from cotejar.diagnosis.hypotheses import (
 from cotejar.diagnosis.hypotheses.attended import Attended
 from cotejar.diagnosis.hypotheses.attention_masks import mask_kinds
 from cotejar.diagnosis.hypotheses.carried_numbers import fitted
+from cotejar.diagnosis.hypotheses.low_precision import roundings
 from cotejar.diagnosis.hypotheses.numbers import factor_text
-from cotejar.diagnosis.hypotheses.undeclared_rounding import roundings
 from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Attend, Norm, Project, Rotate
 from cotejar.diagnosis.replay import LocalError
@@ -105,7 +107,9 @@ def _by_site(case: Case) -> Iterator[Iterator[Alternative]]:
         partner = _TOGETHER.get(operation.site.slot)
         pair = name.replace(operation.site.slot, partner) if partner else ""
         yield _at(case, name, pair if pair in derived else "")
+        yield carried_attention.alternatives(case, name, partial(_carried, case))
     yield _gate_and_up(case)
+    yield _other_kinds(case)
     yield _other_layers(case)
     yield _every_norm(case, derived)
     for name in derived:
@@ -114,6 +118,9 @@ def _by_site(case: Case) -> Iterator[Iterator[Alternative]]:
         yield _masks(case, name)
         yield _rounded_cache(case, name)
         yield _numbers(case, name, derived)
+    if case.operation.site.layer is not None:
+        layer = case.operation.site.layer
+        yield carried_rope.alternatives(case, layer, partial(_carried, case))
 
 
 def _every_norm(case: Case, derived: list[str]) -> Iterator[Alternative]:
@@ -271,6 +278,51 @@ def _gate_and_up(case: Case) -> Iterator[Alternative]:
     ):
         swapped = Alternative(id="gate-up-swapped", title=title, output=gate_TF)
         yield from _carry(case, swapped, outputs, f"layer {layer}")
+
+
+def _other_kinds(case: Case) -> Iterator[Alternative]:
+    """This layer's weights with another layer's table and window: local for global."""
+    operations, layer = case.observed.truth.operations, case.operation.site.layer
+    slots = ("q_rope", "k_rope", "attn_context")
+    own = [str(Site(slot, layer)) for slot in slots]
+    if layer is None or not set(own) <= set(case.error.derived):
+        return
+    tried = {_kind(operations, layer)}
+    for other in range(case.observed.truth.config.num_layers):
+        kind = _kind(operations, other)
+        if kind in tried:
+            continue
+        tried.add(kind)
+        changed = {}
+        for name in own:
+            step = operations[name].step
+            if isinstance(step, Rotate):
+                step = replace(step, frequencies=kind[0], theta=kind[1])
+            elif isinstance(step, Attend):
+                step = replace(step, window=kind[2])
+            changed[name] = replace(operations[name], step=step)
+        truth = replace(case.observed.truth, operations={**operations, **changed})
+        observed = replace(case.observed, truth=truth, _derived={})
+        inputs = observed.inputs(case.operation)
+        if inputs is not None:
+            yield Alternative(
+                id="rope-other-layer",
+                title=f"layer {layer} turns and looks back as layer {other} does: a local "
+                "layer is taken for a global one, or the reverse",
+                output=replay(case.operation, inputs.arrays, observed),
+                declared=True,
+            )
+
+
+def _kind(
+    operations: Mapping[str, Operation], layer: int
+) -> tuple[tuple[float, ...], float, int | None]:
+    """Table, theta and window."""
+    turn = operations[str(Site("q_rope", layer))].step
+    attend = operations[str(Site("attn_context", layer))].step
+    if not isinstance(turn, Rotate) or not isinstance(attend, Attend):
+        return (), 0.0, None
+    return turn.frequencies, turn.theta, attend.window
 
 
 def _other_layers(case: Case) -> Iterator[Alternative]:

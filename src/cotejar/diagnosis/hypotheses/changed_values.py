@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.low_precision import MORE_ROUNDINGS
 from cotejar.diagnosis.hypotheses.numbers import factor_text
-from cotejar.diagnosis.hypotheses.undeclared_rounding import MORE_ROUNDINGS
 from cotejar.diagnosis.hypotheses.weights import (
     explains_rows,
     multiply_variant,
@@ -66,11 +66,19 @@ def _whole_gains(case: Case) -> Iterator[Alternative]:
             if np.isclose(gain, factor, rtol=1e-3):
                 yield Alternative(
                     id="product-scaled",
-                    title=f"the product is added up {factor_text(factor)} times, before the "
-                    "bias if there is one",
+                    title=_gain_title(case, factor),
                     output=case.finish(factor * product_TR),
                     parameters=1,
                 )
+
+
+def _gain_title(case: Case, factor: float) -> str:
+    if case.operation.site.slot == "logits":
+        how = f"divided by {1 / factor:g}" if factor < 1 else f"multiplied by {factor:g}"
+        return f"the logits are {how}: a scale of the logits"
+    if factor < 1:
+        return f"the product is multiplied by {factor_text(factor)}, before the bias if any"
+    return f"the product is added up {factor:g} times, before the bias if there is one"
 
 
 def changed_values(matrix: BlockMatrix) -> Iterator[WeightVariant]:

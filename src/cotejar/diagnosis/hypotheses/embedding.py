@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.diagnosis.case import Alternative
-from cotejar.diagnosis.hypotheses.numbers import factor_text
+from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
 from cotejar.diagnosis.observed import embed
 from cotejar.diagnosis.operations import Embed
 from cotejar.diagnosis.products import ROWS_AT_ONCE_BYTES
@@ -44,7 +44,9 @@ def alternatives(case: Case) -> Iterator[Alternative]:
             id=id_, title=title, output=factor * right, parameters=int(factor == gain)
         )
     yield from _positions_added(right)
+    yield from _waves_added(case, right)
     yield from _normed(case, right)
+    yield from _cut_to_length(case, right)
     yield from _one_row(case, right)
     yield from _rows_late(case, step, table)
     used = _nearest_tokens(table, case.recorded / step.scale)
@@ -94,6 +96,49 @@ def _positions_added(right: Float64[np.ndarray, "T D"]) -> Iterator[Alternative]
                     )
 
 
+_FEWEST_TURNS = 6
+
+
+_WAVES, _FINER, _TIMES = 512, 9, 24
+"""Frequencies that are tried first, then about the best one, and how often closer."""
+
+
+def _waves_added(case: Case, right: Float64[np.ndarray, "T D"]) -> Iterator[Alternative]:
+    """A sine of the position in every channel, of any frequency, phase and size."""
+    if len(right) < _FEWEST_TURNS:
+        return
+    added_TD = case.recorded - right
+    tried = np.geomspace(1e-5, np.pi, _WAVES)
+    left = np.stack([np.square(_less_wave(added_TD, w)).sum(axis=0) for w in tried])
+    turn_D = tried[left.argmin(axis=0)]
+    apart = np.log(tried[1] / tried[0])
+    for _ in range(_TIMES):
+        near = [turn_D * np.exp(apart * step) for step in np.linspace(-1, 1, _FINER)]
+        left = np.stack([np.square(_less_wave(added_TD, w)).sum(axis=0) for w in near])
+        turn_D = np.stack(near)[left.argmin(axis=0), np.arange(len(turn_D))]
+        apart *= 2 / (_FINER - 1)
+    yield Alternative(
+        id="positions-added",
+        title="a sine of the position is added in each channel of the embedding",
+        output=case.recorded - _less_wave(added_TD, turn_D),
+        parameters=3 * right.shape[1],
+    )
+
+
+def _less_wave(
+    values_TD: Float64[np.ndarray, "T D"], turn: float | Float64[np.ndarray, "D"]
+) -> Float64[np.ndarray, "T D"]:
+    """What is left of each channel less its nearest wave of that frequency."""
+    angles = np.arange(len(values_TD))[:, None] * np.atleast_1d(turn)[None, :]
+    cos = np.cos(angles)
+    cos = cos / np.linalg.norm(cos, axis=0)
+    sin = np.sin(angles) - cos * (cos * np.sin(angles)).sum(axis=0)
+    sin = sin / np.maximum(np.linalg.norm(sin, axis=0), 1e-300)
+    left = values_TD - cos * (cos * values_TD).sum(axis=0)
+    result: np.ndarray = left - sin * (sin * left).sum(axis=0)
+    return result
+
+
 def _normed(case: Case, right: Float64[np.ndarray, "T D"]) -> Iterator[Alternative]:
     """Each row brought to one size."""
     square_T1 = np.mean(right * right, axis=1, keepdims=True)
@@ -112,13 +157,39 @@ def _normed(case: Case, right: Float64[np.ndarray, "T D"]) -> Iterator[Alternati
             )
 
 
+def _cut_to_length(case: Case, right: Float64[np.ndarray, "T D"]) -> Iterator[Alternative]:
+    """Rows that are longer than some length are brought to it."""
+    length = float(np.linalg.norm(case.recorded, axis=1).max())
+    size_T1 = np.maximum(np.linalg.norm(right, axis=1, keepdims=True), 1e-300)
+    for value in dict.fromkeys((nice(length, 2), nice(length, 4), length)):
+        yield Alternative(
+            id="embedding-normed",
+            title=f"rows of the embedding longer than {value:.4g} are cut to that length",
+            output=right * np.minimum(value / size_T1, 1.0),
+            parameters=1,
+        )
+
+
 def _one_row(case: Case, right: Float64[np.ndarray, "T D"]) -> Iterator[Alternative]:
     """Every token of one id is wrong in the same way, and no other is."""
     ids = np.array(case.observed.trace.token_ids[-len(right) :])
     wrong = case.error.ratios > 1
     tokens = sorted(set(ids[wrong].tolist()))
     same = np.isin(ids, tokens)
-    if len(right) < _FEWEST_TOKENS or len(tokens) != 1 or not wrong[same].all():
+    if not tokens or not wrong[same].all():
+        return
+    if not case.recorded[same].any():
+        shown = " and ".join(str(token) for token in tokens[:4])
+        output = right.copy()
+        output[same] = 0.0
+        yield Alternative(
+            id="embedding-row",
+            title=f"{'the row' if len(tokens) == 1 else f'{len(tokens)} rows'} of the table "
+            f"that {'is' if len(tokens) == 1 else 'are'} 0: token {shown}",
+            output=output,
+            parameters=1,
+        )
+    if len(right) < _FEWEST_TOKENS or len(tokens) != 1:
         return
     output = right.copy()
     output[same] = case.recorded[same][0]
@@ -175,8 +246,25 @@ def _other_tokens(case: Case, step: Embed, used: Sequence[int]) -> Iterator[Alte
         id_, title = "tokens-shifted", "tokens are one early: the first is left out"
     elif len({a - b for a, b in zip(used, ids, strict=True)}) == 1:
         title = f"every token id is {used[0] - ids[0]:+d}"
+    else:
+        id_, title = _by_one_step(used, ids) or (id_, title)
     output = embed(step, case.observed.truth, used)
     yield Alternative(id=id_, title=title, output=output)
+
+
+def _by_one_step(used: Sequence[int], ids: Sequence[int]) -> tuple[str, str] | None:
+    """All ids from some one on, as far as they occur, get the row so many before or after."""
+    moved = {i: a - i for a, i in zip(used, ids, strict=True) if a != i}
+    kept = [i for a, i in zip(used, ids, strict=True) if a == i]
+    first, steps = min(moved), set(moved.values())
+    if len(steps) > 1 or len(moved) < 2 or any(i >= first for i in kept):  # noqa: PLR2004 - one may be anything
+        return None
+    step = steps.pop()
+    before = f" (ids up to {max(kept)} are right)" if kept else ""
+    return "rows-shifted", (
+        f"rows of the table from {first} on are those {abs(step)} "
+        f"{'before' if step < 0 else 'after'}{before}"
+    )
 
 
 def _transposed_rows(table: BlockMatrix, ids: Sequence[int]) -> Float64[np.ndarray, "T D"]:

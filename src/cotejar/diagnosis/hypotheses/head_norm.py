@@ -1,16 +1,21 @@
-"""The RMSNorm of each head before RoPE: missing, after RoPE, or of other figures.
+"""The RMSNorm of each head before RoPE: missing, too many, after RoPE, or of other figures.
 
-Shape letters: T tokens, H heads, E head size, P pairs.
+Turned back by the right angles, what was recorded is what the norm gave: every family of
+norms is asked about that, each head of each token by itself.
+
+Shape letters: T tokens, H heads, E head size, P pairs, N = T * H.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cotejar.diagnosis import exact
-from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.case import Alternative, Case
+from cotejar.diagnosis.hypotheses import norm
 from cotejar.diagnosis.hypotheses.numbers import nice, search_number
 from cotejar.diagnosis.operations import vector
 
@@ -19,17 +24,17 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float64
 
-    from cotejar.diagnosis.case import Case
-    from cotejar.diagnosis.operations import Rotate
+    from cotejar.diagnosis.operations import Norm, Rotate
 
 
 def other_head_norms(case: Case, step: Rotate, plain_THE: np.ndarray) -> Iterator[Alternative]:
-    """Of a rotation with a norm before it; of another none."""
+    """Of a rotation: with a norm before it, its ways to be wrong; else one too many."""
+    angles_TP = np.outer(step.first_position + np.arange(len(plain_THE)), step.frequencies)
     if step.norm is None:
+        yield from _one_too_many(case, plain_THE, angles_TP)
         return
     weights = case.observed.truth.weights
     weight_E = vector(weights, step.norm.weight)
-    angles_TP = np.outer(step.first_position + np.arange(len(plain_THE)), step.frequencies)
     other = step.norm.weight.replace("q_norm", "?").replace("k_norm", "q_norm")
     other_E = vector(weights, other.replace("?", "k_norm"))
     ones_E = np.ones_like(weight_E)
@@ -67,6 +72,63 @@ def other_head_norms(case: Case, step: Rotate, plain_THE: np.ndarray) -> Iterato
     ):
         yield Alternative(id=id_, title=title, output=exact.join_heads(output_THE))
     yield from _other_eps(case, step.norm.eps, plain_THE, weight_E, angles_TP)
+    yield from _as_norms(case, step.norm, plain_THE, angles_TP)
+
+
+def _one_too_many(
+    case: Case,
+    plain_THE: Float64[np.ndarray, "T H E"],
+    angles_TP: Float64[np.ndarray, "T P"],
+) -> Iterator[Alternative]:
+    """Heads are normed in a model that norms none."""
+    ones_E = np.ones(plain_THE.shape[2])
+    eps = case.observed.truth.config.rms_eps
+    for value in dict.fromkeys((eps, 0.0, 1e-5, 1e-6)):
+        yield Alternative(
+            id="head-norm-extra",
+            title="each head is normed (RMS, without a weight), and this model norms none",
+            output=exact.join_heads(
+                exact.turn(exact.rms_norm(plain_THE, ones_E, value), angles_TP)
+            ),
+        )
+
+
+def _as_norms(
+    case: Case,
+    step: Norm,
+    plain_THE: Float64[np.ndarray, "T H E"],
+    angles_TP: Float64[np.ndarray, "T P"],
+) -> Iterator[Alternative]:
+    """Every way to get a norm wrong, of what came before the turn."""
+    tokens, heads, e = plain_THE.shape
+    before_NE = exact.turn(exact.split_heads(case.recorded, e), -angles_TP).reshape(-1, e)
+    right_NE = exact.turn(exact.split_heads(case.right, e), -angles_TP).reshape(-1, e)
+    error = case.error
+    size_N = np.maximum(np.linalg.norm(right_NE, axis=1), 1e-300)
+    there = Case(
+        replace(case.operation, step=step),
+        case.observed,
+        (plain_THE.reshape(-1, e),),
+        before_NE,
+        replace(
+            error,
+            exact=np.repeat(error.exact, heads),
+            left=np.repeat(error.left, heads),
+            limits=np.repeat(error.limits, heads),
+            output_norm=size_N,
+        ),
+    )
+    for one in norm.alternatives(there):
+        if one.output.shape != before_NE.shape:
+            continue
+        output_THE = exact.turn(one.output.reshape(tokens, heads, e), angles_TP)
+        id_ = one.id.replace("norms-swapped", "norm-swapped")
+        yield replace(
+            one,
+            id=f"head-{id_}" if id_.startswith("norm") else id_,
+            title=f"the norm of each head: {one.title}",
+            output=exact.join_heads(output_THE),
+        )
 
 
 def _other_eps(

@@ -37,7 +37,7 @@ _FEED_FORWARD = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_
 def alternatives(case: Case) -> Iterator[Alternative]:
     """Of the first norm of a layer, of the last norm, and of the two residual additions."""
     step, site = case.operation.step, case.operation.site
-    if case.error.rel_l2 < _CLEARLY_WRONG or case.error.derived:
+    if case.error.rel_l2 < _CLEARLY_WRONG or case.error.derived or case.rows is not None:
         return
     if isinstance(step, Norm) and site.slot in {"attn_norm", "final_norm"}:
         yield from _fed_otherwise(case)

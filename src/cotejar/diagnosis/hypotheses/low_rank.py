@@ -49,6 +49,16 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         rank = _rank(error_TR, allowed_T, case.inputs[0])
         if rank is None:
             continue
+        by_block_TR = _by_block(case, error_TR)
+        if by_block_TR is not None:
+            yield Alternative(
+                id="block-offset",
+                title=f"{case.project.weight} differs by one number a block: another offset, "
+                "minimum or centre of its codes",
+                output=case.finish(product_TR + by_block_TR),
+                parameters=rank * sum(error_TR.shape),
+            )
+            return
         fitted_TR = _from_others(error_TR, rank)
         yield Alternative(
             id="weight-low-rank",
@@ -58,6 +68,27 @@ def alternatives(case: Case) -> Iterator[Alternative]:
             parameters=rank * sum(error_TR.shape),
         )
         return
+
+
+def _by_block(
+    case: Case, error_TR: Float64[np.ndarray, "T R"]
+) -> Float64[np.ndarray, "T R"] | None:
+    """What a number a block and output adds, if that is all: a low rank comes of it too."""
+    width = case.matrix.block_type.elements_per_block
+    x_TC = case.inputs[0]
+    blocks = x_TC.shape[1] // max(width, 1)
+    if width < _LEAST_BLOCK or x_TC.shape[1] % width or blocks + _MORE_TOKENS > len(x_TC):
+        return None
+    sums_TB = x_TC.reshape(len(x_TC), blocks, width).sum(axis=2)
+    found_BR = np.linalg.lstsq(sums_TB, error_TR, rcond=None)[0]
+    fitted_TR: np.ndarray = sums_TB @ found_BR
+    left = np.linalg.norm(error_TR - fitted_TR)
+    return fitted_TR if left <= _NOT_BLOCKS * np.linalg.norm(error_TR) else None
+
+
+_LEAST_BLOCK = 16
+_NOT_BLOCKS = 1e-3
+"""Share of the error that numbers of blocks may leave."""
 
 
 def _is_spread(error_TR: Float64[np.ndarray, "T R"]) -> bool:

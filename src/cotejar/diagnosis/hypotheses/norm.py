@@ -16,6 +16,7 @@ from cotejar.diagnosis import exact
 from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import nice
+from cotejar.diagnosis.hypotheses.order_names import order_words
 from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
 from cotejar.diagnosis.operations import Norm, vector
 from cotejar.trace.site import SLOTS, Site
@@ -51,6 +52,25 @@ def formulas(case: Case, step: Norm) -> Iterator[Alternative]:
     yield from _formulas(case.inputs[0], weight_W, step.eps)
     yield from _one_gain(case.inputs[0], weight_W, step.eps)
     yield from _width(case.recorded, case.inputs[0], weight_W, step.eps)
+    yield from _gains(case.recorded, case.inputs[0], weight_W, step.eps)
+    yield from _of_sizes(case.inputs[0], weight_W, step.eps)
+
+
+def _of_sizes(
+    x_TW: Float64[np.ndarray, "T W"], weight_W: Float64[np.ndarray, "W"], eps: float
+) -> Iterator[Alternative]:
+    """Another size of a token than the root mean square, with eps and without."""
+    sizes_TW = np.abs(x_TW)
+    for id_, words, size_T1 in (
+        ("norm-mean-abs", "mean of the absolute values", sizes_TW.mean(axis=1, keepdims=True)),
+        ("norm-greatest", "greatest absolute value", sizes_TW.max(axis=1, keepdims=True)),
+    ):
+        for added in (eps, 0.0):
+            yield Alternative(
+                id=id_,
+                title=f"divided by the {words}, not by the root mean square",
+                output=x_TW / np.maximum(size_T1 + added, 1e-300) * weight_W,
+            )
 
 
 def _eps(
@@ -110,9 +130,9 @@ def _formulas(
             x_TW / np.sqrt(np.mean(x_TW * x_TW) + eps) * weight_W,
         ),
         (
-            "norm-mean-abs",
-            "divided by the mean of the absolute values, not by the root mean square",
-            x_TW / (np.abs(x_TW).mean(axis=1, keepdims=True) + eps) * weight_W,
+            "norm-variance",
+            "divided by the standard deviation, and the mean is not subtracted",
+            x_TW / np.sqrt(x_TW.var(axis=1, keepdims=True) + eps) * weight_W,
         ),
     ):
         yield Alternative(id=id_, title=title, output=output)
@@ -158,6 +178,47 @@ def _width(
         )
 
 
+_NEARLY = 0.01
+"""A gain that is off by less, in another way at every token, was computed roughly."""
+
+
+def _gains(
+    recorded_TW: Float64[np.ndarray, "T W"],
+    x_TW: Float64[np.ndarray, "T W"],
+    weight_W: Float64[np.ndarray, "W"],
+    eps: float,
+) -> Iterator[Alternative]:
+    """What tokens are divided by has a bound, or is known roughly."""
+    plain_TW = x_TW * weight_W
+    gain_T = (recorded_TW * plain_TW).sum(axis=1) / (plain_TW * plain_TW).sum(axis=1)
+    square_T = np.mean(x_TW * x_TW, axis=1)
+    bounds = (
+        ("least", float(gain_T.max()), np.minimum),
+        ("greatest", gain_T.min(), np.maximum),
+    )
+    for words, bound, bounded in bounds:
+        if not (np.isfinite(bound) and bound):
+            continue
+        right_T = 1 / np.sqrt(square_T + eps)
+        output = plain_TW * bounded(right_T, bound)[:, None]
+        yield Alternative(
+            id="norm-bounded",
+            title=f"the mean square is {1 / bound**2:.4g} at the {words}",
+            output=output,
+            parameters=1,
+        )
+    ratio_T = gain_T * np.sqrt(square_T + eps)
+    if len(ratio_T) > 1 and (np.abs(ratio_T - 1) < _NEARLY).all():
+        yield Alternative(
+            id="norm-gain",
+            title="each token is divided by a root mean square that is known roughly: "
+            f"{ratio_T.min():.6g} to {ratio_T.max():.6g} times the right gain, an approximate "
+            "root or a sum in low precision",
+            output=plain_TW * gain_T[:, None],
+            parameters=len(ratio_T),
+        )
+
+
 _STAGES = ("input", "squares", "mean square", "gain", "normed input", "weight", "output")
 """Where a norm can round on its way."""
 
@@ -167,23 +228,97 @@ def _low_precision(
 ) -> Iterator[Alternative]:
     """Every set of stages rounded: programs differ in which they keep in float32."""
     for how in ("f16", "bf16"):
-        for mask in range(1, 1 << len(_STAGES)):
+        # A gain near the middle of two is rounded to either: asked after what is plain.
+        for mask, beside in _masks():
             stages = [s for i, s in enumerate(_STAGES) if mask >> i & 1]
+            if beside and "gain" not in stages:
+                continue
 
             def low(stage: str, values: np.ndarray, stages: list[str] = stages) -> np.ndarray:
                 return ROUNDINGS[how](values) if stage in stages else values  # noqa: B023
 
             given_TW = low("input", x_TW)
             square_T1 = low("squares", given_TW * given_TW).mean(axis=1, keepdims=True)
-            raised_T1 = low("mean square", low("mean square", square_T1) + eps)
-            gain_T1 = low("gain", 1 / np.sqrt(raised_T1))
-            normed_TW = low("normed input", given_TW * gain_T1)
-            output = low("output", normed_TW * low("weight", weight_W[None]))
+            mean_T1 = low("mean square", square_T1) + eps
+            outputs = []
+            # With eps added it is rounded once more, or not.
+            for raised_T1 in (low("mean square", mean_T1), mean_T1)[: 1 + (mask >> 2 & 1)]:
+                gains_T1 = _gains_in(how, raised_T1) if beside else [1 / np.sqrt(raised_T1)]
+                for gain_T1 in gains_T1:
+                    normed_TW = low("normed input", given_TW * low("gain", gain_T1))
+                    outputs.append(low("output", normed_TW * low("weight", weight_W[None])))
             yield Alternative(
                 id=f"norm-{how}",
                 title=f"the norm runs in {how}: rounded are {', '.join(stages)}",
-                output=case.but_for_ties(output, UNIT[how]),
+                output=case.but_for_ties(_nearest_rows(case.recorded, outputs), UNIT[how]),
             )
+        yield from _low_sums(case, x_TW, weight_W, eps, how)
+
+
+def _masks() -> list[tuple[int, bool]]:
+    """Every set of stages; and each with gains beside."""
+    return [(mask, beside) for beside in (False, True) for mask in range(1, 1 << len(_STAGES))]
+
+
+def _gains_in(
+    how: str, raised_T1: Float64[np.ndarray, "T 1"]
+) -> list[Float64[np.ndarray, "T 1"]]:
+    """The rounded gain; that of a rounded root; and what lies beside the two.
+
+    A gain near the middle of two is rounded to either.
+    """
+    rounded, beside = ROUNDINGS[how], 1.2 * UNIT[how]
+    gains = (1 / np.sqrt(raised_T1), 1 / rounded(np.sqrt(raised_T1)))
+    return [rounded(gain * (1 + step)) for gain in gains for step in (0.0, beside, -beside)]
+
+
+def _nearest_rows(
+    recorded_TW: Float64[np.ndarray, "T W"], outputs: list[Float64[np.ndarray, "T W"]]
+) -> Float64[np.ndarray, "T W"]:
+    """Of each token, that output which is nearest."""
+    left = np.stack([np.linalg.norm(recorded_TW - one, axis=1) for one in outputs])
+    nearest: np.ndarray = np.stack(outputs)[left.argmin(axis=0), np.arange(len(recorded_TW))]
+    return nearest
+
+
+_LANES = (1, 4, 8, 16, 32)
+
+
+def _low_sums(
+    case: Case,
+    x_TW: Float64[np.ndarray, "T W"],
+    weight_W: Float64[np.ndarray, "W"],
+    eps: float,
+    how: str,
+) -> Iterator[Alternative]:
+    """Squares that are added up in a low precision, one after the other or in lanes."""
+    rounded, width = ROUNDINGS[how], x_TW.shape[1]
+    for given, words in ((x_TW, ""), (rounded(x_TW), " of a rounded input")):
+        squares_TW = rounded(given * given)
+        for lanes in (n for n in _LANES if width % n == 0):
+            sum_TL = np.zeros((len(x_TW), lanes))
+            for part_TL in np.split(squares_TW, width // lanes, axis=1):
+                sum_TL = rounded(sum_TL + part_TL)
+            while sum_TL.shape[1] > 1:
+                half = sum_TL.shape[1] // 2
+                sum_TL = rounded(sum_TL[:, :half] + sum_TL[:, half:])
+            order = "one after the other" if lanes == 1 else f"in {lanes} lanes"
+            title = f"the squares{words} are added up in {how}, {order}"
+            exactly = given / np.sqrt(sum_TL / width + eps) * weight_W
+            yield Alternative(id=f"norm-{how}", title=title, output=exactly)
+            raised_T1 = rounded(rounded(sum_TL / width) + rounded(np.array([[eps]])))
+            gains_T1 = _gains_in(how, raised_T1)
+            for last, end in ((_as_it_is, ""), (rounded, ", and so is the output")):
+                outputs = [last(rounded(given * gain) * weight_W) for gain in gains_T1]
+                yield Alternative(
+                    id=f"norm-{how}",
+                    title=f"{title}; mean, gain and normed input are rounded{end}",
+                    output=case.but_for_ties(_nearest_rows(case.recorded, outputs), UNIT[how]),
+                )
+
+
+def _as_it_is(values: np.ndarray) -> np.ndarray:
+    return values
 
 
 def _other_inputs(
@@ -228,8 +363,18 @@ def _other_weights(case: Case, step: Norm) -> Iterator[Alternative]:
             title=title,
             output=normed_TW * vector(weights, nearest),
         )
+    right_W = vector(weights, step.weight)
+    order_W = np.argsort(right_W)[np.argsort(np.argsort(used_W))]
+    moved = order_W != np.arange(width)
+    if moved.any():
+        words = order_words(order_W) or f"{int(moved.sum())} of {width} are others'"
+        yield Alternative(
+            id="norm-weight-order",
+            title=f"the weight's channels are in another order: {words}",
+            output=normed_TW * right_W[order_W],
+            parameters=2,
+        )
     if len(x_TW) > _FEWEST_TOKENS:
-        right_W = vector(weights, step.weight)
         wrong = int((np.abs(used_W - right_W) > 1e-4 * np.abs(right_W)).sum())
         yield Alternative(
             id="norm-weight",
@@ -249,12 +394,30 @@ def _whole_layers(case: Case, right: str, used: str) -> tuple[str, str]:
     step = operation.step
     if recorded is None or inputs is None or not isinstance(step, Norm):
         return "other-layer", title
+    if inputs.arrays[0].shape != recorded.shape:  # of some rows alone
+        return "other-layer", title
     left = {}
     for name in (right, used):
         output = exact.rms_norm(
             inputs.arrays[0], vector(case.observed.truth.weights, name), step.eps
         )
         left[name] = float(np.linalg.norm(recorded - output))
-    if left[right] < left[used]:
+    part = used.split(f".{other}.", 1)[1]
+    for third in range(case.observed.truth.config.num_layers):
+        name = f"model.layers.{third}.{part}"
+        if name not in left and name in case.observed.truth.weights:
+            weight_W = vector(case.observed.truth.weights, name)
+            output = exact.rms_norm(inputs.arrays[0], weight_W, step.eps)
+            left[name] = float(np.linalg.norm(recorded - output))
+    nearest = min(left, key=lambda name: left[name])
+    if nearest == right:
         return "layers-swapped", f"layers {layer} and {other} change places"
-    return "layer-repeated", f"{title}, which has them as well"
+    if nearest == used:
+        return "layer-repeated", f"{title}, which has them as well"
+    third = int(nearest.split(".")[2])
+    if third - other == other - layer:
+        shift = f"layer l takes the weights of l {'+' if other > layer else '-'} "
+        return "other-layer", f"{title}, and layer {other} those of {third}: {shift}" + str(
+            abs(other - layer)
+        )
+    return "other-layer", f"{title}, and layer {other} those of {third}"

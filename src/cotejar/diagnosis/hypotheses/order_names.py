@@ -21,6 +21,9 @@ def order_words(order: Int[np.ndarray, "R"]) -> str | None:
     index = np.arange(size)
     if (order == index[::-1]).all():
         return "in reverse order"
+    step = int(order[0])
+    if step and (order == (index + step) % size).all():
+        return f"shifted by {step if step <= size / 2 else step - size}"
     for rows in _divisors(size):
         if (order == index.reshape(rows, -1).T.reshape(-1)).all():
             return f"those of {rows} x {size // rows}, taken as {size // rows} x {rows}"

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _CLEARLY_WRONG = 16.0
 """Limits that the right operation leaves at the least: what is barely wrong is barely known."""
+_FEWEST_TOKENS = 4
 _MOST_TOKENS = 48
 """Of which every window is tried."""
 _SECOND = {
@@ -65,6 +66,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     families = _SECOND.get(type(case.operation.step), ())
     if case.error.ratio < _CLEARLY_WRONG or not families:
         return
+    yield from _with_any_bias(case)
     for first in _firsts(case):
         for family in families:
             for second in family.alternatives(first.case):
@@ -77,6 +79,33 @@ def alternatives(case: Case) -> Iterator[Alternative]:
                         output=_in_own_order(second.output, first.order),
                         declared=False,
                     )
+
+
+def _with_any_bias(case: Case) -> Iterator[Alternative]:
+    """A wrong weight and a wrong bias: between two tokens, any bias drops out."""
+    step, tokens = case.operation.step, len(case.recorded)
+    is_linear = isinstance(step, Project) and case.observed.arithmetic.activations == "exact"
+    if not is_linear or case.project.softcap is not None or tokens < _FEWEST_TOKENS:
+        return
+    size_T = np.linalg.norm(case.right[1:] - case.right[:1], axis=1)
+    there = _with_step(case, bias=None)
+    ours = {name: getattr(case.error, name)[1:] for name in ("exact", "left", "limits")}
+    ours["limits"] = 2 * ours["limits"] * case.error.output_norm[1:] / size_T
+    there = replace(
+        there,
+        inputs=(case.inputs[0][1:] - case.inputs[0][:1],),
+        recorded=case.recorded[1:] - case.recorded[:1],
+        error=replace(case.error, output_norm=size_T, **ours),
+    )
+    for second in weights.alternatives(there):
+        output_TR = np.concatenate([case.recorded[:1], case.recorded[:1] + second.output])
+        yield replace(
+            second,
+            id=f"bias-other+{second.id}",
+            title=f"another bias is added; and {second.title}",
+            output=output_TR,
+            parameters=second.parameters + 1,
+        )
 
 
 def _in_own_order(

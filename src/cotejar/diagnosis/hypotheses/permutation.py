@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float64, Int
 
     from cotejar.diagnosis.case import Case
+    from cotejar.diagnosis.operations import Operation
 
 _FEWEST_TOKENS = 3
 """From fewer tokens a channel could be taken for any other."""
@@ -108,7 +109,7 @@ def _stale(case: Case) -> Iterator[Alternative]:
         other.site
         for other in case.observed.truth.operations.values()
         if other.site.layer == layer
-        and other.site != site
+        and other.site.order < site.order  # what comes after it is made of it
         # A product of the same input is another's weight: `_other_projections` says so.
         and other.inputs != case.operation.inputs
     ]
@@ -136,23 +137,75 @@ def _other_projections(case: Case) -> Iterator[Alternative]:
     """Outputs cut from the other products of the same input: a fused weight cut wrongly."""
     if len(case.recorded) < _FEWEST_TOKENS:
         return
-    pool, names = [case.right], [str(case.operation.site)]
-    for name, other in case.observed.truth.operations.items():
-        same_input = other.inputs == case.operation.inputs
-        if isinstance(other.step, Project) and same_input and other != case.operation:
-            pool.append(replay(other, case.inputs, case.observed))
-            names.append(name)
-    if len(pool) == 1:
+    names = [case.operation.name]
+    others = [
+        other
+        for other in case.observed.truth.operations.values()
+        if isinstance(other.step, Project)
+        and other.inputs == case.operation.inputs
+        and other != case.operation
+    ]
+    if not others:
         return
-    whole = np.concatenate(pool, axis=1)
-    source = _nearest_columns(case.recorded, whole)
-    width = case.right.shape[1]
-    if (source < width).all():
-        return  # an order of its own outputs, which `projection` names
-    starts = np.cumsum([0, *(one.shape[1] for one in pool)])
-    moved = np.flatnonzero(source != np.arange(width))
-    id_, title, numbers = _name_cut(source, moved, starts, names, width)
-    yield Alternative(id=id_, title=title, output=whole[:, source], parameters=numbers)
+    names += [other.name for other in others]
+    # Rows of the weights alone may be others', or with each its bias.
+    for with_bias in (True, False) if case.bias is not None else (True,):
+        pool, added = [case.right], np.zeros((1, 1))
+        if not with_bias:
+            added = case.in_order(np.asarray(case.bias)[None])
+            pool = [case.right - added]
+        for other in others:
+            used = other if with_bias else _without_bias(other)
+            pool.append(replay(used, case.inputs, case.observed))
+        whole = np.concatenate(pool, axis=1)
+        source = _nearest_columns(case.recorded - added, whole)
+        width = case.right.shape[1]
+        if (source < width).all():
+            continue  # an order of its own outputs, which `projection` names
+        starts = np.cumsum([0, *(one.shape[1] for one in pool)])
+        moved = np.flatnonzero(source != np.arange(width))
+        id_, title, numbers = _name_groups(case, source, starts, names) or _name_cut(
+            source, moved, starts, names, width
+        )
+        yield Alternative(
+            id=id_, title=title, output=whole[:, source] + added, parameters=numbers
+        )
+
+
+def _without_bias(operation: Operation) -> Operation:
+    step = operation.step
+    return replace(
+        operation, step=replace(step, bias=None) if isinstance(step, Project) else step
+    )
+
+
+def _name_groups(
+    case: Case, source: Int[np.ndarray, "R"], starts: Int[np.ndarray, "n"], names: list[str]
+) -> tuple[str, str, int] | None:
+    """A fused q, k and v, by groups of heads, cut as if all of q came first; or reverse."""
+    config, slots = case.observed.truth.config, [n.rsplit(".", 1)[-1] for n in names]
+    if set(slots) != {"q", "k", "v"}:
+        return None
+    first = dict(zip(slots, starts.tolist(), strict=False))
+    e, groups = config.head_dim, config.num_kv_heads
+    kv_rows = config.num_kv_heads * e
+    rows = {"q": config.num_heads * e, "k": kv_rows, "v": kv_rows}
+    index = {slot: first[slot] + np.arange(rows[slot]) for slot in "qkv"}
+    plain = np.concatenate([index[slot] for slot in "qkv"])
+    by_group = np.concatenate(
+        [index[slot].reshape(groups, -1) for slot in "qkv"], axis=1
+    ).reshape(-1)
+    begin = {"q": 0, "k": rows["q"], "v": rows["q"] + rows["k"]}[slots[0]]
+    # Where each row of the plain order stands among the groups, and the way back.
+    place = np.empty(len(plain), int)
+    place[by_group] = np.arange(len(plain))
+    for words, order in (
+        ("stored group by group of heads and cut as if all of q came first", by_group),
+        ("stored one after the other and cut as if group by group", plain[place[plain]]),
+    ):
+        if (source == order[begin : begin + len(source)]).all():
+            return "fused-groups", f"the rows of q, k and v are {words}", 1
+    return None
 
 
 def _nearest_columns(
@@ -360,7 +413,7 @@ def _cut_input(case: Case) -> Iterator[Alternative]:
         (f"only the first {end} of {columns} inputs are summed", index < end),
         (f"the first {start} of {columns} inputs are not summed", index >= start),
     ):
-        if not sample.is_worth(np.where(kept, x_TC, 0.0)):
+        if not kept.any() or not sample.is_worth(np.where(kept, x_TC, 0.0)):
             continue
         given = [replace(one, values=np.where(kept, one.values, 0.0)) for one in case.givens]
         for product_TR in multiply(

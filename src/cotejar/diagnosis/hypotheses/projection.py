@@ -53,7 +53,7 @@ def _repeated(case: Case) -> Iterator[Alternative]:
     if case.operation.site.slot != "logits":
         return
     ids, right = case.observed.trace.token_ids, case.right
-    tokens = np.arange(len(ids))[-len(right) :]
+    tokens = np.arange(len(ids))[-len(right) :] if case.rows is None else case.rows
     others = np.setdiff1d(np.linspace(0, right.shape[1] - 1, _UNSEEN).astype(int), ids)
     off_T = np.linalg.norm(case.recorded[:, others] - right[:, others], axis=1)
     if not (off_T <= _SAME * np.linalg.norm(right[:, others], axis=1)).all():
@@ -286,6 +286,20 @@ def _softcap(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alt
         yield Alternative(
             id="softcap-missing", title="the softcap of the logits is left out", output=right
         )
+    cap_ = case.project.softcap
+    if cap_ is not None:  # scaled before it is bounded
+        inside = cap_ * np.arctanh(np.clip(case.recorded / cap_, -1 + 1e-12, 1 - 1e-12))
+        steep = np.abs(case.recorded) < _FLAT * cap_
+        gain = float(
+            (inside[steep] * right[steep]).sum() / max((right[steep] ** 2).sum(), 1e-300)
+        )
+        for value in dict.fromkeys((nice(gain, 3), gain)):
+            yield Alternative(
+                id="product-scaled",
+                title=f"logits are multiplied by {factor_text(value)} before they are bounded",
+                output=cap(value * right, cap_),
+                parameters=1,
+            )
     for before in (right, case.finish(product_TR)):
         for bound in (30.0, 50.0, 15.0, 20.0, 10.0, 100.0, *_fitted_bound(case, before)):
             yield Alternative(
@@ -297,6 +311,8 @@ def _softcap(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alt
 
 
 _SAMPLED_LOGITS = 4096
+_FLAT = 0.9
+"""Share of a bound beyond which a logit says little about what it was before."""
 
 
 def _fitted_bound(case: Case, before_TR: Float64[np.ndarray, "T R"]) -> Iterator[float]:

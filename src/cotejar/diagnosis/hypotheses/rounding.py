@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ROUNDINGS, can_round, product_input
+from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT, can_round, product_input
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.weights import explains_rows, telling_rows
 from cotejar.diagnosis.operations import Attend, Embed, Project, compute
@@ -22,7 +22,7 @@ from cotejar.diagnosis.products import multiply
 from cotejar.diagnosis.weight_variants import Rows, WeightVariant, plain_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jaxtyping import Float64
 
@@ -55,13 +55,26 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     elif not isinstance(step, Embed):
         for how in HOW:
             if all(can_round(how, a.shape[1]) for a in case.inputs):
-                given = [ROUNDINGS[how](a) for a in case.inputs]
-                yield Alternative(
-                    id="input-rounded",
-                    title=f"the input is rounded to {how}",
-                    output=compute(step, given, case.observed.truth.weights),
-                )
+                yield from rounded_inputs_of(case, how, ROUNDINGS[how])
     yield from _output(case)
+
+
+def rounded_inputs_of(
+    case: Case, how: str, rounded: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[Alternative]:
+    """All inputs rounded; of more than one, each alone."""
+    step, inputs = case.operation.step, case.inputs
+    sets = [("the input is", set(range(len(inputs))))]
+    if len(inputs) > 1:
+        sets = [("the inputs are", set(range(len(inputs))))]
+        sets += [(f"{site} is", {i}) for i, site in enumerate(case.operation.inputs)]
+    for words, places in sets:
+        given = [rounded(a) if i in places else a for i, a in enumerate(inputs)]
+        yield Alternative(
+            id="input-rounded",
+            title=f"{words} rounded to {how}",
+            output=compute(step, given, case.observed.truth.weights),
+        )
 
 
 def _activations(case: Case) -> Iterator[Alternative]:
@@ -115,6 +128,7 @@ def _cache(case: Case, step: Attend) -> Iterator[Alternative]:
         if how in {"f16", "bf16"}:
             sets.append(("queries, keys and values", ROUNDINGS[how](q), k, v))
             sets.append(("queries", ROUNDINGS[how](q), k_TW, v_TW))
+            sets.append(("queries and keys", ROUNDINGS[how](q), k, v_TW))
         if how.endswith("a row"):
             sets += [
                 ("the heads of keys and values", q, by_head(how, k_TW), by_head(how, v_TW)),
@@ -122,11 +136,13 @@ def _cache(case: Case, step: Attend) -> Iterator[Alternative]:
                 ("the heads of values", q, k_TW, by_head(how, v_TW)),
             ]
         for what, *given in sets:
-            yield Alternative(
-                id="cache-rounded",
-                title=f"{what} are rounded to {how}",
-                output=compute(step, given, weights),
-            )
+            output = compute(step, given, weights)
+            title = f"{what} are rounded to {how}"
+            yield Alternative(id="cache-rounded", title=title, output=output)
+            if how in UNIT:  # as a kernel of that type leaves it
+                last = case.but_for_ties(ROUNDINGS[how](output), UNIT[how])
+                title = f"{title}, the output too"
+                yield Alternative(id="cache-rounded", title=title, output=last)
 
 
 def _output(case: Case) -> Iterator[Alternative]:

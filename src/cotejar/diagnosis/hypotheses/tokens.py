@@ -44,6 +44,9 @@ def _moved(right: list[int], used: list[int]) -> TokenCause | None:
         )
     if used == right[: len(used)]:
         return TokenCause(id="tokens-dropped", title=f"the last {-more} tokens are left out")
+    if len(used) >= _FEWEST_TOKENS and used == right[-len(used) :]:
+        title = f"the first {-more} tokens are cut off (truncated on the left?)"
+        return TokenCause(id="tokens-dropped", title=title)
     if right == used[: len(right)]:
         return TokenCause(id="tokens-added", title=f"{more} tokens are added at the end")
     return None

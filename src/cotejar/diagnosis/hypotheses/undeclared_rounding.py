@@ -17,6 +17,9 @@ import numpy as np
 
 from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT, can_round, product_input
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.low_precision import MORE_ROUNDINGS, roundings
+from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
+from cotejar.diagnosis.hypotheses.rounding import rounded_inputs_of
 from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.hypotheses.weights import multiply_variant
 from cotejar.diagnosis.observed import replay, rounded_inputs
@@ -33,92 +36,20 @@ if TYPE_CHECKING:
     from cotejar.diagnosis.case import Case
 
 
-def _to_tf32(x: np.ndarray) -> np.ndarray:
-    """Ten bits behind the point, halves up."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32) + np.uint32(0x1000)
-    return (bits & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
-
-
-def _to_float8(x: np.ndarray, *, bits: int, least: int, greatest: float) -> np.ndarray:
-    """`bits` behind the point, exponents from `least`, what is beyond `greatest` cut to it.
-
-    Source of both formats: Micikevicius et al., 2022, "FP8 formats for deep learning".
-    """
-    x = np.asarray(x, np.float64)
-    size = np.where(x == 0, 1.0, np.abs(x))
-    step = 2.0 ** (np.maximum(np.floor(np.log2(size)), least) - bits)
-    clipped: np.ndarray = np.clip(np.rint(x / step) * step, -greatest, greatest)
-    return clipped
-
-
-def _to_integers(
-    x: np.ndarray, *, width: int | None, levels: int, whole: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Symmetric integers of one scale a group, in float32 as kernels have them.
-
-    `width` 0 is one group for all tokens, None one a row.
-    """
-    rows = np.ascontiguousarray(x, np.float32)
-    rows = rows.reshape(1, -1) if width == 0 else rows.reshape(-1, width or x.shape[-1])
-    step = np.abs(rows).max(axis=1, keepdims=True) / np.float32(levels)
-    step = np.where(step > 0, step, np.float32(1))
-    rounded: np.ndarray = (whole(rows / step) * step).reshape(x.shape).astype(np.float64)
-    return rounded
-
-
-def _by_channel(x: np.ndarray, *, levels: int) -> np.ndarray:
-    """One scale a channel, over all tokens."""
-    return _to_integers(x.T, width=None, levels=levels, whole=np.rint).T
-
-
-MORE_ROUNDINGS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
-    "tf32": (1, _to_tf32),
-    "float8 e4m3": (1, partial(_to_float8, bits=3, least=-6, greatest=448.0)),
-    "float8 e5m2": (1, partial(_to_float8, bits=2, least=-14, greatest=57344.0)),
-    "int8 by one scale for all tokens": (
-        1,
-        partial(_to_integers, width=0, levels=127, whole=np.rint),
-    ),
-    "int8 a row, cut and not rounded": (
-        1,
-        partial(_to_integers, width=None, levels=127, whole=np.trunc),
-    ),
-    **{
-        f"int8 by {width}{words}": (
-            width,
-            partial(_to_integers, width=width, levels=127, whole=whole),
-        )
-        for width in (16, 32, 64, 128, 256)
-        for words, whole in (
-            ("", np.rint),
-            (", cut and not rounded", np.trunc),
-            (", always down", np.floor),
-        )
-    },
-    "int8 a channel": (1, partial(_by_channel, levels=127)),
-    "int4 a channel": (1, partial(_by_channel, levels=7)),
-    "int8 to -128": (1, partial(_to_integers, width=None, levels=128, whole=np.rint)),
-}
-"""By name: how many values a row must be a multiple of, and the rounding of an array."""
-
-_KNOWN = (
-    "f16",
+_BOTH = (
     "bf16",
+    "f16",
+    "tf32",
+    "float8 e4m3",
+    "float8 e5m2",
     "bf16 cut",
-    "Q8_0",
     "int8 a row",
     "int8 by 32",
+    "int8 by 64",
+    "int8 by 128",
     "int4 a row",
-    "int4 by 32",
 )
-_BOTH = ("bf16", "f16", "tf32", "float8 e4m3", "float8 e5m2", "bf16 cut")
 """In which both factors of a product may be."""
-
-
-def roundings(width: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Those that `rounding` tries alone and new ones, for rows of that width."""
-    found = {name: ROUNDINGS[name] for name in _KNOWN if can_round(name, width)}
-    return found | {n: r for n, (block, r) in MORE_ROUNDINGS.items() if width % block == 0}
 
 
 def alternatives(case: Case) -> Iterator[Alternative]:
@@ -131,16 +62,11 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     elif isinstance(step, Attend):
         yield from _undone(case)
         yield from _keys_and_values(case, step)
+        yield from _scaled_values(case, step)
     elif not isinstance(step, Embed):
         for how, (block, rounded) in MORE_ROUNDINGS.items():
             if all(a.shape[1] % block == 0 for a in case.inputs):
-                yield Alternative(
-                    id="input-rounded",
-                    title=f"the input is rounded to {how}",
-                    output=compute(
-                        step, [rounded(a) for a in case.inputs], case.observed.truth.weights
-                    ),
-                )
+                yield from rounded_inputs_of(case, how, rounded)
     yield from _output(case)
 
 
@@ -181,13 +107,22 @@ def _both_factors(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
             known[how],
         )
         for how in _BOTH
+        if how in known
     ]
+    tried += [
+        ("weights-rounded", f"the weight is rounded to {how}", given, rounded)
+        for how, rounded in (known | _as_blocks(matrix)).items()
+        if not how.endswith(("by one scale for all tokens", "by one scale", "a channel"))
+        for given in case.givens
+    ]
+    yield from _scaled_weights(case, sample, known)
     for how, rounded in _stored_again(matrix).items():
         title = f"the weight is rounded to {how}, then to {matrix.block_type.label}"
         tried += [("weights-rounded", title, given, rounded) for given in case.givens]
     for id_, title, given, rounded in tried:
         few = given.values, rounded(sample.weight)
-        last = rounded if id_ == "product-rounded" else None
+        is_float = id_ == "product-rounded" and "int" not in title
+        last = rounded if is_float else None
         if not (sample.is_worth(*few) or sample.is_worth(*few, last)):
             case.screened.append(title)
             continue
@@ -202,6 +137,61 @@ def _both_factors(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
                     title=f"{title}, the output too",
                     output=case.but_for_ties(rounded(output_TR), UNIT[name]),
                 )
+
+
+def _scaled_weights(
+    case: Case, sample: SampledProduct, known: Mapping[str, Callable[[np.ndarray], np.ndarray]]
+) -> Iterator[Alternative]:
+    """A weight stored over a scale and read without it: rounded, and times one number."""
+    right_TR, wanted_TR = case.inputs[0] @ sample.weight.T, sample.recorded - sample.bias
+    gain = float((wanted_TR * right_TR).sum() / max((right_TR**2).sum(), 1e-300))
+    if sample.softcap is not None or not np.isfinite(gain) or abs(gain - 1) < _NO_GAIN:
+        return
+    greatest = max(float(np.abs(case.matrix.decode_rows(a, b)).max()) for a, b in _runs(case))
+    for factor in dict.fromkeys((448 / greatest, 127 / greatest, nice(gain, 3), gain)):
+        for how in ("float8 e4m3", "float8 e5m2", "int8 by one scale for all tokens"):
+            rounded = partial(_times, factor=factor, rounded=known[how])
+            title = f"the weight is multiplied by {factor_text(factor)} and rounded to {how}: "
+            title += "its scale is left out"
+            if not sample.is_worth(case.inputs[0], rounded(sample.weight)):
+                case.screened.append(title)
+                continue
+            variant = WeightVariant(
+                id="weights-rounded", title=title, rows=_rounded_rows(case.matrix, rounded)
+            )
+            product_TR = multiply_variant(variant, case.givens[-1], case.matrix)
+            yield Alternative(
+                id="weights-rounded", title=title, output=case.finish(product_TR), parameters=1
+            )
+
+
+def _runs(case: Case) -> list[tuple[int, int]]:
+    rows = case.matrix.rows
+    return [(start, min(start + 1024, rows)) for start in range(0, rows, 1024)]
+
+
+def _times(
+    values: np.ndarray, *, factor: float, rounded: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    return rounded(factor * values)
+
+
+def _as_blocks(matrix: BlockMatrix) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Written in another type's blocks, and read from them."""
+
+    def stored(values_RC: np.ndarray, kind: BlockType) -> np.ndarray:
+        flat = np.ascontiguousarray(values_RC, np.float32).reshape(-1)
+        raw = encode(kind, flat)
+        blocks = BlockMatrix(
+            block_type=kind, rows=len(values_RC), columns=values_RC.shape[1], raw=raw
+        )
+        return blocks.decode_rows(0, len(values_RC)).astype(np.float64)
+
+    return {
+        kind.label: partial(stored, kind=kind)
+        for kind in sorted(_ENCODED_FAST, key=lambda one: one.label)
+        if kind is not matrix.block_type and matrix.columns % kind.elements_per_block == 0
+    }
 
 
 def _stored_again(matrix: BlockMatrix) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -269,6 +259,12 @@ def _keys_and_values(case: Case, step: Attend) -> Iterator[Alternative]:
     keys, values = {"": k_TW}, {"": v_TW}
     for how, rounded in roundings(k_TW.shape[1]).items():
         keys[how], values[how] = rounded(raw_k), rounded(raw_v)
+        if how.endswith("a row"):  # a row may be a head's
+            by_head = f"{how} of a head"
+            keys[by_head], values[by_head] = (
+                rounded(raw.reshape(-1, step.head_dim)).reshape(raw.shape)
+                for raw in (raw_k, raw_v)
+            )
 
     def output(key: str, value: str) -> np.ndarray:
         given = (q_TW, keys[key], values[value])
@@ -296,6 +292,34 @@ def _keys_and_values(case: Case, step: Attend) -> Iterator[Alternative]:
             )
 
 
+def _scaled_values(case: Case, step: Attend) -> Iterator[Alternative]:
+    """Values that were rounded over a scale and are read without it, or with another."""
+    weights, (q_TW, k_TW, v_TW) = case.observed.truth.weights, case.inputs
+    gain = float((case.recorded * case.right).sum() / max((case.right**2).sum(), 1e-300))
+    if not np.isfinite(gain) or abs(gain - 1) < _NO_GAIN:
+        return
+    power = float(2.0 ** round(np.log2(abs(gain)))) if gain else 1.0
+    for value in dict.fromkeys((nice(gain, 1), nice(gain, 2), power, nice(gain, 3))):
+        for how, rounded in roundings(v_TW.shape[1]).items():
+            for words, used_TW in (
+                (
+                    f"multiplied by {factor_text(value)}, then rounded to {how}",
+                    rounded(value * v_TW),
+                ),
+                (
+                    f"rounded to {how}, then multiplied by {factor_text(value)}",
+                    value * rounded(v_TW),
+                ),
+            ):
+                yield Alternative(
+                    id="cache-scaled",
+                    title=f"values are {words}: a scale of the cache is left out on one side",
+                    output=compute(step, (q_TW, k_TW, used_TW), weights),
+                    parameters=1,
+                )
+
+
+_NO_GAIN = 0.02
 _OF_THAT_FORM = 0.5
 """Share of the values that a rounding would leave as they are, if they were rounded so."""
 

@@ -14,23 +14,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ROUNDINGS
+from cotejar.diagnosis.arithmetic import ROUNDINGS, ProductInput
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.numbers import nice, search_number
+from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
 from cotejar.diagnosis.limits import ACCEPTED, divide
 from cotejar.diagnosis.observed import cap
 from cotejar.diagnosis.operations import Project
-from cotejar.diagnosis.products import ROWS_AT_ONCE_BYTES
-from cotejar.diagnosis.weight_variants import WeightVariant, plain_rows, weight_variants
+from cotejar.diagnosis.products import ROWS_AT_ONCE_BYTES, multiply
+from cotejar.diagnosis.weight_variants import (
+    Rows,
+    WeightVariant,
+    plain_rows,
+    weight_variants,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jaxtyping import Float64
 
-    from cotejar.diagnosis.arithmetic import ProductInput
     from cotejar.diagnosis.case import Case
-    from cotejar.diagnosis.weight_variants import Rows
     from cotejar.quant.block_matrix import BlockMatrix
 
 _SAMPLES, _SAMPLE_ROWS = 6, 8
@@ -43,6 +48,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         return
     samples = telling_rows(case)
     yield from _transposed(case)
+    yield from _changed_values(case)
     plain = WeightVariant(id="", title="", rows=partial(plain_rows, case.matrix))
     right = [_as_declared(case, plain).rows(r.start, r.stop).values for r in samples]
     for read in [*_other_tensors(case), *weight_variants(case.matrix)]:
@@ -58,6 +64,77 @@ def alternatives(case: Case) -> Iterator[Alternative]:
                     yield Alternative(
                         id=variant.id, title=f"{variant.title}{words}", output=output
                     )
+
+
+def _changed_values(case: Case) -> Iterator[Alternative]:
+    """Cut to a range, less what is small, or mixed with another tensor: one number each."""
+    if case.project.softcap is not None:
+        return
+    sample, x_TC = SampledProduct.of(case), case.inputs[0]
+    wanted_TR, own_RC = sample.recorded - sample.bias, sample.weight
+    greatest = float(np.abs(own_RC).max()) or 1.0
+
+    def cut(values: np.ndarray, bound: float) -> np.ndarray:
+        clipped: np.ndarray = np.clip(values, -bound, bound)
+        return clipped
+
+    def flushed(values: np.ndarray, bound: float) -> np.ndarray:
+        return np.where(np.abs(values) < bound, 0.0, values)
+
+    for id_, words, change in (
+        ("weight-clipped", "is cut to {:.4g} on both sides", cut),
+        ("weight-pruned", "has what is smaller than {:.4g} set to 0", flushed),
+    ):
+
+        def left(bound: float, change: Callable[..., np.ndarray] = change) -> float:
+            return float(np.square(wanted_TR - x_TC @ change(own_RC, bound).T).sum())
+
+        found = search_number(left, 1e-4 * greatest, greatest)
+        for bound in dict.fromkeys((nice(found, 1), nice(found, 2), nice(found, 3), found)):
+            if sample.is_worth(x_TC, change(own_RC, bound)):
+                rows = partial(_changed_rows, case.matrix, partial(change, bound=bound))
+                title = f"the weight {words.format(bound)}"
+                variant = WeightVariant(id=id_, title=title, rows=rows)
+                output_TR = multiply_variant(variant, case.givens[-1], case.matrix)
+                yield Alternative(
+                    id=id_, title=title, output=case.finish(output_TR), parameters=1
+                )
+    yield from _mixed(case, sample)
+
+
+def _changed_rows(
+    matrix: BlockMatrix, change: Callable[[np.ndarray], np.ndarray], start: int, stop: int
+) -> Rows:
+    return Rows(values=change(matrix.decode_rows(start, stop).astype(np.float64)))
+
+
+_LEAST_PART = 1e-3
+"""Of another tensor: less of it is none."""
+
+
+def _mixed(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
+    """So much of the right weight and so much of another: two models or layers merged."""
+    x_TC, weights = case.inputs[0], case.observed.truth.weights
+    wanted = (sample.recorded - sample.bias).reshape(-1)
+    own = x_TC @ sample.weight.T
+    for name, other in weights.items():
+        same = (other.rows, other.columns) == (case.matrix.rows, case.matrix.columns)
+        if name == case.project.weight or not same:
+            continue
+        rows_RC = np.concatenate([other.decode_rows(int(r), int(r) + 1) for r in sample.rows])
+        parts = np.stack([own.reshape(-1), (x_TC @ rows_RC.astype(np.float64).T).reshape(-1)])
+        a, b = np.linalg.lstsq(parts.T, wanted, rcond=None)[0].tolist()
+        if abs(b) < _LEAST_PART or not sample.is_worth(x_TC, a * sample.weight + b * rows_RC):
+            continue
+        product_TR = multiply(other, [ProductInput(values=x_TC)])[0]
+        for digits in (2, 4, 12):
+            x, y = nice(a, digits), nice(b, digits)
+            yield Alternative(
+                id="weight-mixed",
+                title=f"the weight is {x:.4g} times itself and {y:.4g} times {name}: merged?",
+                output=case.finish(x * case.products[-1] + y * product_TR),
+                parameters=2,
+            )
 
 
 def _as_declared(case: Case, variant: WeightVariant) -> WeightVariant:

@@ -31,8 +31,32 @@ _LEAST_DROPPED, _MOST_DROPPED = 0.005, 0.95
 
 def alternatives(case: Case) -> Iterator[Alternative]:
     """Of any site."""
+    yield from _nothing(case)
     yield from _another_type(case)
     yield from _dropped(case)
+
+
+def _nothing(case: Case) -> Iterator[Alternative]:
+    """The output is 0 throughout; of a product, the bias alone."""
+    if not isinstance(case.operation.step, Project):
+        if not case.recorded.any():
+            output = np.zeros_like(case.recorded)
+            yield Alternative(id="output-zero", title="the output is 0", output=output)
+        return
+    plain_TR = np.zeros_like(case.right)
+    bias = case.bias
+    yield Alternative(
+        id="output-zero",
+        title="the output is 0: a weight of zeros, one that was not loaded?",
+        output=plain_TR,
+    )
+    if bias is not None:
+        yield Alternative(
+            id="output-zero",
+            title="the product is 0 and the bias alone comes out: a weight of zeros, one that "
+            "was not loaded?",
+            output=case.finish(plain_TR),
+        )
 
 
 def _another_type(case: Case) -> Iterator[Alternative]:
@@ -69,19 +93,23 @@ def _dropped(case: Case) -> Iterator[Alternative]:
     """Each value is 0, or the right one over the share that is kept: dropout that is on."""
     right, recorded = case.right, case.recorded
     is_zero = (recorded == 0) & (right != 0)
+    if is_zero.all(axis=1).any() or is_zero.all(axis=0).any():
+        return  # a whole token, or a whole output, that is 0 was not dropped by chance
     share = float(is_zero.mean())
     kept = ~is_zero & (right != 0)
     if not _LEAST_DROPPED < share < _MOST_DROPPED or not kept.any():
         return
     with np.errstate(all="ignore"):
         found = float(np.median(recorded[kept] / right[kept]))
-    for factor in dict.fromkeys(
-        (1.0, nice(1 / (1 - nice(1 - 1 / found, 1)), 12), nice(found, 4), found)
-    ):
+    # What is kept makes up for what is lost, or is as it was: a network that is pruned.
+    scaled = (nice(1 / (1 - nice(1 - 1 / found, 1)), 12), nice(found, 4), found)
+    for factor in dict.fromkeys((1.0, *scaled)):
         yield Alternative(
             id="dropout",
-            title=f"{100 * share:.1f} % of the values are 0 and the others are multiplied by "
-            f"{factor:.4g}: dropout is on",
+            title=f"{100 * share:.1f} % of the values are 0 and the others "
+            + (
+                "are right" if factor == 1 else f"are multiplied by {factor:.4g}: dropout is on"
+            ),
             output=np.where(is_zero, 0.0, factor * right),
             parameters=2,
         )

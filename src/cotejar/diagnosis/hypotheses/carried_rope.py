@@ -1,0 +1,254 @@
+"""RoPE of which nobody recorded the result, told from what came out behind the attention.
+
+Positions are found token by token, since a token sees no later one; frequencies and a gain by
+least squares, the first queries first: their angles are small, so that no turn is missed.
+
+Shape letters: T tokens, N candidates, H heads, E head size, P pairs, W width, C columns
+(values of the context), R rows (outputs).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis import exact
+from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.attended import weigh
+from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
+from cotejar.diagnosis.hypotheses.rope_angles import table_words
+from cotejar.diagnosis.observed import cap, replay
+from cotejar.diagnosis.operations import Attend, Project, Rotate, compute, key_heads
+from cotejar.trace.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from jaxtyping import Float64
+
+    from cotejar.diagnosis.case import Case
+    from cotejar.model.weights import Weights
+
+    Carry = Callable[[Mapping[str, np.ndarray]], np.ndarray | None]
+
+_MOST_TOKENS, _MOST_COLUMNS = 64, 2048
+"""Of a longer text, or a wider context, the search would take too long."""
+_FIRST_QUERIES = (4, 8, 16)
+"""That are fitted before all."""
+_STEPS = 8
+"""Of least squares, each time."""
+_PROMISING = 0.5
+"""Share of the error that may be left of the first queries: else it is not RoPE."""
+_LATER = 8
+"""Positions beyond the text that are tried."""
+_STILL = 1e-4
+"""Relative change of a gain that counts as none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fused:
+    """RoPE, attention and its output projection as one."""
+
+    names: tuple[str, str]
+    """Sites of queries and keys."""
+    q: Float64[np.ndarray, "T H E"]
+    k: Float64[np.ndarray, "T K E"]
+    """Heads before they are turned, normed where the model norms them."""
+    v: Float64[np.ndarray, "T W"]
+    attend: Attend
+    weights: Weights
+    """Of the model."""
+    frequencies: Float64[np.ndarray, "P"]
+    weight: Float64[np.ndarray, "R C"]
+    right: Float64[np.ndarray, "T C"]
+    added: Float64[np.ndarray, "T R"]
+    """What the projection gave more than it ought to, over the length of that."""
+    size: Float64[np.ndarray, "T"]
+
+    def turned(
+        self, angles_TP: Float64[np.ndarray, "T P"], gain: float = 1.0
+    ) -> tuple[Float64[np.ndarray, "T W"], Float64[np.ndarray, "T W"]]:
+        """Queries and keys of the first tokens, as many as there are angles."""
+        tokens = len(angles_TP)
+        q, k = (gain * exact.turn(a[:tokens], angles_TP) for a in (self.q, self.k))
+        return exact.join_heads(q), exact.join_heads(k)
+
+    def off(
+        self, angles_TP: Float64[np.ndarray, "T P"], gain: float = 1.0
+    ) -> Float64[np.ndarray, "T R"]:
+        """What these angles leave, over the length of what ought to come out."""
+        tokens = len(angles_TP)
+        given = (*self.turned(angles_TP, gain), self.v[:tokens])
+        return self.off_context(compute(self.attend, given, self.weights), slice(tokens))
+
+    def off_context(
+        self, context_NC: Float64[np.ndarray, "N C"], rows: slice
+    ) -> Float64[np.ndarray, "N R"]:
+        """The same of contexts that are known."""
+        moved_NR = (context_NC - self.right[rows]) @ self.weight.T
+        left: np.ndarray = moved_NR / self.size[rows, None] - self.added[rows]
+        return left
+
+
+def alternatives(case: Case, layer: int, carry: Carry) -> Iterator[Alternative]:
+    """Of an attention whose queries and keys were derived, behind its output projection.
+
+    Args:
+        case: what was recorded behind it.
+        layer: of the attention.
+        carry: what comes out at the recorded site if sites give these arrays.
+    """
+    fused = _fuse(case, layer)
+    if fused is None:
+        return
+    where = " and ".join(fused.names)
+    for alternative, outputs in (*_positions(fused), *_frequencies(fused)):
+        output = carry(dict(zip(fused.names, outputs, strict=True)))
+        if output is not None:
+            title = f"{alternative.title}, in {where}"
+            yield replace(alternative, title=title, output=output)
+
+
+def _fuse(case: Case, layer: int) -> _Fused | None:
+    operations = case.observed.truth.operations
+    names = (str(Site("q_rope", layer)), str(Site("k_rope", layer)))
+    context = operations.get(str(Site("attn_context", layer)))
+    if context is None or not {*names, context.name} <= set(case.error.derived):
+        return None
+    if not isinstance(case.operation.step, Project) or case.operation.inputs != (context.site,):
+        return None
+    attend, observed = context.step, replace(case.observed, _derived={})
+    inputs = observed.inputs(context)
+    small = len(case.recorded) <= _MOST_TOKENS and case.matrix.columns <= _MOST_COLUMNS
+    if not isinstance(attend, Attend) or inputs is None or not small:
+        return None
+    heads = []
+    for name in names:
+        step, given = operations[name].step, observed.inputs(operations[name])
+        if not isinstance(step, Rotate) or given is None or len(given.arrays[0]) < 3:  # noqa: PLR2004 - nothing is told by two
+            return None
+        still = replace(step, frequencies=(0.0,) * len(step.frequencies))
+        plain_TW = replay(replace(operations[name], step=still), given.arrays, observed)
+        heads.append(exact.split_heads(plain_TW, step.head_dim))
+        frequencies_P = np.array(step.frequencies)
+    bias_R = 0.0 if case.bias is None else case.bias
+    size_T = np.maximum(case.error.output_norm, 1e-300)
+    added_TR = case.recorded_rows - (case.products[-1] + bias_R)
+    if len(added_TR) != len(heads[0]):
+        return None
+    return _Fused(
+        names=names,
+        q=heads[0],
+        k=heads[1],
+        v=inputs.arrays[2],
+        attend=attend,
+        frequencies=frequencies_P,
+        weight=case.matrix.decode_rows(0, case.matrix.rows).astype(np.float64),
+        right=compute(attend, inputs.arrays, observed.truth.weights),
+        weights=observed.truth.weights,
+        added=added_TR / size_T[:, None],
+        size=size_T,
+    )
+
+
+Found = tuple[Alternative, tuple[np.ndarray, np.ndarray]]
+"""An alternative without its output, and queries and keys."""
+
+
+def _positions(fused: _Fused) -> Iterator[Found]:
+    """The whole position at which each token fits best, the first one's being 0."""
+    tokens, scale = len(fused.q), fused.attend.scale
+    heads = list(key_heads(fused.attend, fused.q.shape[1]))
+    values = exact.split_heads(fused.v, fused.attend.head_dim)[:, heads]
+    visible = exact.visible_keys(tokens, fused.attend.window)
+    tried_N = np.arange(tokens + _LATER)
+    angles_NP = np.outer(tried_N, fused.frequencies)
+    found_T = np.zeros(tokens, int)
+    keys = exact.turn(fused.k[:1], np.zeros((1, len(fused.frequencies))))[:, heads]
+    for token in range(1, tokens):
+        q_NHE = exact.turn(np.repeat(fused.q[token][None], len(tried_N), 0), angles_NP)
+        own_H = np.einsum("he,he->h", fused.q[token], fused.k[token][heads])
+        scores = np.empty((len(tried_N), len(heads), token + 1))
+        scores[..., :token] = np.einsum("nhe,she->nhs", q_NHE, keys)
+        scores[..., token] = own_H
+        scores = cap(scores * scale, fused.attend.softcap)
+        weights = weigh(np.where(visible[token, : token + 1], scores, -np.inf))
+        context = np.einsum("nhs,she->nhe", weights, values[: token + 1])
+        left_N = np.linalg.norm(
+            fused.off_context(context.reshape(len(tried_N), -1), slice(token, token + 1)),
+            axis=1,
+        )
+        found_T[token] = int(tried_N[left_N.argmin()])
+        own = exact.turn(fused.k[token][None], angles_NP[found_T[token]][None])
+        keys = np.concatenate([keys, own[:, heads]])
+    moved = np.flatnonzero(found_T != np.arange(tokens))
+    if len(moved):
+        title = f"{len(moved)} of {tokens} positions are others; token {moved[0]} is turned "
+        title += f"as if at {found_T[moved[0]]}"
+        turned = fused.turned(np.outer(found_T, fused.frequencies))
+        yield _found("rope-positions", title, 2), turned
+
+
+def _frequencies(fused: _Fused) -> Iterator[Found]:
+    """The frequencies, and the gain of queries and keys, that leave least."""
+    tokens, right_P = len(fused.q), fused.frequencies
+    ratio_P, gain = np.ones(len(right_P)), 1.0
+    for count in dict.fromkeys(min(n, tokens) for n in (*_FIRST_QUERIES, tokens)):
+        before = float(np.linalg.norm(fused.added[:count]))
+        ratio_P, gain, left = _least_squares(fused, count, ratio_P, gain)
+        if not left < _PROMISING * before:
+            return
+    used_P = ratio_P * right_P
+    angles_TP = np.outer(np.arange(tokens), used_P)
+    title = f"pairs turn by other frequencies{table_words(used_P, right_P)}"
+    if abs(gain - 1) < _STILL:
+        yield _found("rope-frequencies", title, len(used_P)), fused.turned(angles_TP)
+        return
+    gain = nice(gain, 4) if abs(gain - nice(gain, 4)) < _STILL else gain
+    by = f"values are multiplied by {factor_text(gain)}: an attention factor of YaRN?"
+    yield (
+        _found("rope-frequencies+rope-gain", f"{title}; and {by}", len(used_P) + 1),
+        fused.turned(angles_TP, gain),
+    )
+
+
+def _found(id_: str, title: str, numbers: int) -> Alternative:
+    return Alternative(id=id_, title=title, output=np.empty((0, 0)), parameters=numbers)
+
+
+def _least_squares(
+    fused: _Fused, count: int, ratio_P: Float64[np.ndarray, "P"], gain: float
+) -> tuple[Float64[np.ndarray, "P"], float, float]:
+    """Levenberg's and Marquardt's steps from there, over the first `count` queries.
+
+    Source: Marquardt, 1963, "An algorithm for least-squares estimation of nonlinear
+    parameters"; the derivatives are differences.
+    """
+    index_T = np.arange(count)
+
+    def off(numbers: np.ndarray) -> np.ndarray:
+        angles_TP = np.outer(index_T, numbers[:-1] * fused.frequencies)
+        return fused.off(angles_TP, float(numbers[-1])).reshape(-1)
+
+    numbers = np.append(ratio_P, gain)
+    left, damping, step = off(numbers), 1e-4, 1e-6
+    for _ in range(_STEPS):
+        slopes = np.stack(
+            [(off(numbers + step * one) - left) / step for one in np.eye(len(numbers))], axis=1
+        )
+        normal, sums = slopes.T @ slopes, slopes.T @ left
+        least = 1e-12 * float(np.trace(normal)) + 1e-300
+        before = float(np.linalg.norm(left))
+        for _ in range(_STEPS):
+            held = np.diag(damping * np.diag(normal) + least)
+            tried = numbers - np.linalg.solve(normal + held, sums)
+            then = off(tried)
+            if np.linalg.norm(then) < before:
+                numbers, left, damping = tried, then, damping / 8
+                break
+            damping *= 8
+        if not np.linalg.norm(left) < (1 - 1e-3) * before:
+            break
+    return numbers[:-1], float(numbers[-1]), float(np.linalg.norm(left))

@@ -1,0 +1,201 @@
+"""What became of a tensor between two files, told from the two tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from cotejar.diagnosis.tensor_causes import Changed, explain_tensor, find_not_finite
+from cotejar.quant.block_matrix import BlockMatrix
+from cotejar.quant.block_type import BlockType
+from cotejar.quant.codec import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Edit = Callable[[np.ndarray], np.ndarray]
+
+ROWS, COLUMNS = 96, 128
+NAME, SIBLING = (
+    "model.layers.0.self_attn.q_proj.weight",
+    "model.layers.0.self_attn.k_proj.weight",
+)
+Q4_0_ROUNDING = 2 * 4 / 16 / np.sqrt(12)
+"""Half of the relative L2 that two tensors in Q4_0 may be apart: a step is a sixteenth of twice
+four root mean squares, and rounding errs by 1 / sqrt(12) of it."""
+
+
+def values(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, (ROWS, COLUMNS)).astype(np.float32)
+
+
+def stored(block_type: BlockType, of: np.ndarray) -> BlockMatrix:
+    flat = np.ascontiguousarray(of, np.float32)
+    raw = encode(block_type, flat.reshape(-1))
+    return BlockMatrix(block_type=block_type, rows=len(of), columns=of.shape[1], raw=raw)
+
+
+def changed_of(
+    a: BlockMatrix, b: BlockMatrix, allowed: float = 2.0**-23, sibling: int = 2
+) -> Changed:
+    siblings = {NAME: a, SIBLING: stored(BlockType.F32, values(sibling))}
+    return Changed(name=NAME, reference=a, candidate=b, allowed=allowed, siblings=siblings)
+
+
+def noise(w: np.ndarray) -> np.ndarray:
+    return values(5)
+
+
+def rows_lost(w: np.ndarray) -> np.ndarray:
+    return np.where(np.isin(np.arange(ROWS), (3, 40))[:, None], 0, w)
+
+
+def from_the_middle(w: np.ndarray) -> np.ndarray:
+    return np.concatenate([values(2)[:32], w[:64]])
+
+
+def with_offsets(w: np.ndarray) -> np.ndarray:
+    added = np.random.default_rng(7).normal(0, 0.1, (ROWS, COLUMNS // 32))
+    return w + np.repeat(added, 32, axis=1)
+
+
+def with_adapter(w: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(8)
+    return w + 0.02 * rng.normal(size=(ROWS, 4)) @ rng.normal(size=(4, COLUMNS))
+
+
+def in_tiles(w: np.ndarray) -> np.ndarray:
+    return w.reshape(ROWS // 8, 8, COLUMNS // 16, 16).swapaxes(1, 2).reshape(w.shape)
+
+
+@pytest.mark.parametrize(
+    ("edit", "cause"),
+    [
+        (
+            lambda w: 0 * w,
+            ("weight-zero", f"{NAME} is all zeros: it was not written, or not loaded"),
+        ),
+        (rows_lost, ("rows-zero", f"zeros are rows 3, 40 of {NAME}")),
+        (
+            lambda w: np.where(np.arange(w.size).reshape(w.shape) < 8000, w, 0),
+            ("weight-cut", f"{NAME} is 0 from value 8,000 of 12,288 on (row 62): it was cut"),
+        ),
+        (lambda w: 1.5 * w, ("weight-scaled", f"{NAME} is multiplied by 1.5")),
+        (
+            lambda w: np.clip(w, -0.125, 0.125),
+            ("weight-clipped", f"{NAME} is cut to 0.125 on both sides"),
+        ),
+        (
+            lambda w: w.T.reshape(w.shape),
+            ("weight-transposed", f"{NAME} is written transposed"),
+        ),
+        (in_tiles, ("mis-tiled", f"{NAME} is written in tiles of 8 x 16")),
+        (lambda w: w[::-1], ("output-order", f"the rows of {NAME} are in reverse order")),
+        (
+            from_the_middle,
+            (
+                "fused-cut",
+                f"rows of {NAME}: 0..31 are 0..31 of {SIBLING}; 32..95 are 0..63 of {NAME}",
+            ),
+        ),
+        (
+            with_offsets,
+            (
+                "block-offset",
+                f"{NAME} is more by one number in each block of 32: another offset, minimum "
+                "or centre of its codes",
+            ),
+        ),
+        (
+            with_adapter,
+            (
+                "weight-low-rank",
+                f"{NAME} differs by a matrix of rank 4: an adapter (LoRA) is left out, merged "
+                "twice or scaled in another way",
+            ),
+        ),
+        (
+            lambda _: values(2),
+            ("other-weight", f"the weight is {SIBLING} and ought to be {NAME}"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_change_is_named(edit: Edit, cause: tuple[str, str]) -> None:
+    a = values(1)
+
+    found = explain_tensor(changed_of(stored(BlockType.F32, a), stored(BlockType.F32, edit(a))))
+
+    assert found == cause
+
+
+def test_an_unrelated_tensor_gets_no_name() -> None:
+    a, b = stored(BlockType.F32, values(1)), stored(BlockType.F32, noise(values(1)))
+
+    assert explain_tensor(changed_of(a, b)) is None
+
+
+def test_one_row_among_many_is_no_other_reading() -> None:
+    """The rest of the rows, read as they are, would hide it."""
+    whole = values(1)
+    changed = np.where(np.arange(ROWS)[:, None] == 5, 0, whole)
+
+    found = explain_tensor(
+        changed_of(stored(BlockType.Q4_0, whole), stored(BlockType.Q4_0, changed))
+    )
+
+    assert found == ("rows-zero", f"zeros are row 5 of {NAME}")
+
+
+def test_what_was_quantised_again_is_named_within_its_rounding() -> None:
+    a = stored(BlockType.Q4_0, values(1))
+    whole = a.decode_rows(0, ROWS)
+    b = stored(BlockType.Q4_0, whole.T.reshape(ROWS, COLUMNS))
+
+    found = explain_tensor(changed_of(a, b, allowed=2 * Q4_0_ROUNDING))
+
+    assert found == ("weight-transposed", f"{NAME} is written transposed")
+
+
+def test_wrong_bytes_are_read_back_against_a_file_of_another_type() -> None:
+    sound = stored(BlockType.Q4_1, values(1))
+    blocks = np.array(sound.raw).reshape(-1, 20)
+    blocks[:, 4:] = blocks[:, 4:] << 4 | blocks[:, 4:] >> 4
+    b = BlockMatrix(
+        block_type=BlockType.Q4_1, rows=ROWS, columns=COLUMNS, raw=blocks.reshape(-1)
+    )
+
+    found = explain_tensor(
+        changed_of(stored(BlockType.F32, values(1)), b, allowed=Q4_0_ROUNDING)
+    )
+
+    assert found == (
+        "nibble-order",
+        f"the wrong half of each byte is read first: the candidate's {NAME} read so is the "
+        "other file's",
+    )
+
+
+def test_scales_of_the_other_byte_order_are_named_with_what_they_break() -> None:
+    a = stored(BlockType.Q8_0, 40 * values(1))
+    blocks = np.array(a.raw).reshape(-1, 34)
+    blocks[:, :2] = blocks[:, 1::-1]
+    b = BlockMatrix(
+        block_type=BlockType.Q8_0, rows=ROWS, columns=COLUMNS, raw=blocks.reshape(-1)
+    )
+    bad = find_not_finite(NAME, b)
+
+    found = explain_tensor(changed_of(a, b))
+
+    assert bad is not None
+    assert bad[0] == "weight-not-finite"
+    assert found == (
+        "byte-order",
+        f"{bad[1]}: the bytes of each block's scale change places (big-endian for "
+        f"little-endian): the candidate's {NAME} read so is the other file's",
+    )
+
+
+def test_a_finite_tensor_is_finite() -> None:
+    assert find_not_finite(NAME, stored(BlockType.Q8_0, values(1))) is None
