@@ -66,6 +66,8 @@ def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
             f"none of {diagnosis.num_tried} tried; nearest is {nearest.id}, which leaves "
             f"{nearest.residual_after:.2e} (limit {nearest.limit:.2e})",
         )
+    if diagnosis.looks_like is not None:
+        yield "looks like", visible(diagnosis.looks_like)
     for other in diagnosis.others:
         titles = [f"{cause.id}: {visible(cause.title)}" for cause in other.causes[:1]]
         yield f"the {other.side}", f"is wrong at {other.site}; {(*titles, 'no cause')[0]}"
