@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from cotejar.diagnosis.hypotheses.norm import _rule_of_layers
 from cotejar.diagnosis.tensor_causes import Changed, explain_tensor, find_not_finite
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
@@ -199,3 +200,20 @@ def test_scales_of_the_other_byte_order_are_named_with_what_they_break() -> None
 
 def test_a_finite_tensor_is_finite() -> None:
     assert find_not_finite(NAME, stored(BlockType.Q8_0, values(1))) is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "num_layers", "rule"),
+    [
+        ((2, 10, 18), 30, ": layers are sorted as text, 0, 1, 10, 11 ..."),
+        ((0, 1, 2), 3, ": layer l takes the weights of l + 1"),
+        ((2, 10, 5), 15, ": layers are sorted as text, 0, 1, 10, 11 ..."),
+        ((2, 10, 5), 30, ""),
+        ((2, 1, 0), 3, ": layer l takes the weights of l - 1"),
+        ((0, 2, 1), 3, ""),
+    ],
+)
+def test_a_rule_of_layers_is_said_where_two_layers_bear_it_out(
+    layers: tuple[int, int, int], num_layers: int, rule: str
+) -> None:
+    assert _rule_of_layers(*layers, num_layers) == rule

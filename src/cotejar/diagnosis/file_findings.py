@@ -306,7 +306,16 @@ def _key_title(key: str, meant: object, found: object) -> str:
             f"{key} {last} is {_text(found[last])} and ought to be {_text(meant[last])}, and "
             f"{len(off)} of {len(meant)} are others"
         )
-    return f"{key} is {_text(found)} and ought to be {_text(meant)}"
+    return f"{key} is {_value_text(key, found)} and ought to be {_value_text(key, meant)}"
+
+
+def _value_text(key: str, value: object) -> str:
+    """As the model's file would say it, where our own key says it in another way."""
+    if key == "query_scalar" and value is None:
+        return "the size of a head"
+    if key == "rope_frequency_divisors" and isinstance(value, tuple) and len(set(value)) == 1:
+        return f"{_text(value[0])} everywhere (positions are scaled by 1/{_text(value[0])})"
+    return _text(value)
 
 
 def _text(value: object) -> str:

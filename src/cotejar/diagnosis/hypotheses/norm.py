@@ -415,9 +415,15 @@ def _whole_layers(case: Case, right: str, used: str) -> tuple[str, str]:
     if nearest == used:
         return "layer-repeated", f"{title}, which has them as well"
     third = int(nearest.split(".")[2])
-    if third - other == other - layer:
-        shift = f"layer l takes the weights of l {'+' if other > layer else '-'} "
-        return "other-layer", f"{title}, and layer {other} those of {third}: {shift}" + str(
-            abs(other - layer)
-        )
-    return "other-layer", f"{title}, and layer {other} those of {third}"
+    rule = _rule_of_layers(layer, other, third, case.observed.truth.config.num_layers)
+    return "other-layer", f"{title}, and layer {other} those of {third}{rule}"
+
+
+def _rule_of_layers(layer: int, other: int, third: int, num_layers: int) -> str:
+    """What moves them, if `layer` has the weights of `other` and `other` those of `third`."""
+    as_text = sorted(range(num_layers), key=str)
+    if (as_text[layer], as_text[other]) == (other, third):
+        return ": layers are sorted as text, 0, 1, 10, 11 ..."
+    if third - other == other - layer and abs(other - layer) == 1:
+        return f": layer l takes the weights of l {'+' if other > layer else '-'} 1"
+    return ""
