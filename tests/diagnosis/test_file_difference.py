@@ -324,3 +324,31 @@ def test_a_lost_row_is_no_rounding_of_another_type(tmp_path: Path) -> None:
     difference = compare_files(truth_of(right), truth_of(wrong))
 
     assert (sound.changed, difference.changed) == ((), ("model.embed_tokens.weight",))
+
+
+def test_one_flipped_bit_is_one_element_and_no_adapter(tmp_path: Path) -> None:
+    """Its difference is a matrix of rank 1, as an adapter's would be."""
+    right = write_tiny_gguf(tmp_path / "right.gguf", replace(LLAMA, block_type=BlockType.F32))
+    file = open_model(str(right))
+    assert isinstance(file, GgufFile)
+    values = np.array(file.read_bytes("blk.1.ffn_down.weight")).view(np.float32)
+    values.view(np.uint32)[3 * LLAMA.ffn_size + 5] ^= 1 << 26
+    wrong = rewrite(right, tmp_path / "wrong.gguf", data={"blk.1.ffn_down.weight": values})
+
+    result = judge(right, wrong)
+
+    assert (result.verdict, result.site) == (Verdict.FAIL, "layer.1.ffn_out")
+    assert result.causes[0].id == "element-wrong"
+    assert "row 3 column 5" in result.causes[0].title
+    assert is_explained(result)
+
+
+def test_half_of_the_columns_doubled_is_two_numbers(tmp_path: Path) -> None:
+    right = write_tiny_gguf(tmp_path / "right.gguf", replace(LLAMA, block_type=BlockType.F32))
+    file = open_model(str(right))
+    assert isinstance(file, GgufFile)
+    weight = np.array(file.read_bytes("blk.1.ffn_down.weight")).view(np.float32)
+    weight.reshape(-1, LLAMA.ffn_size)[:, LLAMA.ffn_size // 2 :] *= 2
+    wrong = rewrite(right, tmp_path / "wrong.gguf", data={"blk.1.ffn_down.weight": weight})
+
+    assert judge(right, wrong).causes[0].title == "the 2 parts of the input count 1 2 times"

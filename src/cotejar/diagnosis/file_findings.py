@@ -21,7 +21,7 @@ from cotejar.diagnosis.file_difference import (
 from cotejar.diagnosis.finding import look_into
 from cotejar.diagnosis.operations import Embed, Norm, Project, Rotate, model_operations
 from cotejar.diagnosis.replay import replay_sides
-from cotejar.diagnosis.search import Cause, Found
+from cotejar.diagnosis.search import FEW_PARAMETERS, Cause, Found
 from cotejar.diagnosis.tensor_causes import explain_tensor, find_not_finite
 from cotejar.model.config import OPTIONAL_PARTS, DecoderConfig
 from cotejar.model.inventory import LM_HEAD
@@ -59,6 +59,9 @@ _IDS = {
 _SAY_LESS = frozenset({"weight-changed", "output-order"})
 """What two tensors show, and the search says better where it says anything: it has an order in
 the order of the values of a head."""
+_MANY_NUMBERS = frozenset({"weight-low-rank", "rows-scaled", "columns-scaled"})
+"""What two tensors show with a number a row or a column: one wrong element is of rank 1, too,
+and the search's few numbers say more."""
 
 _SHOWN = 3
 """Names that a sentence holds; then it says how many more there are."""
@@ -165,8 +168,10 @@ def _find(
         return found
     told = [_what_became(name, reference, candidate) for name in changed]
     id_ = "+".join(dict.fromkeys(id_ for id_, _ in told))
-    if id_ in _SAY_LESS and found.causes and _explains(found.causes[0]):
-        return found
+    if found.causes and _explains(found.causes[0]):
+        is_short = found.causes[0].parameters <= FEW_PARAMETERS
+        if id_ in _SAY_LESS or (id_ in _MANY_NUMBERS and is_short):
+            return found
     cause = _cause(id_, "; ".join(title for _, title in told), error, right)
     rest = tuple(one for one in found.causes if one.id != id_)
     return replace(found, causes=(cause, *rest))
