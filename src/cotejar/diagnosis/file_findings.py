@@ -59,9 +59,11 @@ _IDS = {
 _SAY_LESS = frozenset({"weight-changed", "output-order"})
 """What two tensors show, and the search says better where it says anything: it has an order in
 the order of the values of a head."""
-_MANY_NUMBERS = frozenset({"weight-low-rank", "rows-scaled", "columns-scaled"})
-"""What two tensors show with a number a row or a column: one wrong element is of rank 1, too,
-and the search's few numbers say more."""
+_MANY_NUMBERS = frozenset(
+    {"weight-low-rank", "rows-scaled", "columns-scaled", "block-scale", "block-offset"}
+)
+"""What two tensors show with a number a row, a column or a block: one wrong element is of
+rank 1, too, and the search's few numbers say more."""
 
 _SHOWN = 3
 """Names that a sentence holds; then it says how many more there are."""
