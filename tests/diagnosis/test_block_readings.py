@@ -96,6 +96,14 @@ def sub_scales_without_sign(raw: np.ndarray) -> None:
     raw[:, 192:208] = np.abs(signed).clip(0, 127).astype(np.uint8)
 
 
+def sub_scales_of_the_one_before(raw: np.ndarray) -> None:
+    raw[:, 192:208] = raw[:, [207, *range(192, 207)]]
+
+
+def sub_scales_of_the_one_after(raw: np.ndarray) -> None:
+    raw[:, 192:208] = raw[:, [*range(193, 208), 192]]
+
+
 def one_block_zeroed(raw: np.ndarray) -> None:
     raw[7] = 0
 
@@ -192,6 +200,16 @@ def test_a_block_of_zeros_is_named_in_the_numerics_that_generates(
             "sub-scales",
             "sub-scales lose their sign, -128 becoming 127",
         ),
+        (
+            sub_scales_of_the_one_before,
+            "sub-scales",
+            "sub-scales are those of the sub-block before",
+        ),
+        (
+            sub_scales_of_the_one_after,
+            "sub-scales",
+            "sub-scales are those of the sub-block after",
+        ),
     ],
 )
 def test_a_misread_weight_of_six_bits_is_named(
@@ -223,3 +241,16 @@ def test_a_column_that_is_left_out_is_named(models: Models) -> None:
     found = find_planted(models("llama"), "layer.1.ffn_out", fault)
 
     assert first(found) == ("column-zero", "column 33 of the weight (input 33) is left out")
+
+
+def test_the_scale_of_one_block_of_every_row_is_named(models: Models) -> None:
+    """A row of 160 is five blocks."""
+
+    def doubled(raw: np.ndarray) -> None:
+        scales = raw[:, :2].copy().view(np.float16).reshape(-1, 5)
+        scales[:, 2] *= 2
+        raw[:, :2] = scales.reshape(-1, 1).view(np.uint8)
+
+    found = find_planted(models("mistral"), "layer.1.ffn_out", misread(doubled))
+
+    assert first(found) == ("block-scale", "the scale of block 2 of every row is doubled")

@@ -13,8 +13,10 @@ from cotejar.diagnosis.replay import replay_sides
 from cotejar.diagnosis.search import Found, find_causes
 from cotejar.engines.native.forward import Pass
 from cotejar.quant.floats import round_to_bfloat16
+from cotejar.trace.site import CONTRACT_SLOTS
 
 from .conftest import observe, run
+from .planted import first
 
 if TYPE_CHECKING:
     from .conftest import Models
@@ -62,6 +64,31 @@ class LateQueries(Pass):
             second * np.cos(angle) + first * np.sin(angle),
         )
         return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+class AttentionDropped(Pass):
+    """Layer 1 adds nothing to the stream after its attention."""
+
+    def add_residual(
+        self, layer: int, which: str, hidden: np.ndarray, branch: np.ndarray
+    ) -> np.ndarray:
+        dropped = np.zeros_like(branch) if (layer, which) == (1, "attn") else branch
+        return super().add_residual(layer, which, hidden, dropped)  # type: ignore[arg-type]
+
+
+class NormOfTheLayersInput(Pass):
+    """The feed-forward's norm of layer 1 takes what came into the layer; the sums are right."""
+
+    def add_residual(
+        self, layer: int, which: str, hidden: np.ndarray, branch: np.ndarray
+    ) -> np.ndarray:
+        if (layer, which) == (1, "attn"):
+            self._came_in = hidden
+        return super().add_residual(layer, which, hidden, branch)  # type: ignore[arg-type]
+
+    def norm(self, layer: int | None, part: str, values: np.ndarray) -> np.ndarray:
+        is_there = (layer, part) == (1, "ffn_norm")
+        return super().norm(layer, part, self._came_in if is_there else values)
 
 
 class Rectified(Pass):
@@ -223,3 +250,72 @@ def test_what_is_no_known_way_stays_unknown(models: Models) -> None:
     site, found = find(models, "llama", Disturbed, FUSED)
 
     assert (site, found.causes) == ("layer.1.ffn_swiglu_inner", ())
+
+
+def test_a_branch_that_is_left_out_goes_before_the_other_input_of_a_norm(
+    models: Models,
+) -> None:
+    """Both leave the same in the norm; the sum at the layer's end tells them apart."""
+    site, found = find(models, "llama", AttentionDropped, CONTRACT_SLOTS)
+
+    assert site == "layer.1.ffn_norm"
+    assert (found.causes[0].id, found.causes[0].title) == (
+        "branch-missing",
+        "the branch is not added: attention is skipped, in layer.1.attn_residual",
+    )
+
+
+def test_a_norm_of_another_input_is_no_branch_left_out(models: Models) -> None:
+    site, found = find(models, "llama", NormOfTheLayersInput, CONTRACT_SLOTS)
+
+    assert site == "layer.1.ffn_norm"
+    assert (found.causes[0].id, found.causes[0].title) == (
+        "other-input",
+        "the input is layer.0.output, not layer.1.attn_residual",
+    )
+
+
+# --- what reads a derived site and is right says where it was not ---------------------------
+
+
+class InputTwice(Pass):
+    """Layer 1 adds its input once more at its end."""
+
+    def add_residual(self, layer, which, hidden, branch):
+        if (layer, which) == (1, "attn"):
+            self.came_in = np.array(hidden)
+        added = super().add_residual(layer, which, hidden, branch)
+        return added + self.came_in if (layer, which) == (1, "ffn") else added
+
+
+class StreamTwice(Pass):
+    """Layer 1 adds its attention to twice the stream: all that follows reads it so."""
+
+    def add_residual(self, layer, which, hidden, branch):
+        factor = np.float32(2 if (layer, which) == (1, "attn") else 1)
+        return super().add_residual(layer, which, factor * hidden, branch)
+
+
+WITHOUT_STREAM = tuple(slot for slot in FUSED if slot != "attn_residual")
+INPUT_TWICE = ("residual-extra", "layer.0.output is added once more: the layer's input")
+
+
+@pytest.mark.parametrize("slots", [FUSED, WITHOUT_STREAM], ids=["all", "without attn_residual"])
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_an_input_added_once_more_is_named_at_the_layers_end(
+    models: Models, name: str, slots: tuple[str, ...]
+) -> None:
+    site, found = find(models, name, InputTwice, slots)
+
+    assert site == "layer.1.output"
+    assert [(cause.id, cause.title) for cause in found.causes] == [INPUT_TWICE]
+
+
+def test_a_stream_doubled_for_all_its_readers_is_named_there(models: Models) -> None:
+    site, found = find(models, "llama", StreamTwice, WITHOUT_STREAM)
+
+    assert (site, *first(found)) == (
+        "layer.1.ffn_norm",
+        "residual-doubled",
+        "the residual stream is added twice, in layer.1.attn_residual",
+    )

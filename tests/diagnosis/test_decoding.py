@@ -167,6 +167,48 @@ READS = {
         both(lambda n: [*range(n + 1)] if n < 8 else [0, 1, 5, *range(3, n + 1)]),
         ("cache-slot", "from token 8 on the slot of token 2 in the cache holds those of token "
          "5 (keys and values)")),
+    **{
+        f"{rows} rolled {by}": (
+            tuple(
+                of_rows(lambda n, by=by: np.roll(np.arange(n + 1), by).tolist())
+                if part in rows
+                else same
+                for part in ("keys", "values")
+            ),
+            ("cache-shifted", words),
+        )
+        for rows in ("keys", "values")
+        for by in (1, -1)
+        # No record tells keys that are late from values that are early.
+        for words in (
+            "steps read the keys 1 late against the values, around: keys are rolled by 1, or "
+            "values by -1"
+            if (rows == "keys") == (by == 1)
+            else "steps read the values 1 late against the keys, around: values are rolled by "
+            "1, or keys by -1",
+        )
+    },
+    **{
+        f"{rows} not written from token 7 on": (
+            tuple(
+                of_rows(lambda n: [s if s < 7 else -1 for s in range(n + 1)])
+                if part in rows
+                else same
+                for part in ("keys", "values")
+            ),
+            ("cache-slots-unwritten",
+             f"from token 7 on the {rows} are not written: zeros are read"),
+        )
+        for rows in ("keys", "values", "keys and values")
+    },
+    "not written from token 7 on, but its own are read": (
+        both(lambda n: [s if s < 7 or s == n else -1 for s in range(n + 1)]),
+        ("cache-slots-unwritten", "from token 7 on the keys and values are not written: zeros "
+         "are read; a step reads its own all the same")),
+    "not there from token 7 on": (
+        both(lambda n: [s for s in range(n + 1) if s < 7]),
+        ("cache-slots-unwritten",
+         "from token 7 on the keys and values are not written: they are not read")),
 }  # fmt: skip
 
 

@@ -67,6 +67,18 @@ def in_tiles(weight, _):
     )
 
 
+def turned_tiles(high, wide):
+    """Each tile's columns, one after the other, written in its rows."""
+
+    def change(weight, _):
+        rows, columns = weight.shape
+        tiles = weight.reshape(rows // high, high, columns // wide, wide).transpose(0, 2, 3, 1)
+        turned = tiles.reshape(rows // high, columns // wide, high, wide)
+        return turned.transpose(0, 2, 1, 3).reshape(weight.shape)
+
+    return change
+
+
 def cut(weight, _):
     return np.clip(weight, -0.1, 0.1)
 
@@ -270,6 +282,19 @@ CASES = {
         ("input-rounded", "layer.1.attn_out is rounded to bf16")),
     "tiles": ("qwen3", "layer.1.ffn_up", product(in_tiles),
               ("mis-tiled", "the weight is stored in tiles and read as rows, 16 x 16")),
+    "small turned tiles": (
+        "llama", "layer.1.ffn_up", product(turned_tiles(8, 8)),
+        ("mis-tiled", "each tile of 8 x 8 of the weight is transposed in its place")),
+    "turned tiles": (
+        "qwen3", "layer.1.ffn_up", product(turned_tiles(16, 16)),
+        ("mis-tiled", "each tile of 16 x 16 of the weight is transposed in its place")),
+    "large turned tiles": (
+        "qwen3", "layer.1.ffn_up", product(turned_tiles(32, 32)),
+        ("mis-tiled", "each tile of 32 x 32 of the weight is transposed in its place")),
+    "long turned tiles": (
+        "qwen3", "layer.1.ffn_up", product(turned_tiles(8, 16)),
+        ("mis-tiled",
+         "each tile of 8 x 16, taken by columns, of the weight is transposed in its place")),
     "cut": ("qwen3", "layer.1.ffn_up", product(cut),
             ("weight-clipped", "the weight is cut to 0.1 on both sides")),
     "pruned": ("qwen3", "layer.1.ffn_up", product(pruned),

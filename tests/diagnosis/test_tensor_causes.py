@@ -202,6 +202,90 @@ def test_a_finite_tensor_is_finite() -> None:
     assert find_not_finite(NAME, stored(BlockType.Q8_0, values(1))) is None
 
 
+def turn_tiles(w: np.ndarray, high: int, wide: int) -> np.ndarray:
+    """Value by value: each tile holds its columns, one after the other, in rows."""
+    turned = w.copy()
+    for top in range(0, w.shape[0], high):
+        for left in range(0, w.shape[1], wide):
+            tile = w[top : top + high, left : left + wide]
+            columns = [value for column in range(wide) for value in tile[:, column]]
+            turned[top : top + high, left : left + wide] = np.reshape(columns, (high, wide))
+    return turned
+
+
+@pytest.mark.parametrize(
+    ("high", "wide", "words"),
+    [
+        (8, 8, "8 x 8"),
+        (16, 16, "16 x 16"),
+        (32, 32, "32 x 32"),
+        (8, 32, "8 x 32, taken by columns,"),
+    ],
+)
+def test_tiles_that_are_transposed_in_place_are_named(high: int, wide: int, words: str) -> None:
+    a = stored(BlockType.F32, values(1))
+    b = stored(BlockType.F32, turn_tiles(values(1), high, wide))
+
+    assert explain_tensor(changed_of(a, b)) == (
+        "mis-tiled",
+        f"each tile of {words} of {NAME} is transposed in its place",
+    )
+    if high != wide:
+        assert explain_tensor(changed_of(b, a)) == (
+            "mis-tiled",
+            f"each tile of {high} x {wide}, taken by rows, of {NAME} is transposed in its "
+            "place",
+        )
+
+
+def test_tiles_are_seen_through_a_coarse_type() -> None:
+    a = stored(BlockType.Q4_0, values(1))
+    b = stored(BlockType.Q4_0, turn_tiles(a.decode_rows(0, ROWS), 16, 16))
+
+    assert explain_tensor(changed_of(a, b, allowed=2 * Q4_0_ROUNDING)) == (
+        "mis-tiled",
+        f"each tile of 16 x 16 of {NAME} is transposed in its place",
+    )
+
+
+def with_scales(block_type: BlockType, blocks: list[int], factor: float) -> BlockMatrix:
+    """A power of two as the factor changes no bit but those of a float16's exponent."""
+    sound = stored(block_type, values(1))
+    raw = np.array(sound.raw).reshape(ROWS, 4, -1)
+    scales = raw[:, :, :2].copy().view(np.float16)
+    scales[:, blocks] *= np.float16(factor)
+    raw[:, :, :2] = scales.view(np.uint8)
+    return BlockMatrix(block_type=block_type, rows=ROWS, columns=COLUMNS, raw=raw.reshape(-1))
+
+
+@pytest.mark.parametrize("block_type", [BlockType.Q8_0, BlockType.Q4_1])
+@pytest.mark.parametrize(
+    ("blocks", "factor", "words"),
+    [
+        ([3], 2.0, "the scale of block 3 of every row is doubled"),
+        ([0, 2], 0.25, "the scale of blocks 0, 2 of every row is multiplied by 1/4"),
+    ],
+)
+def test_the_scale_of_one_block_of_every_row_is_named(
+    block_type: BlockType, blocks: list[int], factor: float, words: str
+) -> None:
+    a, b = stored(block_type, values(1)), with_scales(block_type, blocks, factor)
+
+    assert explain_tensor(changed_of(a, b)) == ("block-scale", f"{NAME}: {words}")
+
+
+def test_the_scale_of_one_block_of_one_row_is_not_that_of_every_row() -> None:
+    a = stored(BlockType.Q8_0, values(1))
+    raw = np.array(with_scales(BlockType.Q8_0, [3], 2.0).raw).reshape(ROWS, -1)
+    raw[1:] = np.array(a.raw).reshape(ROWS, -1)[1:]
+    b = BlockMatrix(block_type=BlockType.Q8_0, rows=ROWS, columns=COLUMNS, raw=raw.reshape(-1))
+
+    found = explain_tensor(changed_of(a, b))
+
+    assert found is not None
+    assert "every row" not in found[1]
+
+
 @pytest.mark.parametrize(
     ("layers", "num_layers", "rule"),
     [

@@ -22,6 +22,7 @@ from cotejar.diagnosis.hypotheses import (
     attention_masks,
     attention_weights,
     block_codes,
+    branch_left_out,
     cache_steps,
     carried,
     changed_values,
@@ -93,6 +94,7 @@ FAMILIES = (
     low_rank,
     lookup_table,
     other_basis,
+    branch_left_out,
     carried,
 )
 """Those that say why; `plain` is asked if none of them explains it."""

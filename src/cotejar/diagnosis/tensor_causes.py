@@ -17,7 +17,13 @@ import numpy as np
 
 from cotejar.diagnosis.hypotheses.numbers import factor_text
 from cotejar.diagnosis.hypotheses.order_names import order_words
-from cotejar.diagnosis.hypotheses.other_basis import TILES, inverse, tile_order
+from cotejar.diagnosis.hypotheses.other_basis import (
+    TILES,
+    inverse,
+    tile_order,
+    turned_tiles,
+)
+from cotejar.diagnosis.hypotheses.scaled_blocks import name_scaled_part
 from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
 from cotejar.diagnosis.products import ROWS_AT_ONCE_BYTES
 from cotejar.diagnosis.weight_variants import weight_variants
@@ -100,9 +106,13 @@ def _ways(
     changed: Changed, a_RC: Float64[np.ndarray, "R C"], b_RC: Float64[np.ndarray, "R C"]
 ) -> Iterator[tuple[str, str]]:
     yield from _zeros(changed, a_RC, b_RC)
+    scaled = name_scaled_part(changed.reference, changed.candidate, changed.allowed)
+    if scaled is not None and len(a_RC) > 1:
+        yield "block-scale", f"{changed.name}: {scaled}"
     yield from _gains(changed, a_RC, b_RC)
     if len(a_RC) > 1:
         yield from _layouts(changed, a_RC, b_RC)
+        yield from _turned_tiles(changed, a_RC, b_RC)
         yield from _moved_rows(changed, b_RC)
         yield from _by_blocks(changed, a_RC, b_RC)
         yield from _low_rank(changed, a_RC, b_RC)
@@ -276,6 +286,17 @@ def _layouts(
                 if changed.fits(flat[places], b_RC[few]):
                     yield "mis-tiled", f"{name} is written {said} {high} x {wide}{also}"
                     return
+
+
+def _turned_tiles(
+    changed: Changed, a_RC: Float64[np.ndarray, "R C"], b_RC: Float64[np.ndarray, "R C"]
+) -> Iterator[tuple[str, str]]:
+    few = np.unique(np.linspace(0, len(a_RC) - 1, _SAMPLE_ROWS).astype(int))
+    flat = a_RC.reshape(-1)
+    for words, places in turned_tiles(*a_RC.shape):
+        if changed.fits(flat[places(few)], b_RC[few]):
+            title = f"each tile of {words} of {changed.name} is transposed in its place"
+            yield "mis-tiled", title
 
 
 def _moved_rows(

@@ -363,7 +363,7 @@ def _scale_changes(kind: BlockType) -> Iterator[_Change]:
                     f"sub-scales from {first} on keep {bits} low bits alone",
                     _masked(bits, first, minima=both),
                 )
-    for step in (1, -1):
+    for step, which in ((1, "before"), (-1, "after")):
 
         def turned(p: BlockParts, step: int = step) -> BlockParts:
             return (
@@ -372,7 +372,7 @@ def _scale_changes(kind: BlockType) -> Iterator[_Change]:
                 else replace(p, sub_scales=np.roll(p.sub_scales, step, axis=1))
             )
 
-        yield "sub-scales", "sub-scales are those of the next sub-block", turned
+        yield "sub-scales", f"sub-scales are those of the sub-block {which}", turned
     yield (
         "block-offset",
         "the blocks' offset (minimum) is left out",

@@ -55,6 +55,8 @@ _EPSILONS = (0.0, 1e-8, 1e-6, 1e-5, 1e-3)
 _ATTENTION_SCALES = (0.0625, 0.25, 0.5, 2.0, 4.0)
 _MOST_MASKED = 48
 """Tokens of a prompt on which every mask is tried."""
+_CONTRADICTED = 4.0
+"""Times as far from another reader as the right operation is: it happened elsewhere."""
 _TOGETHER = {"q_rope": "k_rope"}
 """What one routine makes of both."""
 
@@ -242,8 +244,38 @@ def _carry(
 ) -> Iterator[Alternative]:
     output_TW = _carried(case, outputs)
     if output_TW is not None:
+        if case.judge(output_TW).accepted and _contradicted(case, outputs):
+            return  # it happened on the way to this site alone
         title = f"{alternative.title}, in {where}"
         yield replace(alternative, title=title, output=output_TW)
+
+
+def _contradicted(case: Case, outputs: Mapping[str, Float64[np.ndarray, "T W"]]) -> bool:
+    """Does another recorded site that reads one of these agree better with the right ones?"""
+    no_sites: tuple[str, ...] = ()
+    held = {site: (output, no_sites) for site, output in outputs.items()}
+    for operation in case.observed.truth.operations.values():
+        if operation.name == case.operation.name or not any(
+            str(site) in outputs for site in operation.inputs
+        ):
+            continue
+        recorded_TW = case.recorded_at(operation.site)
+        if recorded_TW is None:
+            continue
+        left = []
+        for derived in ({}, held):
+            observed = replace(case.observed, _derived=derived)
+            inputs = observed.inputs(operation)
+            if inputs is None:
+                break
+            output_TW = replay(operation, inputs.arrays, observed)
+            if output_TW.shape != recorded_TW.shape:
+                break
+            left.append(float(np.linalg.norm(recorded_TW - output_TW)))
+        else:
+            if left[1] > _CONTRADICTED * left[0]:
+                return True
+    return False
 
 
 def _carried(

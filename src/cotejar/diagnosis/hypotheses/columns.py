@@ -14,6 +14,7 @@ import numpy as np
 
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import factor_text
+from cotejar.diagnosis.hypotheses.scaled_blocks import name_scaled_columns
 from cotejar.diagnosis.observed import cap
 from cotejar.diagnosis.operations import Project
 from cotejar.diagnosis.products import multiply
@@ -63,11 +64,12 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         if not off <= _LEFT * np.linalg.norm((wanted_TR - right_TR)[:, others]):
             case.screened.append("columns are scaled")
             return
+    blocks = name_scaled_columns(factor_C, matrix.block_type)
     given = case.round_input(x_TC * factor_C)[-1:]
     for product_TR in multiply(matrix, given, weights=case.observed.arithmetic.weights):
         yield Alternative(
-            id="columns-scaled",
-            title=_title(factor_C),
+            id="block-scale" if blocks else "columns-scaled",
+            title=blocks or _title(factor_C),
             output=case.in_order(cap(product_TR + bias_R, case.project.softcap)),
             parameters=columns,
         )

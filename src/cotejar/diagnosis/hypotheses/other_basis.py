@@ -9,6 +9,7 @@ Shape letters: T tokens, R rows (outputs), C columns (inputs), n a block's width
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,13 @@ from cotejar.diagnosis.operations import Project
 from cotejar.diagnosis.products import multiply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jaxtyping import Float64, Int
 
     from cotejar.diagnosis.case import Case
+
+    Places = Callable[[Int[np.ndarray, "R"]], Int[np.ndarray, "R C"]]
 
 _LEAST_WIDTH, _MOST_WIDTH = 4, 4096
 TILES = (4, 8, 16, 32, 64, 128)
@@ -104,11 +107,27 @@ def _turned_outputs(case: Case) -> Iterator[Alternative]:
 def _tiled(case: Case) -> Iterator[Alternative]:
     """Tiles of a x b weights, one after the other, taken for rows; and the reverse."""
     rows, columns = case.matrix.rows, case.matrix.columns
-    weight = None
+    weight = case.matrix.decode_rows(0, rows).astype(np.float64).reshape(-1)
     sample = np.unique(np.linspace(0, rows - 1, 16).astype(int))
     bias_R = np.zeros(rows) if case.bias is None else case.bias
     wanted_TR = case.recorded_rows[:, sample] - bias_R[sample]
     before = np.linalg.norm(wanted_TR - case.products[-1][:, sample], axis=1)
+    for title, places in _layouts(rows, columns):
+        found_RC = weight[places(sample)]
+        left = np.linalg.norm(wanted_TR - case.inputs[0] @ found_RC.T, axis=1)
+        if not (_BETTER * left <= before).all():
+            case.screened.append(title)
+            continue
+        whole_RC = weight[places(np.arange(rows))]
+        yield Alternative(
+            id="mis-tiled",
+            title=title,
+            output=case.finish(case.givens[-1].values @ whole_RC.T),
+        )
+
+
+def _layouts(rows: int, columns: int) -> Iterator[tuple[str, Places]]:
+    """Title, and of some rows the places in the flat weight that their values come from."""
     for high, wide in product((*TILES, rows), (*TILES, columns)):
         if rows % high or columns % wide:
             continue
@@ -116,25 +135,50 @@ def _tiled(case: Case) -> Iterator[Alternative]:
             if (wide == columns and not transposed) or (high == rows and transposed):
                 continue  # rows in their own order; and the whole transposed
             order = tile_order(rows, columns, high, wide, transposed=transposed)
-            for back, said in (
-                (False, "in tiles and read as rows"),
-                (True, "as rows and read in tiles"),
+            for used, said in (
+                (order, "in tiles and read as rows"),
+                (inverse(order), "as rows and read in tiles"),
             ):
                 title = f"the weight is stored {said}, {high} x {wide}{words}"
-                used = inverse(order) if back else order
-                if weight is None:
-                    weight = case.matrix.decode_rows(0, rows).astype(np.float64).reshape(-1)
-                found_RC = weight[used.reshape(rows, columns)[sample]]
-                left = np.linalg.norm(wanted_TR - case.inputs[0] @ found_RC.T, axis=1)
-                if not (_BETTER * left <= before).all():
-                    case.screened.append(title)
-                    continue
-                whole_RC = weight[used].reshape(rows, columns)
-                yield Alternative(
-                    id="mis-tiled",
-                    title=title,
-                    output=case.finish(case.givens[-1].values @ whole_RC.T),
-                )
+                yield title, used.reshape(rows, columns).__getitem__
+    for words, places in turned_tiles(rows, columns):
+        yield f"each tile of {words} of the weight is transposed in its place", places
+
+
+def turned_tiles(rows: int, columns: int) -> Iterator[tuple[str, Places]]:
+    """Size of a tile, and the places of some rows if each tile is transposed in its place.
+
+    One that is not square holds its own columns, one after the other, in rows; or the reverse.
+    """
+    for high, wide in dict.fromkeys(product((*TILES, rows), (*TILES, columns))):
+        if rows % high or columns % wide or wide == columns or min(high, wide) == 1:
+            continue  # whole rows, or all of it: other layouts are those
+        yield (
+            f"{high} x {wide}" + ("" if high == wide else ", taken by columns,"),
+            partial(_turned_places, columns=columns, high=high, wide=wide, back=False),
+        )
+        if high != wide:
+            yield (
+                f"{high} x {wide}, taken by rows,",
+                partial(_turned_places, columns=columns, high=high, wide=wide, back=True),
+            )
+
+
+def _turned_places(
+    rows_R: Int[np.ndarray, "R"], *, columns: int, high: int, wide: int, back: bool
+) -> Int[np.ndarray, "R C"]:
+    """Value p of a tile is its value p counted down the columns; `back` is the reverse."""
+    row_R1 = rows_R[:, None].astype(np.int32)
+    column_C = np.arange(columns, dtype=np.int32)
+    if back:
+        place_RC = column_C % wide * high + row_R1 % high
+        row_RC, column_RC = place_RC // wide, place_RC % wide
+    else:
+        place_RC = row_R1 % high * wide + column_C % wide
+        row_RC, column_RC = place_RC % high, place_RC // high
+    top_R1, left_C = row_R1 // high * high, column_C // wide * wide
+    places: np.ndarray = (top_R1 + row_RC) * columns + left_C + column_RC
+    return places
 
 
 def tile_order(
@@ -148,7 +192,6 @@ def tile_order(
 
 
 def inverse(order: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Where each place went."""
     """The order that undoes one."""
     back = np.empty_like(order)
     back[order] = np.arange(len(order), dtype=order.dtype)

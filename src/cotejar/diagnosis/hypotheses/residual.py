@@ -117,6 +117,13 @@ def _other_parts(case: Case) -> Iterator[Alternative]:
         other = case.recorded_at(site)
         if other is None or other.shape != stream.shape or site == case.operation.site:
             continue
+        if str(site) not in names:
+            how = "once more: the layer's input" if site == before else "as well"
+            yield Alternative(
+                id="residual-extra",
+                title=f"{site} is added {how}",
+                output=stream + branch + other,
+            )
         if str(site) != names[0]:
             yield Alternative(
                 id="residual-other",

@@ -1,0 +1,255 @@
+"""Ways to write and to read a KV cache that programs get wrong, slot by slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cotejar.diagnosis.hypotheses.cache_reader import ZEROS, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cotejar.diagnosis.hypotheses.cache_reader import CacheReader
+
+_SHIFTS = (1, -1, 2, -2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One way to keep or read the cache."""
+
+    id: str
+    words: str
+    """With `{rows}` for keys, values or both, `{others}` for those that are read rightly."""
+    read: Reading
+    numbers: int = 0
+    """That were fitted."""
+
+
+def every_way(reader: CacheReader) -> Iterator[Way]:
+    """All of them, the simpler first; a few need what was wrong first."""
+    yield from _lost_rows(reader)
+    yield from _rings(reader)
+    yield from _moved_rows(reader)
+    yield from _rolled_rows(reader)
+    yield from _written_elsewhere(reader)
+    yield from _writing_stops(reader)
+
+
+def _lost_rows(reader: CacheReader) -> Iterator[Way]:
+    """Rows that a step does not see, or sees and ought not to."""
+    n, tokens = reader.first, len(reader.attended.q)
+    right = reader.right
+
+    def without(position: int, lost: Callable[[int, int], bool]) -> list[int]:
+        return [s for s in right(position) if not lost(s, position)]
+
+    def is_slot(s: int, t: int, slot: int) -> bool:
+        return s == slot != t
+
+    def with_zeros(position: int, count: int) -> list[int]:
+        return [*right(position), *([ZEROS] * count)]
+
+    for words, lost in (
+        ("a step does not read its own {rows}", lambda s, t: s == t),
+        ("a step reads its own {rows} alone: those before are lost", lambda s, t: s != t),
+        ("a step reads the {rows} of steps alone: the prompt's are lost", lambda s, _: s < n),
+        ("a step reads the prompt's {rows} alone", lambda s, _: s >= n),
+        (
+            "a step reads the {rows} of token 0 alone: a mask aligned top left?",
+            lambda s, _: s > 0,
+        ),
+        (
+            "a step reads the prompt's {rows} and its own: those of steps before are lost",
+            lambda s, t: n <= s < t,
+        ),
+        ("the {rows} of the step before are lost", lambda s, t: s == t - 1),
+    ):
+        yield Way(id="cache-rows-lost", words=words, read=partial(without, lost=lost))
+    for slot in range(tokens - 1):
+        yield Way(
+            id="cache-rows-lost",
+            words=f"steps do not read the {{rows}} of token {slot}",
+            read=partial(without, lost=partial(is_slot, slot=slot)),
+            numbers=1,
+        )
+    for count in dict.fromkeys((*range(1, 9), *(b - tokens % b for b in (16, 32, 64, 256)))):
+        yield Way(
+            id="cache-slots-unwritten",
+            words=f"steps read {{rows}} of {count} slots too many, which hold zeros",
+            read=partial(with_zeros, count=count),
+            numbers=1,
+        )
+
+
+def _rings(reader: CacheReader) -> Iterator[Way]:
+    """A ring of every size: the last rows alone."""
+    tokens = len(reader.attended.q)
+    for size in range(1, tokens):
+
+        def last(position: int, size: int = size) -> list[int]:
+            return list(range(max(0, position - size + 1), position + 1))
+
+        ought = reader.attended.step.window
+        near = ought is not None and abs(size - ought) == 1
+        yield Way(
+            id="cache-ring-off-by-one" if near else "cache-ring",
+            words=f"steps read the {{rows}} of the last {size} tokens"
+            + (f" and ought to read {ought}" if ought else " and ought to read all"),
+            read=last,
+            numbers=1,
+        )
+
+
+def _moved_rows(reader: CacheReader) -> Iterator[Way]:
+    """Rows in the place of others, for every step in the same way."""
+    n, right = reader.first, reader.right
+
+    def own(position: int, source: Callable[[int], int]) -> list[int]:
+        return [*right(position)[:-1], source(position)]
+
+    def twice(position: int, source: Callable[[int], int]) -> list[int]:
+        return [*right(position), source(position)]
+
+    for words, source in (
+        (
+            "a step's own {rows} are not written: those of the token before are read",
+            lambda t: t - 1,
+        ),
+        ("a step's own {rows} are not written: zeros are read", lambda _: ZEROS),
+        (
+            "a step's own {rows} are not written: those of the last prompt token are read",
+            lambda _: n - 1,
+        ),
+        ("a step's own {rows} are not written: those of token 0 are read", lambda _: 0),
+    ):
+        yield Way(id="cache-stale", words=words, read=partial(own, source=source))
+    for shift in _SHIFTS:
+        words = f"steps read the {{rows}} {abs(shift)} {'late' if shift > 0 else 'early'}"
+        for fill, tail in ((None, ""), (ZEROS, ", behind zeros")):
+
+            def moved(position: int, shift: int = shift, fill: int | None = fill) -> list[int]:
+                rows = [s - shift for s in right(position)]
+                ends = range(position + 1)
+                return [
+                    s if s in ends else (min(max(s, 0), position) if fill is None else fill)
+                    for s in rows
+                ]
+
+            yield Way(id="cache-shifted", words=f"{words}{tail}", read=moved)
+    for words, again in (
+        ("a step's own {rows} are written twice", lambda t: t),
+        ("the last prompt token's {rows} are written twice", lambda _: n - 1),
+        ("the {rows} of token 0 are written twice", lambda _: 0),
+    ):
+        yield Way(
+            id="cache-rows-twice",
+            words=words,
+            read=partial(twice, source=again),
+        )
+
+
+def _rolled_rows(reader: CacheReader) -> Iterator[Way]:
+    """What leaves at one end comes in at the other.
+
+    Of keys and values alike it changes nothing; keys late are values early, slot for slot.
+    """
+    for shift in (s for s in _SHIFTS if s > 0):
+
+        def rolled(position: int, shift: int = shift) -> list[int]:
+            rows = reader.right(position)
+            return [rows[(place - shift) % len(rows)] for place in range(len(rows))]
+
+        yield Way(
+            id="cache-shifted",
+            words=f"steps read the {{rows}} {shift} late against the {{others}}, around: "
+            f"{{rows}} are rolled by {shift}, or {{others}} by -{shift}",
+            read=rolled,
+        )
+
+
+def _writing_stops(reader: CacheReader) -> Iterator[Way]:
+    """From some step on nothing is written; what is wrong first tells which step it was.
+
+    From the first step on: see `_written_elsewhere`. In the last alone: see `_one_slot`.
+    """
+    began, last = int(reader.attended.wrong[0]), len(reader.attended.q) - 1
+
+    def stopped(position: int, since: int, fill: list[int], *, own: bool) -> list[int]:
+        rows = reader.right(position)
+        return [
+            found
+            for s in rows
+            for found in ([s] if s < since or (own and s == position) else fill)
+        ]
+
+    for since, own, tail in (
+        (began, False, ""),
+        (began - 1, True, "; a step reads its own all the same"),
+    ):
+        if since < reader.first + (not own) or began == last:
+            continue
+        for fill, what in (([ZEROS], "zeros are read"), ([], "they are not read")):
+            yield Way(
+                id="cache-slots-unwritten",
+                words=f"from token {since} on the {{rows}} are not written: {what}{tail}",
+                read=partial(stopped, since=since, fill=fill, own=own),
+            )
+
+
+def _written_elsewhere(reader: CacheReader) -> Iterator[Way]:
+    """Rows written to a wrong slot, and all that comes of it in later steps."""
+    n, tokens = reader.first, len(reader.attended.q)
+    slots: list[tuple[str, Callable[[int], int | None]]] = [
+        ("one slot early", lambda t: t - 1),
+        ("one slot late", lambda t: t + 1),
+        ("two slots late", lambda t: t + 2),
+        (f"to slot {n} whatever the step: the counter does not move", lambda _: n),
+        (f"to slot {n - 1} whatever the step: the counter does not move", lambda _: n - 1),
+        ("from slot 0 on again", lambda t: t - n),
+        ("to slot 0 whatever the step", lambda _: 0),
+        ("two slots apart", lambda t: n + 2 * (t - n)),
+        ("nowhere", lambda _: None),
+    ]
+    lengths: list[tuple[str, Callable[[int], int]]] = [
+        ("", lambda t: t + 1),
+        (", and a slot more is read", lambda t: t + 2),
+        (", and a slot less is read", lambda t: t),
+        (f", and {n} slots are read", lambda _: n),
+        (f", and {n + 1} slots are read", lambda _: n + 1),
+    ]
+    right = [list(range(t + 1)) for t in range(tokens)]
+    for where, slot in slots:
+        for how_many, length in lengths:
+            for skips in (False, True):
+                read = _played(n, tokens, slot, length, skips=skips)
+                if all(sorted(read[t]) == right[t] for t in range(n, tokens)):
+                    continue
+                unwritten = ", none that is unwritten" if skips else ""
+                yield Way(
+                    id="cache-written-elsewhere",
+                    words=f"the {{rows}} of steps are written {where}{how_many}{unwritten}",
+                    read=read.__getitem__,
+                )
+
+
+def _played(
+    n: int,
+    tokens: int,
+    slot: Callable[[int], int | None],
+    length: Callable[[int], int],
+    *,
+    skips: bool,
+) -> dict[int, list[int]]:
+    """What each step finds, if steps write to `slot` and read `length` slots from the first."""
+    held = {position: position for position in range(n)}
+    read = {}
+    for position in range(n, tokens):
+        to = slot(position)
+        if to is not None:
+            held[to] = position
+        found = [held.get(s, ZEROS) for s in range(length(position))]
+        read[position] = [s for s in found if s != ZEROS] if skips else found
+    return read
