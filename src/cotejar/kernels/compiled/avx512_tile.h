@@ -7,4 +7,7 @@ namespace cotejar {
 
 Isa::MultiplyTile avx512_tile_kernel(int block_type);
 
+// Of types of super-blocks; null where there is none.
+Isa::MultiplyTile avx512_super_tile_kernel(int block_type);
+
 }  // namespace cotejar
