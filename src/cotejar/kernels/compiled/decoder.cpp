@@ -164,9 +164,10 @@ void Run::work(Team& team, int member) const {
     team.each(member, strips_of(head.weight), run_of(head.weight), [&](Range range) {
         operands.multiply(member, head, 0, range, logits);
         const int64_t rows = head.weight.rows, end = std::min(range.end * ROWS, rows);
+        GreatestLogit* const greatest = owns[member].greatest;
         for (int64_t token = 0; token < num_tokens(); token++)
-            owns[member].greatest[token].look_at(*decoder.isa->operations, logits + token * rows,
-                                                 range.begin * ROWS, end);
+            greatest[token].look_at(*decoder.isa->operations, logits + token * rows,
+                                    range.begin * ROWS, end);
     });
     if (moments != nullptr) moments->logits(team.size(), member, logits);
 }
