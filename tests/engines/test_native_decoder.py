@@ -16,7 +16,7 @@ from cotejar.engines.native.fused import FusedPass
 from cotejar.kernels import _compiled
 from cotejar.kernels.instruction_set import chosen_isa
 from cotejar.kernels.products import multiply_q8
-from cotejar.model.inventory import EMBEDDING, LM_HEAD, layer_tensor
+from cotejar.model.inventory import EMBEDDING, layer_tensor
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import encode
@@ -24,7 +24,7 @@ from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.trace.forward_trace import Capture, TraceRecorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 WIDE = {"hidden_size": 256, "num_heads": 8, "ffn_size": 512}
 DECODERS = {
@@ -218,48 +218,6 @@ def test_a_change_in_one_cache_is_seen_by_its_own_context_alone(tiny: Any) -> No
     )
 
     assert (clean_NV != found_NV).any(axis=1).tolist() == [False, True, False]
-
-
-@pytest.mark.parametrize("isa", WITH_VECTOR_KERNELS)
-@pytest.mark.parametrize("distinct", [7, 320])
-@pytest.mark.parametrize("count", [1, 5])
-@pytest.mark.usefixtures("num_threads")
-def test_the_first_of_the_greatest_logits_comes_along(
-    isa: str, distinct: int, count: int, tiny: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = with_head(tiny(DECODERS["llama"]), lambda raw_RY: raw_RY[np.arange(320) % distinct])
-    monkeypatch.setattr("cotejar.engines.native.decoder.chosen_isa", lambda: isa)
-    decoder, caches = Decoder(model), contexts_of(model, LENGTHS[:count], "f32")
-
-    for token in FEW:
-        logits_NV, found = decoder.step_with_greatest([(cache, token) for cache in caches])
-        assert found == logits_NV.argmax(axis=1).tolist()
-
-
-@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("row", [0, 150, 319])
-@pytest.mark.usefixtures("num_threads")
-def test_no_greatest_logit_comes_where_one_is_no_number(
-    scale: float, row: int, tiny: Any
-) -> None:
-    def spoil(raw_RY: np.ndarray) -> np.ndarray:
-        raw_RY[row, :2] = np.array([scale], "<f2").view(np.uint8)
-        return raw_RY
-
-    model = with_head(tiny(DECODERS["llama"]), spoil)
-    caches = contexts_of(model, LENGTHS[:2], "f32")
-
-    logits_NV, found = Decoder(model).step_with_greatest([(cache, 5) for cache in caches])
-
-    assert (~np.isfinite(logits_NV)).sum(axis=1).tolist() == [1, 1]
-    assert found == [None, None]
-
-
-def with_head(model: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-    old = model.weights[LM_HEAD]
-    raw = np.ascontiguousarray(change(old.raw.copy().reshape(old.rows, -1))).reshape(-1)
-    head = BlockMatrix(block_type=old.block_type, rows=old.rows, columns=old.columns, raw=raw)
-    return model.altered(weights=model.weights.replaced({LM_HEAD: head}))
 
 
 def contexts_of(model: Any, lengths: tuple[int, ...], kv_type: str) -> list[KVCache]:

@@ -78,7 +78,7 @@ def test_only_a_step_of_single_tokens_is_one_compiled_call(
     sessions = [engine.start(), engine.start()]
     taken: list[type] = []
     for way in (Decoder, PackedPass):
-        name = "step_with_greatest" if way is Decoder else "run_packed"
+        name = "step" if way is Decoder else "run_packed"
         monkeypatch.setattr(way, name, noting(taken, way, getattr(way, name)))
 
     engine.append_packed([(sessions[0], [7, 3]), (sessions[1], [5])])

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from cotejar.engines.native.engine import NativeEngine, NativeSession
-from cotejar.errors import (
-    ContextLengthError,
-    EmptyPromptError,
-    ModelError,
-    TokenIdError,
-    UsageError,
-)
+from cotejar.errors import ContextLengthError, EmptyPromptError, TokenIdError, UsageError
 from cotejar.generation import scheduler as scheduler_module
 from cotejar.generation.generate import generate
 from cotejar.generation.sampler import Sampler
 from cotejar.generation.sampling_options import SamplingOptions
 from cotejar.generation.scheduler import Finish, Job, Scheduler
-from cotejar.model.inventory import LM_HEAD
 from cotejar.model.language_model import open_language_model
-from cotejar.quant.block_type import BlockType
-from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
 
 if TYPE_CHECKING:
@@ -196,82 +186,26 @@ def test_a_prompt_that_cannot_be_run_fails_alone(
 def test_logits_that_are_no_numbers_fail_their_text_alone(
     engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = NativeEngine.append_packed_with_greatest
+    append = NativeEngine.append_packed
 
-    def broken(
-        self: NativeEngine, parts: list[tuple[NativeSession, list[int]]]
-    ) -> tuple[np.ndarray, list[int | None]]:
-        logits_NV, greatest = append(self, parts)
+    def broken(self: NativeEngine, parts: list[tuple[NativeSession, list[int]]]) -> np.ndarray:
+        logits_NV = append(self, parts)
         logits_NV[0, 0] = np.nan
-        return logits_NV, [None, *greatest[1:]]
+        return logits_NV
 
     expected = alone(engine, PROMPTS[1])
-    monkeypatch.setattr(NativeEngine, "append_packed_with_greatest", broken)
+    monkeypatch.setattr(NativeEngine, "append_packed", broken)
     scheduler, bad, good = Scheduler(engine), job(PROMPTS[0]), job(PROMPTS[1])
     for one in (bad, good):
         scheduler.add(one)
 
     scheduler.step()
-    monkeypatch.setattr(NativeEngine, "append_packed_with_greatest", append)
+    monkeypatch.setattr(NativeEngine, "append_packed", append)
     scheduler.run_all()
 
     assert bad.finish is Finish.ERROR
     assert "1 NaN or infinite" in str(bad.error)
     assert good.token_ids == expected
-
-
-@pytest.fixture
-def compiled_engine(tmp_path: Path) -> NativeEngine:
-    """One that notes the greatest logits where this CPU has kernels for it."""
-    path = write_tiny_gguf(tmp_path / "tiny.gguf", TinyDecoder(block_type=BlockType.Q4_0))
-    return NativeEngine(open_language_model(path), numerics="q8")
-
-
-def test_greatest_logits_that_come_along_make_the_same_text(
-    compiled_engine: NativeEngine,
-) -> None:
-    jobs, scheduler = [job(prompt) for prompt in PROMPTS], Scheduler(compiled_engine)
-    for one in jobs:
-        scheduler.add(one)
-
-    scheduler.run_all()
-
-    assert [one.token_ids for one in jobs] == [alone(compiled_engine, p) for p in PROMPTS]
-
-
-def test_what_is_forbidden_is_not_taken_though_it_is_the_greatest(
-    compiled_engine: NativeEngine,
-) -> None:
-    second = alone(compiled_engine, PROMPTS[0])[1]
-    forbidding, scheduler = job(PROMPTS[0]), Scheduler(compiled_engine)
-    forbidding.sampler = Sampler(SamplingOptions(logit_bias=((second, -np.inf),)))
-    scheduler.add(forbidding)
-
-    scheduler.run_all()
-
-    assert second not in forbidding.token_ids
-
-
-def test_one_logit_that_is_no_number_is_an_error_in_a_compiled_step_too(
-    compiled_engine: NativeEngine,
-) -> None:
-    model = compiled_engine.model
-    old = model.weights[LM_HEAD]
-    raw_RY = old.raw.copy().reshape(old.rows, -1)
-    raw_RY[17, :2] = np.array([np.nan], "<f2").view(np.uint8)
-    head = replace(old, raw=raw_RY.reshape(-1))
-    broken = NativeEngine(
-        model.altered(weights=model.weights.replaced({LM_HEAD: head})), numerics="q8"
-    )
-    greatest = broken.append_packed_with_greatest([(broken.start(), [5])])[1]
-
-    with pytest.raises(ModelError, match="1 NaN or infinite"):
-        alone(broken, PROMPTS[0])
-    one, scheduler = job(PROMPTS[0]), Scheduler(broken)
-    scheduler.add(one)
-    scheduler.run_all()
-    assert greatest == [None]
-    assert "1 NaN or infinite" in str(one.error)
 
 
 def test_no_slot_is_refused(engine: NativeEngine) -> None:

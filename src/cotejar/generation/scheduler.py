@@ -122,13 +122,13 @@ class Scheduler:
             (running.session, running.unread[:PROMPT_TOKENS_AT_ONCE])
             for running in self._running
         ]
-        logits_NV, greatest = self._engine.append_packed_with_greatest(parts)
-        for running, logits_V, first, (_, read) in zip(
-            list(self._running), logits_NV, greatest, parts, strict=True
+        logits_NV = self._engine.append_packed(parts)
+        for running, logits_V, (_, read) in zip(
+            list(self._running), logits_NV, parts, strict=True
         ):
             del running.unread[: len(read)]
             if not running.unread:
-                self._choose(running, logits_V, first)
+                self._choose(running, logits_V)
 
     def run_all(self) -> None:
         """Pass after pass until nothing is left."""
@@ -144,18 +144,12 @@ class Scheduler:
             job.error, job.finish = error, Finish.ERROR
             job.on_finish(job)
 
-    def _choose(
-        self, running: _Running, logits_V: Float32[np.ndarray, "V"], greatest: int | None
-    ) -> None:
-        """Take the next token; `greatest` is the engine's word on finite logits, or None."""
+    def _choose(self, running: _Running, logits_V: Float32[np.ndarray, "V"]) -> None:
         job = running.job
         try:
-            if greatest is not None and job.sampler.takes_greatest:
-                token = greatest
-            else:
-                last = running.session.num_tokens - 1
-                require_finite(logits_V, f"logits after token {last}")
-                token = job.sampler.choose(logits_V, running.session.token_ids)
+            last = running.session.num_tokens - 1
+            require_finite(logits_V, f"logits after token {last}")
+            token = job.sampler.choose(logits_V, running.session.token_ids)
         except CotejarError as error:
             job.error = error
             self._finish(running, Finish.ERROR)

@@ -73,20 +73,13 @@ class Decoder:
 
     def step(self, parts: Sequence[tuple[KVCache, int]]) -> Float32[np.ndarray, "N V"]:
         """Extend every context by one token; the logits after it, a row each."""
-        return self.step_with_greatest(parts)[0]
-
-    def step_with_greatest(
-        self, parts: Sequence[tuple[KVCache, int]]
-    ) -> tuple[Float32[np.ndarray, "N V"], list[int | None]]:
-        """The same, and of each row the first of its greatest logits, if all are finite."""
-        logits_NV, greatest, _ = self._run(parts, measured=False)
-        return logits_NV, [None if index < 0 else index for index in greatest]
+        return self._run(parts, measured=False)[0]
 
     def step_traced(
         self, cache: KVCache, token_id: int, recorder: TraceRecorder
     ) -> Float32[np.ndarray, "1 V"]:
         """Extend one context and record all sites; the recorder's `takes_step` was asked."""
-        logits_1V, _, moments = self._run([(cache, token_id)], measured=True)
+        logits_1V, moments = self._run([(cache, token_id)], measured=True)
         if moments is not None:
             recorder.record_step(self._layout, moments, logits_1V)
         return logits_1V
@@ -107,18 +100,18 @@ class Decoder:
 
     def _run(
         self, parts: Sequence[tuple[KVCache, int]], *, measured: bool
-    ) -> tuple[Float32[np.ndarray, "N V"], list[int], bytes | None]:
+    ) -> tuple[Float32[np.ndarray, "N V"], bytes | None]:
         token_ids = [int(token) for _, token in parts]
         angles = [self._angles(cache.num_tokens) for cache, _ in parts]
         cos_NP, sin_NP = (np.stack(table) for table in zip(*angles, strict=True))
         rows, caches = zip(*(cache.row_for_next() for cache, _ in parts), strict=True)
         logits_NV = empty_array((len(parts), self._model.weights.lm_head.rows))
-        greatest, moments = self._compiled.step(
+        moments = self._compiled.step(
             token_ids, cos_NP, sin_NP, list(caches), list(rows), logits_NV, measured
         )
         for cache, _ in parts:
             cache.advance(1)
-        return logits_NV, greatest, moments
+        return logits_NV, moments
 
     def _angles(
         self, position: int

@@ -127,16 +127,6 @@ class NativeEngine:
             UsageError: there is no session, or one twice.
             EmptyPromptError, TokenIdError, ContextLengthError: as of one session.
         """
-        return self.append_packed_with_greatest(parts)[0]
-
-    def append_packed_with_greatest(
-        self, parts: Sequence[tuple[NativeSession, Sequence[int]]]
-    ) -> tuple[Float32[np.ndarray, "N V"], list[int | None]]:
-        """The same, and of each row the index of the first of its greatest logits.
-
-        None says nothing of a row: one of its logits may be no number. An index comes where
-        the pass had it for nothing; looking again through all logits costs a twentieth of it.
-        """
         if not parts or len({id(session) for session, _ in parts}) < len(parts):
             raise UsageError(
                 "sessions cannot be run side by side so",
@@ -148,16 +138,13 @@ class NativeEngine:
         for session, token_ids in parts:
             _check(self.model, token_ids, session.num_tokens)
         if self._decoder and all(len(token_ids) == 1 for _, token_ids in parts):
-            logits_NV, greatest = self._decoder.step_with_greatest(
-                [(s.cache, ids[0]) for s, ids in parts]
-            )
+            logits_NV = self._decoder.step([(s.cache, ids[0]) for s, ids in parts])
         else:
-            greatest = [None] * len(parts)
             with np.errstate(all="ignore"):
                 logits_NV = self._packed.run_packed([(s.cache, ids) for s, ids in parts])
         for session, token_ids in parts:
             session.token_ids += token_ids
-        return logits_NV, greatest
+        return logits_NV
 
     def check(self, token_ids: Sequence[int], num_before: int = 0) -> None:
         """Refuse ids that could not follow `num_before` others.

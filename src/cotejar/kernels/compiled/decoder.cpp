@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "decoder_moments.h"
-#include "greatest_logit.h"
 #include "sequence_operations.h"
 #include "unpack.h"
 
@@ -21,8 +20,7 @@ constexpr int64_t RUN_BYTES = 32 << 10;
 // What all members share: rows of all tokens, one after the other. Where nothing is measured,
 // what comes of q, k, gate and up takes their place.
 struct Shared {
-    float *hidden, *q, *k, *v, *q_rope, *k_rope, *context;
-    float *gate, *activated, *up, *inner, *products;
+    float *hidden, *q, *k, *v, *q_rope, *k_rope, *context, *gate, *activated, *up, *inner, *products;
     float *keys, *values;  // of all contexts, as attention reads them; see `loaded_at`
 };
 
@@ -30,7 +28,6 @@ struct Shared {
 struct Own {
     float* values;
     void* attention;
-    GreatestLogit* greatest;  // of each token
 };
 
 struct Run {
@@ -49,7 +46,6 @@ struct Run {
     void carve(Carver& carver, int members, const Operands::Sizes& sizes);
     void embed() const;
     void work(Team& team, int member) const;
-    int64_t greatest_of(int64_t token, int members) const;
 
   private:
     int64_t num_tokens() const { return static_cast<int64_t>(contexts.size()); }
@@ -122,10 +118,7 @@ void Run::carve(Carver& carver, int members, const Operands::Sizes& sizes) {
         Own own;
         own.values = carver.take<float>(static_cast<size_t>(decoder.hidden_size()));
         own.attention = carver.take<char>(attention_bytes(decoder.head_size, positions));
-        own.greatest = carver.take<GreatestLogit>(contexts.size());
-        if (owns == nullptr) continue;
-        std::fill_n(own.greatest, num_tokens(), GreatestLogit::of_none());
-        owns[member] = own;
+        if (owns != nullptr) owns[member] = own;
     }
 }
 
@@ -163,19 +156,8 @@ void Run::work(Team& team, int member) const {
     }
     team.each(member, strips_of(head.weight), run_of(head.weight), [&](Range range) {
         operands.multiply(member, head, 0, range, logits);
-        const int64_t rows = head.weight.rows, end = std::min(range.end * ROWS, rows);
-        GreatestLogit* const greatest = owns[member].greatest;
-        for (int64_t token = 0; token < num_tokens(); token++)
-            greatest[token].look_at(*decoder.isa->operations, logits + token * rows,
-                                    range.begin * ROWS, end);
     });
     if (moments != nullptr) moments->logits(team.size(), member, logits);
-}
-
-int64_t Run::greatest_of(int64_t token, int members) const {
-    GreatestLogit all = GreatestLogit::of_none();
-    for (int member = 0; member < members; member++) all.merge(owns[member].greatest[token]);
-    return all.found();
 }
 
 // What came out before layer `index`: the embedding, or the layer before.
@@ -391,7 +373,7 @@ void Run::add_product(Team& team, int member, const Linear& linear, const float*
 }  // namespace
 
 void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
-            float* logits, int64_t* greatest, Moments* moments) {
+            float* logits, Moments* moments) {
     StepMoments step_moments(decoder);
     Run run{decoder,
             contexts,
@@ -410,8 +392,6 @@ void decode(const Decoder& decoder, const std::vector<Context>& contexts, int ca
     };
     run.embed();
     run_team(work, &run, members);
-    for (size_t token = 0; token < contexts.size(); token++)
-        greatest[token] = run.greatest_of(static_cast<int64_t>(token), members);
     if (moments != nullptr) step_moments.merged(moments);
 }
 

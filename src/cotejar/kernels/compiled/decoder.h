@@ -46,10 +46,9 @@ struct Context {
     const float *cosine, *sine;  // of its position
 };
 
-// `logits` get a row each, and `greatest` what GreatestLogit finds in it. All caches are of one
-// type. With `moments`, for one context alone: those of every site, see StepMoments. Throws
-// std::bad_alloc before anything is written.
+// `logits` get a row each. All caches are of one type. With `moments`, for one context alone: those of every site, see
+// StepMoments. Throws std::bad_alloc before anything is written.
 void decode(const Decoder& decoder, const std::vector<Context>& contexts, int cache_type,
-            float* logits, int64_t* greatest, Moments* moments);
+            float* logits, Moments* moments);
 
 }  // namespace cotejar

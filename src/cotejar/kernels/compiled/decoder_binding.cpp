@@ -1,7 +1,6 @@
 // The decoder as Python sees it: built once, then one call a step.
 
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -120,13 +119,12 @@ class BoundDecoder {
                                    v.linear, o.linear, gate.linear, up.linear, down.linear});
     }
 
-    // One token more of each cache's context; see decoder.h. Each one's greatest logit; and the
-    // moments of a site, which are those of its row alone, as they are in memory:
-    // kernels/moments.py reads them.
-    std::pair<std::vector<int64_t>, nb::object> step(
-        const std::vector<int64_t>& token_ids, const Matrix& cosine, const Matrix& sine,
-        const std::vector<const BoundCache*>& caches, const std::vector<int64_t>& rows,
-        const OutMatrix& logits, bool measured) const {
+    // One token more of each cache's context; see decoder.h. The moments of a site are those of its row
+    // alone, as they are in memory; kernels/moments.py reads them.
+    nb::object step(const std::vector<int64_t>& token_ids, const Matrix& cosine,
+                    const Matrix& sine, const std::vector<const BoundCache*>& caches,
+                    const std::vector<int64_t>& rows, const OutMatrix& logits,
+                    bool measured) const {
         const Decoder& all = decoder_;
         const size_t tokens = caches.size();
         require(!all.layers.empty(), "a decoder without layers");
@@ -154,15 +152,14 @@ class BoundDecoder {
         require(!measured || tokens == 1, "moments of several tokens");
         std::vector<Moments> moments(
             measured ? static_cast<size_t>(StepMoments::count(all)) : 0);
-        std::vector<int64_t> greatest(tokens);
         {
             nb::gil_scoped_release released;
-            decode(all, contexts, caches[0]->block_type, logits.data(), greatest.data(),
+            decode(all, contexts, caches[0]->block_type, logits.data(),
                    measured ? moments.data() : nullptr);
         }
-        if (!measured) return {greatest, nb::none()};
-        return {greatest, nb::bytes(reinterpret_cast<const char*>(moments.data()),
-                                    moments.size() * sizeof(Moments))};
+        if (!measured) return nb::none();
+        return nb::bytes(reinterpret_cast<const char*>(moments.data()),
+                         moments.size() * sizeof(Moments));
     }
 
   private:
@@ -213,8 +210,7 @@ void bind_decoder(nb::module_& module) {
              nb::arg("ffn_norm").noconvert(), nb::arg("q_norm").noconvert().none(),
              nb::arg("k_norm").noconvert().none(), nb::arg("q"), nb::arg("k"), nb::arg("v"),
              nb::arg("o"), nb::arg("gate"), nb::arg("up"), nb::arg("down"))
-        .def("step", &BoundDecoder::step, nb::arg("token_ids"),
-             nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("caches"),
+        .def("step", &BoundDecoder::step, nb::arg("token_ids"), nb::arg("cosine").noconvert(), nb::arg("sine").noconvert(), nb::arg("caches"),
              nb::arg("rows"), nb::arg("logits").noconvert(), nb::arg("measured") = false);
 }
 

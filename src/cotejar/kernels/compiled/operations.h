@@ -31,8 +31,6 @@ struct Operations {
     void (*multiply)(const float* a, const float* b, int64_t count, float* out);
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*attend)(const AttentionTile& tile);
-    // Of numbers; `all_finite` becomes false if there is a NaN or an infinity.
-    float (*greatest)(const float* values, int64_t count, bool* all_finite);
     // Rows of 16 values side by side, and rows of 16 that are `stride` apart in a longer array.
     void (*add_rows)(const float* apart, int64_t stride, const float* beside, int64_t rows,
                      float* sums_beside);
