@@ -79,18 +79,18 @@ void say_operations(const Isa& isa) {
     const std::vector<float> keys = floats(static_cast<size_t>(tokens * kv_heads * size));
     const std::vector<float> angles = floats(static_cast<size_t>(tokens * size / 2));
     std::vector<float> out(x.size());
+    BothMoments moments;
     rms_norm(isa, x.data(), weight.data(), tokens, width, 1e-5, out.data());
     say("rms_norm", 0, out);
     rotate(isa, {tokens, heads, size, size / 2, false, angles.data(), angles.data()}, x.data(),
-           out.data());
+           out.data(), &moments);
     say("rotate", 0, out);
+    say("moments", 0, &moments, sizeof moments);
     const float* kv = keys.data();
     attend(isa, {{tokens, tokens, heads, kv_heads, size, 7, x.data(), kv, kv}}, {out.data()});
     say("attend", 0, out);
-    Moments moments[4];
-    swiglu(isa, x.data(), out.data(), tokens * width, out.data(), moments);
+    swiglu(isa, x.data(), out.data(), tokens * width, out.data());
     say("swiglu", 0, out);
-    for (int slot = 0; slot < 4; slot++) say("moments", slot, &moments[slot], sizeof(Moments));
 }
 
 }  // namespace
