@@ -73,7 +73,7 @@ class AttentionDropped(Pass):
         self, layer: int, which: str, hidden: np.ndarray, branch: np.ndarray
     ) -> np.ndarray:
         dropped = np.zeros_like(branch) if (layer, which) == (1, "attn") else branch
-        return super().add_residual(layer, which, hidden, dropped)  # type: ignore[arg-type]
+        return super().add_residual(layer, which, hidden, dropped)  # type: ignore[arg-type]  # any str
 
 
 class NormOfTheLayersInput(Pass):
@@ -84,7 +84,7 @@ class NormOfTheLayersInput(Pass):
     ) -> np.ndarray:
         if (layer, which) == (1, "attn"):
             self._came_in = hidden
-        return super().add_residual(layer, which, hidden, branch)  # type: ignore[arg-type]
+        return super().add_residual(layer, which, hidden, branch)  # type: ignore[arg-type]  # any str
 
     def norm(self, layer: int | None, part: str, values: np.ndarray) -> np.ndarray:
         is_there = (layer, part) == (1, "ffn_norm")

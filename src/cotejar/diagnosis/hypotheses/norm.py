@@ -73,6 +73,16 @@ def _of_sizes(
             )
 
 
+def _gain(
+    recorded_TW: Float64[np.ndarray, "T W"], plain_TW: Float64[np.ndarray, "T W"]
+) -> Float64[np.ndarray, "T"]:
+    """What each token was multiplied by, by least squares."""
+    gain_T: np.ndarray = (recorded_TW * plain_TW).sum(axis=1) / (plain_TW * plain_TW).sum(
+        axis=1
+    )
+    return gain_T
+
+
 def _eps(
     recorded_TW: Float64[np.ndarray, "T W"],
     x_TW: Float64[np.ndarray, "T W"],
@@ -81,7 +91,7 @@ def _eps(
 ) -> Iterator[Alternative]:
     """Gain = 1 / sqrt(mean square + eps), so eps = 1 / gain^2 - mean square."""
     plain_TW = x_TW * weight_W
-    gain_T = (recorded_TW * plain_TW).sum(axis=1) / (plain_TW * plain_TW).sum(axis=1)
+    gain_T = _gain(recorded_TW, plain_TW)
     square_T = np.mean(x_TW * x_TW, axis=1)
     fitted_T = 1 / gain_T**2 - square_T
     # The token of the smallest input shows eps best.
@@ -164,7 +174,7 @@ def _width(
     """The sum of squares over another count: sum / n + eps = (x w / y)^2 gives n."""
     width = x_TW.shape[1]
     plain_TW = x_TW * weight_W
-    gain_T = (recorded_TW * plain_TW).sum(axis=1) / (plain_TW * plain_TW).sum(axis=1)
+    gain_T = _gain(recorded_TW, plain_TW)
     sum_T = (x_TW * x_TW).sum(axis=1)
     with np.errstate(all="ignore"):
         count = float(np.median(sum_T / (1 / gain_T**2 - eps)))
@@ -190,7 +200,7 @@ def _gains(
 ) -> Iterator[Alternative]:
     """What tokens are divided by has a bound, or is known roughly."""
     plain_TW = x_TW * weight_W
-    gain_T = (recorded_TW * plain_TW).sum(axis=1) / (plain_TW * plain_TW).sum(axis=1)
+    gain_T = _gain(recorded_TW, plain_TW)
     square_T = np.mean(x_TW * x_TW, axis=1)
     bounds = (
         ("least", float(gain_T.max()), np.minimum),
