@@ -126,9 +126,16 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--model", action="append", default=[], help="tiny-llama, smollm2, qwen"
+        "--model", action="append", default=[], help="tiny-llama, smollm2, qwen, ..."
     )
-    parser.add_argument("--fault", action="append", default=[], choices=[*FAULTS])
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        choices=[*FAULTS],
+        metavar="ID",
+        help="`apr faults`",
+    )
     parser.add_argument("--numerics", action="append", choices=[*REFERENCES])
     parser.add_argument(
         "--places",
