@@ -54,7 +54,8 @@ CASES = {
                          ("mask-top-left", "the mask of the tokens from 7 on starts at key 0: "
                           "it is aligned top left")),
     "sinks and a window": (masked(CAUSAL & ((QUERY - KEY < 3) | (KEY < 2))),
-                           ("window-sinks", "a token sees a window of 3 and the first 2")),
+                           ("window-sinks",
+                            "a token sees a window of 3 and the first 2 tokens")),
     "a chunk without its past": (masked(CAUSAL & ((QUERY < 3) | (KEY >= 3))),
                                  ("mask-no-past", "the tokens from 3 on do not see those "
                                   "before (a chunk without its past)")),

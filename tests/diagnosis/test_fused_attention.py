@@ -73,6 +73,11 @@ class Alibi(Attention):
         return super().scores(q, k) - slopes[:, None, None] * DISTANCE
 
 
+class AlibiForRope(Alibi):
+    def turn(self, values):
+        return values
+
+
 class TableOfPositions(Attention):
     def scores(self, q, k):
         bias = np.random.default_rng(1).normal(size=12)
@@ -137,6 +142,9 @@ CASES = {
         f"11 of 12 positions are others; token 1 is turned as if at 0, {TURNED}")),
     "ALiBi": (Alibi, (
         "position-bias", f"scores have a bias by distance, ALiBi, in {BEHIND}")),
+    "ALiBi in place of RoPE": (AlibiForRope, (
+        "position-bias",
+        f"RoPE is left out, and scores have a bias by distance, ALiBi, in {BEHIND}")),
     "a table of positions": (TableOfPositions, (
         "position-bias", "scores have a bias by distance, -1.658 to 0.5503 (a table of "
         f"relative positions?), in {BEHIND}")),

@@ -89,6 +89,8 @@ class Case:
     """Titles of what a few rows have ruled out."""
     rows: Int[np.ndarray, "T"] | None = None
     """Which of the trace's rows these are, where they are not its last ones."""
+    known: Float64[np.ndarray, "W R"] | None = None
+    """Orthonormal directions in which `recorded` is known, where it was solved for in part."""
 
     @cached_property
     def right(self) -> Float64[np.ndarray, "T W"]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from cotejar.diagnosis.hypotheses import (
     activation,
+    activation_precision,
     attention,
     attention_forms,
     attention_heads,
@@ -30,6 +31,7 @@ from cotejar.diagnosis.hypotheses import (
     elementwise,
     embedding,
     extra_key,
+    flat_blocks,
     layer_runs,
     lookup_table,
     low_rank,
@@ -74,6 +76,7 @@ FAMILIES = (
     activation,
     residual,
     rounding,
+    activation_precision,
     permutation,
     elementwise,
     block_codes,
@@ -88,6 +91,7 @@ FAMILIES = (
     other_inputs,
     transposed_bytes,
     changed_values,
+    flat_blocks,
     columns,
     low_sums,
     layer_runs,

@@ -156,11 +156,20 @@ def _moved_blocks(matrix: BlockMatrix) -> Iterator[WeightVariant]:
                 by_row = part.reshape(stop - start, per_row, -1)
                 return np.roll(by_row, step, axis=1).reshape(len(part), -1)
 
-            yield WeightVariant(
-                id="block-shift",
-                title=f"each row is read {size} {late}",
-                rows=_from_bytes(matrix, rolled),
-            )
+            def held_by_row(start: int, stop: int, step: int = step) -> np.ndarray:
+                part = blocks_NY[start * per_row : stop * per_row]
+                index = np.clip(np.arange(per_row) - step, 0, per_row - 1)
+                return part.reshape(stop - start, per_row, -1)[:, index].reshape(len(part), -1)
+
+            for tail, rows in (
+                ("", rolled),
+                (f", its {'first' if step > 0 else 'last'} twice", held_by_row),
+            ):
+                yield WeightVariant(
+                    id="block-shift",
+                    title=f"each row is read {size} {late}{tail}",
+                    rows=_from_bytes(matrix, rows),
+                )
 
 
 def _headers(matrix: BlockMatrix) -> Iterator[WeightVariant]:

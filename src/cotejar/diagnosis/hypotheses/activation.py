@@ -65,6 +65,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         yield from _fitted(case)
     if isinstance(step, Multiply):
         yield from _multiplied(case)
+        yield from _clipped(case)
 
 
 _GREATEST = 64.0
@@ -172,6 +173,42 @@ def _slope(case: Case, gate_TF: np.ndarray) -> Iterator[Alternative]:
             output=gate_TF * _sigmoid(found * gate_TF),
             parameters=1,
         )
+
+
+_TOLD = 1 / 8
+"""Of the mean size of one factor: from less of it the other cannot be told."""
+_AT_THE_BOUND = 1e-5
+"""Relative distance from a bound at which a value is taken to be cut to it."""
+
+
+def _clipped(case: Case) -> Iterator[Alternative]:
+    """One of the two factors is cut to a bound, on one side or on both."""
+    for place, (right, other) in enumerate((case.inputs, case.inputs[::-1])):
+        told = np.abs(other) > _TOLD * np.abs(other).mean()
+        used = case.recorded[told] / other[told]
+        if not used.size:
+            continue
+        low, high = float(used.min()), float(used.max())
+        for least, most in dict.fromkeys(((-high, high), (low, -low), (low, high))):
+            ends = [end for end in (least, most) if _is_bound(used, end)]
+            for a, b, words in (
+                (least, most, f"cut to {least:.4g} .. {most:.4g}"),
+                (-np.inf, most, f"cut to {most:.4g} at the most"),
+                (least, np.inf, f"cut to {least:.4g} at the least"),
+            ):
+                if ends and a <= b:
+                    cut = np.clip(right, a, b)
+                    yield Alternative(
+                        id="activation-clipped",
+                        title=f"{case.operation.inputs[place]} is {words} before the product",
+                        output=cut * other,
+                        parameters=1 if np.isinf(a) or np.isinf(b) or a == -b else 2,
+                    )
+
+
+def _is_bound(used: np.ndarray, end: float) -> bool:
+    """Do several values meet there?"""
+    return int(np.isclose(used, end, rtol=_AT_THE_BOUND, atol=0).sum()) > 1
 
 
 def _multiplied(case: Case) -> Iterator[Alternative]:

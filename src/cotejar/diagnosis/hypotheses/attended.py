@@ -43,6 +43,8 @@ class Attended:
     ratios: Float64[np.ndarray, "T"]
     """Of every query's error to its limit."""
     round_weights: Callable[[np.ndarray], np.ndarray]
+    known: Float64[np.ndarray, "W R"] | None
+    """Directions in which what was recorded is known; None for all."""
 
     @classmethod
     def of(cls, case: Case) -> Attended | None:
@@ -61,6 +63,7 @@ class Attended:
             heads=key_heads(step, q.shape[1]),
             ratios=case.error.ratios,
             round_weights=ROUNDINGS[case.observed.arithmetic.probabilities],
+            known=case.known,
         )
 
     @cached_property
@@ -124,8 +127,16 @@ class Attended:
     def distance(self, context_HNE: Float64[np.ndarray, "H N E"]) -> Float64[np.ndarray, "N"]:
         """Relative, of each sampled query, from what was recorded."""
         wanted_NHE = self.recorded[self.sample]
-        off = np.linalg.norm(wanted_NHE - context_HNE.swapaxes(0, 1), axis=(1, 2))
-        result: np.ndarray = off / np.maximum(np.linalg.norm(wanted_NHE, axis=(1, 2)), 1e-300)
+        off = self.size(wanted_NHE - context_HNE.swapaxes(0, 1))
+        result: np.ndarray = off / np.maximum(self.size(wanted_NHE), 1e-300)
+        return result
+
+    def size(self, context_NHE: Float64[np.ndarray, "N H E"]) -> Float64[np.ndarray, "N"]:
+        """Length of each, as far as it is known."""
+        context_NW = context_NHE.reshape(len(context_NHE), -1)
+        if self.known is not None:
+            context_NW = context_NW @ self.known
+        result: np.ndarray = np.linalg.norm(context_NW, axis=1)
         return result
 
 

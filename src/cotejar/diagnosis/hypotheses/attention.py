@@ -51,6 +51,9 @@ class _Attention:
     queries: Int[np.ndarray, "Q"]
     """Those that are looked at."""
 
+    known: Float64[np.ndarray, "W R"] | None
+    """Directions in which what was recorded is known; None for all."""
+
     @cached_property
     def sample(self) -> Int[np.ndarray, "N"]:
         """Queries that tell whether an alternative is worth all: the last, and some others."""
@@ -76,7 +79,8 @@ class _Attention:
 
     def distance(self, **changes: Any) -> float:
         """From what was recorded, over the sample."""
-        return float(np.linalg.norm(self._off(changes)))
+        off_NW = self._off(changes)
+        return float(np.linalg.norm(off_NW if self.known is None else off_NW @ self.known))
 
     def _off(self, changes: dict[str, Any]) -> Float64[np.ndarray, "N W"]:
         off: np.ndarray = self.recorded[self.sample] - self._attend(self.sample, changes)
@@ -120,6 +124,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         round_weights=ROUNDINGS[case.observed.arithmetic.probabilities],
         limits=case.error.limits,
         queries=rows_looked_at(case),
+        known=case.known,
     )
     yield from _masks(attention)
     yield from _scales(attention)

@@ -177,6 +177,21 @@ def _fit_scale(attended: Attended, head: int, wanted: Float64[np.ndarray, "N E"]
 
 def _other_layers(case: Case, attended: Attended) -> Iterator[Alternative]:
     """Keys, values or both of another layer: a cache with a wrong layer index."""
+    for other, rows in rows_of_layers(case, attended):
+        for which in ("k", "v", "kv"):
+            if all(name in rows for name in which):
+                names = " and ".join("keys" if n == "k" else "values" for n in which)
+                yield Alternative(
+                    id="cache-other-layer",
+                    title=f"the {names} are those of layer {other}",
+                    output=attended.output(**{name: rows[name] for name in which}),
+                )
+
+
+def rows_of_layers(
+    case: Case, attended: Attended
+) -> Iterator[tuple[int, dict[str, Float64[np.ndarray, "T K E"]]]]:
+    """Of the layers beside this one, the first and the last: the keys and values they have."""
     layer, e = case.operation.site.layer, attended.step.head_dim
     if layer is None:
         return
@@ -189,14 +204,7 @@ def _other_layers(case: Case, attended: Attended) -> Iterator[Alternative]:
             array = _at_layer(case, Site(slot, other))
             if array is not None and array.size == getattr(attended, name).size:
                 rows[name] = exact.split_heads(array, e)
-        for which in ("k", "v", "kv"):
-            if all(name in rows for name in which):
-                names = " and ".join("keys" if n == "k" else "values" for n in which)
-                yield Alternative(
-                    id="cache-other-layer",
-                    title=f"the {names} are those of layer {other}",
-                    output=attended.output(**{name: rows[name] for name in which}),
-                )
+        yield other, rows
 
 
 def _at_layer(case: Case, site: Site) -> Float64[np.ndarray, "T W"] | None:
@@ -242,6 +250,14 @@ def _softmax(attended: Attended) -> Iterator[Alternative]:
         title="the softmax is divided by its greatest term, not by the sum",
         output=by_greatest,
     )
+    yield from distance_biases(attended)
+
+
+def distance_biases(attended: Attended) -> Iterator[Alternative]:
+    """Scores that fall with the distance, by the slopes that programs have for each head.
+
+    Source of the first: Press et al., 2021 (arXiv:2108.12409), section 3.
+    """
     heads = len(attended.heads)
     index = np.arange(len(attended.q))
     for words, slopes in (

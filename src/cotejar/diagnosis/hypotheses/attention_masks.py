@@ -89,17 +89,56 @@ def mask_kinds(tokens: int) -> dict[str, list[_Pattern]]:
                 1,
                 partial(_but_for_key, n=n),
             ),
+            *_of_blocks(n),
         ]
         for number, pattern in enumerate([*patterns, *_with_sinks(n)]):
             found.setdefault(f"{pattern[0]} {number}", []).append(pattern)
     return found
 
 
+def _of_blocks(n: int) -> list[_Pattern]:
+    """Blocks that are whole, or that look one block back; keys at a stride."""
+    found: list[_Pattern] = [
+        (
+            "mask-blocks",
+            f"a token sees its whole block of {n} tokens, those after it too",
+            1,
+            partial(_to_the_end_of_its_block, n=n),
+        ),
+        (
+            "mask-chunks",
+            f"a token sees its own chunk of {n} tokens and the one before",
+            1,
+            partial(_in_two_chunks, n=n),
+        ),
+        (
+            "mask-stride",
+            f"a token sees itself and those {n}, {2 * n}, {3 * n} ... before it alone",
+            1,
+            partial(_at_a_stride, n=n),
+        ),
+    ]
+    return found[: 2 if n == 1 else 3]  # one block of one is the causal mask
+
+
+def _first(sinks: int) -> str:
+    return "the first token" if sinks == 1 else f"the first {sinks} tokens"
+
+
 def _with_sinks(n: int) -> list[_Pattern]:
+    """A window, or a block at the end, that sees the first tokens as well."""
     return [
         (
+            "mask-no-past",
+            f"the tokens from {n} on see themselves and {_first(sinks)} alone",
+            2,
+            partial(_without_past, n=n, sinks=sinks),
+        )
+        for sinks in _SINKS
+    ] + [
+        (
             "window-sinks",
-            f"a token sees a window of {n} and the first {sinks}",
+            f"a token sees a window of {n} and {_first(sinks)}",
             2,
             partial(_window_and_sinks, n=n, sinks=sinks),
         )
@@ -121,8 +160,23 @@ def _from_the_corner(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarra
     return np.where(query >= n, key <= query - n, key <= query)
 
 
-def _without_past(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
-    seen: np.ndarray = (key <= query) & ((query < n) | (key >= n))
+def _without_past(query: np.ndarray, key: np.ndarray, *, n: int, sinks: int = 0) -> np.ndarray:
+    seen: np.ndarray = (key <= query) & ((query < n) | (key >= n) | (key < sinks))
+    return seen
+
+
+def _to_the_end_of_its_block(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
+    seen: np.ndarray = (key <= query) | (query // n == key // n)
+    return seen
+
+
+def _in_two_chunks(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
+    seen: np.ndarray = (key <= query) & (query // n - key // n <= 1)
+    return seen
+
+
+def _at_a_stride(query: np.ndarray, key: np.ndarray, *, n: int) -> np.ndarray:
+    seen: np.ndarray = (key <= query) & ((query - key) % n == 0)
     return seen
 
 
@@ -264,7 +318,7 @@ def best_slot(attended: Attended, which: str) -> tuple[int, int]:
         total = (below[:, None] - own + new)[..., None]
         removed = own[..., None] * values[:, slot : slot + 1]
         context = (above[:, None] - removed + new[..., None] * put) / total
-        off = np.linalg.norm(wanted[:, None] - context, axis=(0, 2))
+        off = attended.size((wanted[:, None] - context).swapaxes(0, 1))
         off[slot] = np.inf
         source = int(off.argmin())
         if off[source] < least:

@@ -57,9 +57,8 @@ def _borne_out(case: Case, site: Site, stream_TD: Float64[np.ndarray, "T D"]) ->
     for operation in case.observed.truth.operations.values():
         if not isinstance(operation.step, Add) or operation.inputs[0] != site:
             continue
-        recorded_TD, branch_TD = (
-            case.recorded_at(one) for one in (operation.site, operation.inputs[1])
-        )
+        recorded_TD = case.recorded_at(operation.site)
+        branch_TD = _branch(case, operation.inputs[1])
         if recorded_TD is None or branch_TD is None or recorded_TD.shape != stream_TD.shape:
             continue
         left_T, right_T = (
@@ -68,3 +67,13 @@ def _borne_out(case: Case, site: Site, stream_TD: Float64[np.ndarray, "T D"]) ->
         )
         count += bool((_CLEARLY * left_T <= right_T).all())
     return count
+
+
+def _branch(case: Case, site: Site) -> Float64[np.ndarray, "T D"] | None:
+    """As recorded; of a norm behind a branch, made of what was recorded before it."""
+    recorded_TD = case.recorded_at(site)
+    operation = case.observed.truth.operations[str(site)]
+    if recorded_TD is not None or not isinstance(operation.step, Norm):
+        return recorded_TD
+    before_TD = case.recorded_at(operation.inputs[0])
+    return None if before_TD is None else replay(operation, [before_TD], case.observed)

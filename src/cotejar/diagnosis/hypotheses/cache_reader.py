@@ -58,8 +58,8 @@ class CacheReader:
             weights = weigh(self._scores[:, place, keys])
             context_HE = np.einsum("hl,hle->he", weights, self._values[:, values])
             wanted_HE = self.attended.recorded[position]
-            off = np.linalg.norm(wanted_HE - context_HE)
-            farthest = max(farthest, float(off) / max(float(np.linalg.norm(wanted_HE)), 1e-300))
+            off, size = self.attended.size(np.stack([wanted_HE - context_HE, wanted_HE]))
+            farthest = max(farthest, float(off) / max(float(size), 1e-300))
         return farthest
 
     def told_by(self, read_k: Reading, read_v: Reading) -> tuple[object, ...]:

@@ -21,6 +21,7 @@ from cotejar.diagnosis import exact
 from cotejar.diagnosis.arithmetic import ROUNDINGS, can_round
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attended import Attended, weigh
+from cotejar.diagnosis.hypotheses.attention_heads import rows_of_layers
 from cotejar.diagnosis.hypotheses.attention_masks import best_slot
 from cotejar.diagnosis.hypotheses.cache_reader import ZEROS, CacheReader
 from cotejar.diagnosis.hypotheses.cache_ways import every_way
@@ -39,6 +40,9 @@ _MOST_TOKENS = 256
 """Of a longer text there are too many ways."""
 _SCREENED = 24
 """Ways that the first and the last wrong step leave."""
+_ASSUMED = 2
+"""Numbers that it takes to say of tokens, of which nobody has said so, that they were steps:
+a mask that explains as much is the simpler reading."""
 _OFFERED = 6
 """Of those, the nearest, which are computed whole."""
 
@@ -66,10 +70,16 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     if first < 1 or began < first:
         return
     reader = CacheReader(attended, first)
-    for family in (_ways(reader), _one_slot(reader), _rounded(case, reader)):
+    for family in (
+        _ways(reader),
+        _one_slot(reader),
+        _rounded(case, reader),
+        _other_heads(reader),
+        _other_layers(case, reader),
+    ):
         for one in family:
-            if suffix:  # where steps began was fitted too
-                numbers = one.parameters + 1
+            if suffix:  # where steps began was fitted too, and that there were any assumed
+                numbers = one.parameters + _ASSUMED
                 one = replace(one, title=f"{one.title}{suffix}", parameters=numbers)  # noqa: PLW2901 - the same one
             yield one
 
@@ -181,6 +191,55 @@ def _rounded(case: Case, reader: CacheReader) -> Iterator[Alternative]:
                 title=f"{rows} that steps read are rounded to {how}, but for a step's own",
                 output=_own_exact(reader, changed, output_TW),
             )
+
+
+def _other_heads(reader: CacheReader) -> Iterator[Alternative]:
+    """Steps write the rows of one key/value head where another's belong."""
+    attended = reader.attended
+    count, steps = attended.k.shape[1], slice(reader.first, None)
+    maps = {
+        "in reverse": tuple(reversed(range(count))),
+        **{
+            f"those of head {a} to the place of head {b}": tuple(
+                a if h == b else h for h in range(count)
+            )
+            for a in range(min(count, _FEW_HEADS))
+            for b in range(min(count, _FEW_HEADS))
+            if a != b
+        },
+    }
+    for where, heads in maps.items():
+        if heads == tuple(range(count)):
+            continue
+        for which, rows in _WHICH:
+            changed = {name: getattr(attended, name).copy() for name in which}
+            for array in changed.values():
+                array[steps] = array[steps][:, list(heads)]
+            yield Alternative(
+                id="cache-head",
+                title=f"steps write the {rows} of heads to other places: {where}",
+                output=attended.output(**changed),
+                parameters=0 if where == "in reverse" else 1,
+            )
+
+
+_FEW_HEADS = 4
+"""Key/value heads of which every two are tried."""
+
+
+def _other_layers(case: Case, reader: CacheReader) -> Iterator[Alternative]:
+    """Steps read another layer's cache, and their own rows as they are."""
+    attended = reader.attended
+    for other, rows in rows_of_layers(case, attended):
+        for which, names in _WHICH:
+            if all(name in rows for name in which):
+                changed = {name: rows[name] for name in which}
+                yield Alternative(
+                    id="cache-other-layer",
+                    title=f"the {names} that steps read are those of layer {other}, but for a "
+                    "step's own",
+                    output=_own_exact(reader, changed, exact.join_heads(reader.without_faults)),
+                )
 
 
 def _own_exact(

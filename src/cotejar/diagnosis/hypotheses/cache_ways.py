@@ -31,11 +31,16 @@ class Way:
 def every_way(reader: CacheReader) -> Iterator[Way]:
     """All of them, the simpler first; a few need what was wrong first."""
     yield from _lost_rows(reader)
+    if reader.attended.step.window is not None:
+        yield from _last_of_all(reader, reader.attended.step.window)
     yield from _rings(reader)
     yield from _moved_rows(reader)
     yield from _rolled_rows(reader)
     yield from _written_elsewhere(reader)
     yield from _writing_stops(reader)
+    if reader.attended.step.window is not None:
+        yield from _evicted(reader, reader.attended.step.window)
+        yield from _ring_slots(reader, reader.attended.step.window)
 
 
 def _lost_rows(reader: CacheReader) -> Iterator[Way]:
@@ -126,6 +131,17 @@ def _moved_rows(reader: CacheReader) -> Iterator[Way]:
         ("a step's own {rows} are not written: those of token 0 are read", lambda _: 0),
     ):
         yield Way(id="cache-stale", words=words, read=partial(own, source=source))
+    for words, is_lost in (
+        ("the prompt's {rows} are zeros to steps", lambda s, _: s < n),
+        ("the {rows} of steps before are zeros", lambda s, t: n <= s < t),
+        ("all {rows} but a step's own are zeros", lambda s, t: s < t),
+    ):
+        yield Way(
+            id="cache-slots-unwritten",
+            words=words,
+            read=partial(_zeros_where, reader, is_lost),
+        )
+    yield from _exchanged(reader)
     for shift in _SHIFTS:
         words = f"steps read the {{rows}} {abs(shift)} {'late' if shift > 0 else 'early'}"
         for fill, tail in ((None, ""), (ZEROS, ", behind zeros")):
@@ -151,6 +167,37 @@ def _moved_rows(reader: CacheReader) -> Iterator[Way]:
         )
 
 
+def _zeros_where(
+    reader: CacheReader, is_lost: Callable[[int, int], bool], position: int
+) -> list[int]:
+    return [ZEROS if is_lost(s, position) else s for s in reader.right(position)]
+
+
+_MOST_EXCHANGED = 32
+"""Tokens among which every two are tried; of more, neighbours alone."""
+
+
+def _exchanged(reader: CacheReader) -> Iterator[Way]:
+    """Two slots change places, of keys or of values: of both it changes nothing."""
+    tokens = len(reader.attended.q)
+
+    def swapped(position: int, one: int, other: int) -> list[int]:
+        if position < other:
+            return reader.right(position)
+        places = {one: other, other: one}
+        return [places.get(s, s) for s in reader.right(position)]
+
+    for one in range(tokens - 1):
+        reach = tokens if tokens <= _MOST_EXCHANGED else one + 2
+        for other in range(one + 1, reach):
+            yield Way(
+                id="cache-slot",
+                words=f"the {{rows}} of tokens {one} and {other} change places in the cache",
+                read=partial(swapped, one=one, other=other),
+                numbers=2,
+            )
+
+
 def _rolled_rows(reader: CacheReader) -> Iterator[Way]:
     """What leaves at one end comes in at the other.
 
@@ -168,6 +215,107 @@ def _rolled_rows(reader: CacheReader) -> Iterator[Way]:
             f"{{rows}} are rolled by {shift}, or {{others}} by -{shift}",
             read=rolled,
         )
+
+
+def _last_of_all(reader: CacheReader, window: int) -> Iterator[Way]:
+    """The window is cut behind the fault: where a row is lost, one further back is read.
+
+    Rows that are lost or too many, in a cache of which a window's last rows are read.
+    """
+    n, tokens = reader.first, len(reader.attended.q)
+
+    def lost(position: int, slot: int) -> list[int]:
+        return [s for s in range(position + 1) if s != slot or s == position][-window:]
+
+    def extra(position: int, source: Callable[[int], int], count: int) -> list[int]:
+        return [*range(position + 1), *([source(position)] * count)][-window:]
+
+    for slot in range(tokens - 1):
+        words = f"steps do not read the {{rows}} of token {slot}"
+        if slot == n - 1:
+            words = "the first step writes its {rows} over those of the last prompt token"
+        yield Way(
+            id="cache-written-elsewhere" if slot == n - 1 else "cache-rows-lost",
+            words=f"{words}: the window reaches one further back",
+            read=partial(lost, slot=slot),
+            numbers=int(slot != n - 1),
+        )
+    for count in range(1, min(window, 9)):
+        slots = "a slot" if count == 1 else f"{count} slots"
+        yield Way(
+            id="cache-slots-unwritten",
+            words=f"steps read {{rows}} of {slots} too many at the end, which hold zeros, and "
+            f"the window as many less",
+            read=partial(extra, source=lambda _: ZEROS, count=count),
+            numbers=int(count > 1),
+        )
+    yield Way(
+        id="cache-rows-twice",
+        words="a step's own {rows} are in the window twice",
+        read=partial(extra, source=lambda t: t, count=1),
+    )
+
+
+def _evicted(reader: CacheReader, window: int) -> Iterator[Way]:
+    """In a ring a slot still holds what has left the window, or has been cleared too soon."""
+
+    def swapped(position: int, place: int, source: int, twice: int | None) -> list[int]:
+        rows = reader.right(position)
+        old = position - window if source < 0 else ZEROS
+        if len(rows) < window or (source < 0 and old < 0):
+            return rows
+        rows[place] = old
+        if twice is not None:
+            rows[twice] = position
+        return rows
+
+    for words, place, twice in (
+        ("a step's own {rows} are not written", -1, None),
+        ("a step's own {rows} are written over those of the token before", -1, -2),
+        ("the {rows} of the token before are not there", -2, None),
+        ("the oldest {rows} of the window are gone", 0, None),
+    ):
+        for source, what in (
+            (-1, "the slot holds those that have left the window"),
+            (0, "the slot holds zeros"),
+        ):
+            if window <= abs(place) or (source < 0 and place == 0):
+                continue
+            yield Way(
+                id="cache-ring",
+                words=f"in the ring of {window} {words}: {what}",
+                read=partial(swapped, place=place, source=source, twice=twice),
+            )
+
+
+def _ring_slots(reader: CacheReader, window: int) -> Iterator[Way]:
+    """A ring whose slots steps take from another count than the prompt did."""
+    n, tokens = reader.first, len(reader.attended.q)
+    starts: list[tuple[str, Callable[[int], int]]] = [
+        ("from slot 0 on again", lambda t: t - n),
+        ("one slot early", lambda t: t - 1),
+        ("one slot late", lambda t: t + 1),
+        ("all to one slot: the counter does not move", lambda _: n),
+        ("all to slot 0", lambda _: 0),
+        ("behind the ring's own rows, which stand from slot 0 on", lambda t: t - n + window),
+    ]
+    for size in (window, window - 1, window + 1):
+        for where, slot in starts:
+            if size < 1:
+                continue
+            read: dict[int, list[int]] = {}
+            held = {p % size: p for p in range(n)}
+            for position in range(n, tokens):
+                held[slot(position) % size] = position
+                read[position] = sorted(held.values())
+            if all(read[t] == reader.right(t) for t in range(n, tokens)):
+                continue
+            yield Way(
+                id="cache-ring",
+                words=f"a ring of {size} slots, and steps write their {{rows}} {where}",
+                read=read.__getitem__,
+                numbers=int(size != window),
+            )
 
 
 def _writing_stops(reader: CacheReader) -> Iterator[Way]:

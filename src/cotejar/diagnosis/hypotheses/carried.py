@@ -30,6 +30,7 @@ from cotejar.diagnosis.hypotheses import (
 )
 from cotejar.diagnosis.hypotheses.attended import Attended
 from cotejar.diagnosis.hypotheses.attention_masks import mask_kinds
+from cotejar.diagnosis.hypotheses.carried_norms import other_norms
 from cotejar.diagnosis.hypotheses.carried_numbers import fitted
 from cotejar.diagnosis.hypotheses.low_precision import roundings
 from cotejar.diagnosis.hypotheses.numbers import factor_text
@@ -452,6 +453,7 @@ def _from_lists(case: Case, operation: Operation) -> Iterator[Alternative]:
                               case.observed),
                 parameters=1,
             )  # fmt: skip
+        yield from other_norms(case, operation, step)
     if isinstance(step, Attend):
         for factor in _ATTENTION_SCALES:
             other = replace(step, scale=step.scale * factor)

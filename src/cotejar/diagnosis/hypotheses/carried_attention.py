@@ -28,8 +28,10 @@ from cotejar.diagnosis.hypotheses import (
     rounding,
     undeclared_rounding,
 )
+from cotejar.diagnosis.hypotheses.attended import Attended
+from cotejar.diagnosis.hypotheses.attention_heads import distance_biases
 from cotejar.diagnosis.observed import replay
-from cotejar.diagnosis.operations import Attend, Project
+from cotejar.diagnosis.operations import Attend, Project, Rotate
 from cotejar.diagnosis.replay import LocalError
 from cotejar.diagnosis.some_rows import RowsCase
 
@@ -74,21 +76,43 @@ def alternatives(
     there = solved_case(case, name)
     if there is None:
         return
-    is_known = case.matrix.rows >= case.matrix.columns
-    before_T = np.linalg.norm(there.recorded - there.right, axis=1)
+    yield from _without_turning(case, there, carry)
+    before_T = _known_size(there, there.recorded - there.right)
     wrong = there.error.ratios > 1
     with np.errstate(all="ignore"):
         for family in _FAMILIES:
             for one in family.alternatives(there):
                 if one.output.shape != there.recorded.shape:
                     continue
-                left_T = np.linalg.norm(there.recorded - one.output, axis=1)
-                if is_known and not (left_T <= _NEARER * before_T)[wrong].all():
+                left_T = _known_size(there, there.recorded - one.output)
+                if not (left_T <= _NEARER * before_T)[wrong].all():
                     case.screened.append(one.title)
                     continue
                 output = carry({name: one.output})
                 if output is not None:
                     yield replace(one, title=f"{one.title}, in {name}", output=output)
+
+
+def _without_turning(
+    case: Case, there: Case, carry: Callable[[Mapping[str, np.ndarray]], np.ndarray | None]
+) -> Iterator[Alternative]:
+    """Positions that come into the scores by a bias, and RoPE is not there."""
+    operations, plain = case.observed.truth.operations, []
+    for site in there.operation.inputs[:2]:
+        turn = operations[str(site)]
+        given = replace(case.observed, _derived={}).inputs(turn)
+        if not isinstance(turn.step, Rotate) or given is None:
+            return
+        still = replace(turn.step, frequencies=(0.0,) * len(turn.step.frequencies))
+        plain.append(replay(replace(turn, step=still), given.arrays, case.observed))
+    attended = Attended.of(replace(there, inputs=(*plain, there.inputs[2])))
+    if attended is None:
+        return
+    for one in distance_biases(attended):
+        output = carry({there.operation.name: one.output})
+        if output is not None:
+            title = f"RoPE is left out, and {one.title}, in {there.operation.name}"
+            yield replace(one, title=title, output=output)
 
 
 def solved_case(case: Case, name: str) -> Case | None:
@@ -122,9 +146,28 @@ def solved_case(case: Case, name: str) -> Case | None:
         derived=(),
     )
     there = (operation, case.observed, inputs.arrays, right_TC + added_TC, error)
+    known = _known_directions(case)
     if isinstance(case, RowsCase):
-        return RowsCase(*there, looked_at=case.looked_at)
-    return Case(*there)
+        return RowsCase(*there, known=known, looked_at=case.looked_at)
+    return Case(*there, known=known)
+
+
+def _known_size(there: Case, off_TC: Float64[np.ndarray, "T C"]) -> Float64[np.ndarray, "T"]:
+    """Length of each token's, in the directions that are known."""
+    size_T: np.ndarray = np.linalg.norm(
+        off_TC if there.known is None else off_TC @ there.known, axis=1
+    )
+    return size_T
+
+
+def _known_directions(case: Case) -> Float64[np.ndarray, "C R"] | None:
+    """Of a context: those that fewer outputs than inputs tell apart."""
+    matrix = case.matrix
+    if matrix.rows >= matrix.columns:
+        return None
+    weight_RC = matrix.decode_rows(0, matrix.rows).astype(np.float64)
+    directions_CR: np.ndarray = np.linalg.qr(weight_RC.T)[0]
+    return directions_CR
 
 
 def _solve(case: Case) -> tuple[Float64[np.ndarray, "T C"], Float64[np.ndarray, "T"]]:
@@ -132,11 +175,14 @@ def _solve(case: Case) -> tuple[Float64[np.ndarray, "T C"], Float64[np.ndarray, 
     matrix = case.matrix
     weight_RC = matrix.decode_rows(0, matrix.rows).astype(np.float64)
     right_TR = case.products[0] if case.bias is None else case.products[0] + case.bias
-    squares_CC = weight_RC.T @ weight_RC
-    damped = _DAMPED * float(np.linalg.norm(squares_CC, 2)) * np.eye(matrix.columns)
-    inverse_CC = np.linalg.inv(squares_CC + damped)
-    added_TC = (case.recorded_rows - right_TR) @ weight_RC @ inverse_CC
+    wide = matrix.rows < matrix.columns
+    squares = weight_RC @ weight_RC.T if wide else weight_RC.T @ weight_RC
+    values, vectors = np.linalg.eigh(squares)
+    damped = np.maximum(values, 0) + _DAMPED * float(values[-1]) + 1e-300
+    inverse = (vectors / damped) @ vectors.T
+    off_TR = case.recorded_rows - right_TR
+    added_TC = off_TR @ inverse @ weight_RC if wide else off_TR @ weight_RC @ inverse
     # A sum's error is spread over the outputs alike.
-    spread = np.sqrt(float(np.einsum("ij,jk,ki->", inverse_CC, squares_CC, inverse_CC)))
+    spread = float(np.sqrt((np.maximum(values, 0) / damped**2).sum()))
     noise_T = case.error.limits * case.error.output_norm / np.sqrt(matrix.rows)
     return added_TC, spread * noise_T

@@ -231,6 +231,17 @@ def _nearest_tokens(table: BlockMatrix, rows_TD: Float64[np.ndarray, "T D"]) -> 
     return [int(i) for i in best]
 
 
+def _wrong_row(used: Sequence[int], ids: Sequence[int]) -> tuple[str, str] | None:
+    """One token is taken for one other wherever it stands, more than once: a row is wrong."""
+    taken = {(a, b) for a, b in zip(used, ids, strict=True) if a != b}
+    if len(taken) != 1:
+        return None
+    other, own = taken.pop()
+    if ids.count(own) < 2 or own in used:  # noqa: PLR2004 - of one alone nobody can tell
+        return None
+    return "embedding-row", f"row {own} of the table is row {other}: token {own} has its values"
+
+
 def _other_tokens(case: Case, step: Embed, used: Sequence[int]) -> Iterator[Alternative]:
     ids = list(case.observed.trace.token_ids)
     wrong = [i for i, (a, b) in enumerate(zip(used, ids, strict=True)) if a != b]
@@ -247,7 +258,7 @@ def _other_tokens(case: Case, step: Embed, used: Sequence[int]) -> Iterator[Alte
     elif len({a - b for a, b in zip(used, ids, strict=True)}) == 1:
         title = f"every token id is {used[0] - ids[0]:+d}"
     else:
-        id_, title = _by_one_step(used, ids) or (id_, title)
+        id_, title = _by_one_step(used, ids) or _wrong_row(used, ids) or (id_, title)
     output = embed(step, case.observed.truth, used)
     yield Alternative(id=id_, title=title, output=output)
 

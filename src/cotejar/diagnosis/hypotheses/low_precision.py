@@ -104,6 +104,56 @@ def _by_channel(x: np.ndarray, *, levels: int) -> np.ndarray:
     return _to_integers(x.T, width=None, levels=levels, whole=np.rint).T
 
 
+def _asymmetric_by_channel(x: np.ndarray, *, levels: int, keeps_zero: bool) -> np.ndarray:
+    """Likewise, one scale a channel over all tokens."""
+    turned = np.ascontiguousarray(np.asarray(x).T)
+    return _asymmetric(turned, width=None, levels=levels, keeps_zero=keeps_zero).T
+
+
+def group_roundings(width: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Everything that rounds by groups of so many values, for arrays of whole groups."""
+    cuts = (("", np.rint), (", cut and not rounded", np.trunc), (", always down", np.floor))
+    found: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        f"int8 by {width}{words}": partial(_to_integers, width=width, levels=127, whole=whole)
+        for words, whole in cuts
+    }
+    found |= {
+        f"int{bits} by {width}{words}": partial(
+            _to_integers, width=width, levels=levels, whole=np.rint
+        )
+        for bits, words, levels in (
+            (4, "", 7),
+            (4, " to -8", 8),
+            (3, "", 3),
+            (3, " to -4", 4),
+            (2, "", 1),
+        )
+    }
+    for bits in (8, 4, 3, 2):
+        levels = (1 << bits) - 1
+        found[f"uint{bits} with a zero point, by {width}"] = partial(
+            _asymmetric, width=width, levels=levels
+        )
+        found[f"uint{bits} between the least and the greatest, by {width}"] = partial(
+            _asymmetric, width=width, levels=levels, keeps_zero=False
+        )
+    found |= {
+        f"{name} by {width}": partial(_by_code_book, book=book, width=width, power=power)
+        for name, book, power in (
+            ("NF4", _NF4, False),
+            ("FP4", _FP4, False),
+            ("MXFP4", _FP4, True),
+        )
+    }
+    return found
+
+
+_OF_EVERY_WIDTH = ("int8", "int4")
+_COMMON = (32, 64, 128)
+_RARE = ("int2", "uint2", "uint3")
+"""Tried of weights in groups over rows alone: each is one more cache that is attended to."""
+
+
 MORE_ROUNDINGS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     "tf32": (1, _to_tf32),
     "float8 e4m3": (1, partial(_to_float8, bits=3, least=-6, greatest=448.0)),
@@ -117,24 +167,10 @@ MORE_ROUNDINGS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
         partial(_to_integers, width=None, levels=127, whole=np.trunc),
     ),
     **{
-        f"int8 by {width}{words}": (
-            width,
-            partial(_to_integers, width=width, levels=127, whole=whole),
-        )
+        how: (width, rounded)
         for width in (16, 32, 64, 128, 256)
-        for words, whole in (
-            ("", np.rint),
-            (", cut and not rounded", np.trunc),
-            (", always down", np.floor),
-        )
-    },
-    **{
-        f"int4 by {width}{words}": (
-            width,
-            partial(_to_integers, width=width, levels=levels, whole=np.rint),
-        )
-        for width in (16, 32, 64, 128, 256)
-        for words, levels in (("", 7), (" to -8", 8))
+        for how, rounded in group_roundings(width).items()
+        if how.startswith(_OF_EVERY_WIDTH) or (width in _COMMON and not how.startswith(_RARE))
     },
     "uint8 with a zero point, by one scale": (1, partial(_asymmetric, width=0, levels=255)),
     "uint8 with a zero point, a row": (1, partial(_asymmetric, width=None, levels=255)),
@@ -147,24 +183,17 @@ MORE_ROUNDINGS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
         partial(_asymmetric, width=None, levels=255, keeps_zero=False),
     ),
     **{
-        f"uint{bits} with a zero point, by {width}": (
-            width,
-            partial(_asymmetric, width=width, levels=(1 << bits) - 1),
-        )
+        f"uint{bits} {words}, {where}": (1, partial(rounding, levels=(1 << bits) - 1))
         for bits in (8, 4)
-        for width in (32, 64, 128)
-    },
-    **{
-        f"{name} by {width}": (
-            width,
-            partial(_by_code_book, book=book, width=width, power=power),
+        for words, keeps in (
+            ("with a zero point", True),
+            ("between the least and the greatest", False),
         )
-        for name, book, power in (
-            ("NF4", _NF4, False),
-            ("FP4", _FP4, False),
-            ("MXFP4", _FP4, True),
+        for where, rounding in (
+            ("a row", partial(_asymmetric, width=None, keeps_zero=keeps)),
+            ("a channel", partial(_asymmetric_by_channel, keeps_zero=keeps)),
         )
-        for width in (16, 32, 64, 128)
+        if (bits, where) != (8, "a row")  # above
     },
     "int8 a channel": (1, partial(_by_channel, levels=127)),
     "int4 a channel": (1, partial(_by_channel, levels=7)),

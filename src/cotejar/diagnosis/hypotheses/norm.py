@@ -125,6 +125,11 @@ def _formulas(
         ("norm-divided", "the weight divides", normed_TW / weight_W),
         ("norm-twice", "the norm is applied twice", exact.rms_norm(normed_TW, weight_W, eps)),
         (
+            "norm-twice",
+            "the norm is applied twice, with its weight",
+            exact.rms_norm(normed_TW * weight_W, weight_W, eps),
+        ),
+        (
             "norm-centred",
             "a LayerNorm: the mean is subtracted first",
             exact.rms_norm(centred_TW, weight_W, eps),

@@ -17,6 +17,8 @@ _NAMES = {
 
 
 _GREATEST_DIVISOR = 4096
+_NEAR_ONE = 0.01
+"""What is as near to 1 has its digits behind zeros or nines."""
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -36,7 +38,7 @@ def factor_text(value: float) -> str:
         divisor = round(1 / value)
         if abs(divisor) <= _GREATEST_DIVISOR and math.isclose(divisor * value, 1, rel_tol=1e-4):
             return f"1/{divisor}" if divisor > 0 else f"-1/{-divisor}"
-    return f"{value:.4g}"
+    return f"{value:.7g}" if abs(value - 1) < _NEAR_ONE else f"{value:.4g}"
 
 
 def search_number(distance: Callable[[float], float], low: float, high: float) -> float:

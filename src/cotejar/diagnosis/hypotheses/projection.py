@@ -115,8 +115,13 @@ def _bias(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Altern
                 title=f"{name} is added as a bias, and the bias {other}",
                 output=_capped(case, product_TR + vector(weights, name)),
             )
-    if not fits_bias(case):
-        return
+    if fits_bias(case):
+        yield from _fitted_bias(case, product_TR)
+
+
+def _fitted_bias(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alternative]:
+    """What was added to each output, the same in every token."""
+    bias_R = case.bias
     added_R = (case.recorded_rows - product_TR).mean(axis=0)
     changed = added_R if bias_R is None else added_R - bias_R
     wrong = int((np.abs(changed) > 1e-3 * np.abs(added_R).max()).sum())
@@ -130,12 +135,50 @@ def _bias(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Altern
         title = f"the bias is {changed[0]:.4g} more everywhere"
     else:
         title = f"the bias is another in {wrong} of {len(changed)} outputs"
+    if bias_R is not None:
+        yield from _bias_in_other_order(case, product_TR, bias_R, added_R)
+    id_ = "bias-extra" if bias_R is None else "bias-wrong"
+    if 0 < wrong <= _SINGLE_BIASES:
+        large = np.flatnonzero(np.abs(changed) > 1e-3 * np.abs(added_R).max())
+        only_R = np.zeros_like(added_R)
+        only_R[large] = changed[large]
+        shown = np.flatnonzero(case.in_order(only_R[None])[0])
+        values = ", ".join(f"{number:.4g}" for number in changed[large])
+        yield Alternative(
+            id=id_,
+            title=f"output {' and '.join(map(str, shown))} of {len(changed)} has {values} "
+            "added in every token",
+            output=case.finish(product_TR + only_R),
+            parameters=wrong,
+        )
     yield Alternative(
-        id="bias-extra" if bias_R is None else "bias-wrong",
+        id=id_,
         title=title,
         output=case.in_order(product_TR + added_R),
         parameters=1 if same else len(added_R),
     )
+
+
+def _bias_in_other_order(
+    case: Case,
+    product_TR: Float64[np.ndarray, "T R"],
+    bias_R: Float64[np.ndarray, "R"],
+    added_R: Float64[np.ndarray, "R"],
+) -> Iterator[Alternative]:
+    """The right numbers in other places, where that order has a name."""
+    order_R = np.argsort(bias_R)[np.argsort(np.argsort(added_R))]
+    words = order_words(order_R)
+    if words is not None:
+        yield Alternative(
+            id="bias-order",
+            title=f"the bias is in another order: {words}",
+            output=case.finish(product_TR - bias_R + bias_R[order_R]),
+            parameters=1,
+        )
+
+
+_SINGLE_BIASES = 3
+"""Outputs with a number added, of which each is named."""
 
 
 def fits_bias(case: Case) -> bool:
@@ -229,20 +272,40 @@ def _name_order(order: Int[np.ndarray, "R"], case: Case) -> tuple[str, str]:
     size, e = len(order), case.observed.truth.config.head_dim
     moved = int((order != np.arange(size)).sum())
     step = int(order[0])
-    if (order == (np.arange(size) + step) % size).all():
+    heads = _head_order(order, case)
+    if heads is not None and len(heads) > 1:
+        what = "heads" if case.operation.site.slot in _OF_HEADS else f"parts of {e} rows"
+        shown = " ".join(str(h) for h in heads[:8])
+        more = " ..." if len(heads) > 8 else ""  # noqa: PLR2004 - as many as are shown
+        id_ = "head-order" if what == "heads" else "output-order"
+        if what == "heads" or not _is_rolled(order):
+            return id_, f"{what} are in another order: {shown}{more}"
+    if _is_rolled(order):
         return (
             "rows-shifted",
             f"outputs are shifted by {step if step < size / 2 else step - size}",
         )
-    if size % e == 0:
-        heads = order.reshape(-1, e)
-        if (heads - heads[:, :1] == np.arange(e)).all() and (heads[:, 0] % e == 0).all():
-            shown = " ".join(str(h) for h in (heads[:, 0] // e).tolist()[:8])
-            return "head-order", f"heads are in another order: {shown} ..."
     words = order_words(order)
     if words is not None:
         return "output-order", f"outputs are in another order: {words}"
     return "output-order", f"{moved} of {size} outputs are in another order"
+
+
+_OF_HEADS = frozenset({"q", "k", "v", "qkv"})
+
+
+def _is_rolled(order: Int[np.ndarray, "R"]) -> bool:
+    return bool((order == (np.arange(len(order)) + order[0]) % len(order)).all())
+
+
+def _head_order(order: Int[np.ndarray, "R"], case: Case) -> list[int] | None:
+    """Which head stands in the place of each, if whole heads moved."""
+    e = case.observed.truth.config.head_dim
+    if len(order) % e:
+        return None
+    heads = order.reshape(-1, e)
+    whole = (heads - heads[:, :1] == np.arange(e)).all() and (heads[:, 0] % e == 0).all()
+    return (heads[:, 0] // e).tolist() if whole else None
 
 
 def _row_gains(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alternative]:
@@ -300,11 +363,16 @@ def _softcap(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alt
                 output=cap(value * right, cap_),
                 parameters=1,
             )
-    for before in (right, case.finish(product_TR)):
-        for bound in (30.0, 50.0, 15.0, 20.0, 10.0, 100.0, *_fitted_bound(case, before)):
+    befores = [("", right)]
+    if cap_ is not None:
+        befores.append((" a second time, by a softcap", case.finish(product_TR)))
+    for again, before in befores:
+        for bound in dict.fromkeys(
+            (30.0, 50.0, 15.0, 20.0, 10.0, 100.0, *_fitted_bound(case, before))
+        ):
             yield Alternative(
                 id="softcap",
-                title=f"logits are bounded by a softcap of {bound:g}",
+                title=f"logits are bounded{again or ' by a softcap'} of {bound:g}",
                 output=bound * np.tanh(before / bound),
                 parameters=1,
             )

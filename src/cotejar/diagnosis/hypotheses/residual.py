@@ -13,7 +13,8 @@ import numpy as np
 
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
-from cotejar.diagnosis.operations import Add
+from cotejar.diagnosis.observed import replay
+from cotejar.diagnosis.operations import Add, Norm
 from cotejar.trace.site import SLOTS, Site
 
 if TYPE_CHECKING:
@@ -60,7 +61,33 @@ def alternatives(case: Case) -> Iterator[Alternative]:
             parameters=2,
         )
     yield from _other_parts(case)
+    yield from _normed_sums(case)
     yield from _moved_rows(case)
+
+
+def _normed_sums(case: Case) -> Iterator[Alternative]:
+    """A norm of the sum, where one of the branch belongs, or none."""
+    stream, branch = case.inputs
+    operations, layer = case.observed.truth.operations, case.operation.site.layer
+    behind = operations[str(case.operation.inputs[1])]
+    if isinstance(behind.step, Norm):
+        given = case.observed.inputs(behind)
+        if given is not None and given.arrays[0].shape == stream.shape:
+            sum_TD = replay(behind, [stream + given.arrays[0]], case.observed)
+            yield Alternative(
+                id="residual-normed",
+                title=f"the sum is normed, not the branch, in the place of {behind.name}",
+                output=sum_TD,
+            )
+    for operation in operations.values():
+        if not isinstance(operation.step, Norm) or operation.site.layer != layer:
+            continue
+        yield Alternative(
+            id="residual-normed",
+            title=f"the sum is normed with the weight of {operation.name}: norms stand behind "
+            "additions",
+            output=replay(operation, [stream + branch], case.observed),
+        )
 
 
 def _moved_rows(case: Case) -> Iterator[Alternative]:
