@@ -50,7 +50,7 @@ class BenchModel:
     llamacpp_runs_it: bool = True
     """Not what has a window under the architecture `llama`, which llama.cpp does not read."""
     hugging_face: str | None = None
-    """The same weights for transformers, where they are floats in both."""
+    """A folder of the same weights, if they are floats; else transformers take the GGUF."""
 
 
 def find_models(wanted: tuple[str, ...], folder: Path) -> list[BenchModel]:

@@ -71,6 +71,7 @@ CONTROLS = (
     ("oracle", "llamacpp"),
     ("oracle", "transformers+f64"),
     ("native+f32", "transformers+f32"),
+    ("oracle", "transformers+bf16"),
 )
 
 
@@ -209,8 +210,7 @@ def _controls(model: BenchModel) -> list[Case]:
         Case(model=model, reference=reference, candidate=candidate, prompt=prompt)
         for reference, candidate in CONTROLS
         for prompt in prompts
-        if (model.hugging_face or "transformers" not in candidate)
-        and (model.llamacpp_runs_it or candidate != "llamacpp")
+        if model.llamacpp_runs_it or candidate != "llamacpp"
     ]
 
 
