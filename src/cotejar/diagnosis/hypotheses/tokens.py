@@ -54,12 +54,21 @@ def _moved(right: list[int], used: list[int]) -> TokenCause | None:
 
 def _put_around(right: list[int], used: list[int]) -> TokenCause | None:
     place = _inside(right, used)
+    if place is not None:
+        before, more = place
+        return TokenCause(
+            id="template",
+            title=f"{more} tokens are put around the prompt, {before} of them before it "
+            "(a chat template?)",
+        )
+    place = _inside(used, right)
     if place is None:
         return None
+    before, more = place
     return TokenCause(
-        id="template",
-        title=f"{len(used) - len(right)} tokens are put around the prompt, {place} of them "
-        "before it (a chat template?)",
+        id="template-missing",
+        title=f"{more} tokens around the prompt are left out, {before} of them before it "
+        "(a chat template?)",
     )
 
 
@@ -79,12 +88,15 @@ def _replaced(right: list[int], used: list[int]) -> TokenCause:
     )
 
 
-def _inside(part: Sequence[int], whole: Sequence[int]) -> int | None:
-    """Where most of `part` stands in `whole`; its first token may have gone with a BOS."""
+def _inside(part: Sequence[int], whole: Sequence[int]) -> tuple[int, int] | None:
+    """How many tokens of `whole` stand before `part`, and around it.
+
+    The first token of `part` may be a BOS that the other has elsewhere or not at all.
+    """
     for core in (part, part[1:]):
         if len(core) < _FEWEST_TOKENS:
             continue
         for start in range(len(whole) - len(core) + 1):
             if whole[start : start + len(core)] == core:
-                return start
+                return start, len(whole) - len(core)
     return None
