@@ -22,16 +22,18 @@ from cotejar.diagnosis.hypotheses import (
     attention_heads,
     attention_masks,
     attention_weights,
+    bias_after_turning,
     block_codes,
-    branch_left_out,
     cache_steps,
     carried,
+    carried_pairs,
     changed_values,
     columns,
     elementwise,
     embedding,
     extra_key,
     flat_blocks,
+    hidden_ranges,
     layer_runs,
     lookup_table,
     low_rank,
@@ -46,10 +48,12 @@ from cotejar.diagnosis.hypotheses import (
     projection,
     residual,
     rope,
+    rope_ends,
     rounding,
     transposed_bytes,
     two_roundings,
     undeclared_rounding,
+    unrecorded_sums,
     unstructured,
     weights,
     whole_run,
@@ -70,8 +74,10 @@ FAMILIES = (
     embedding,
     norm,
     rope,
+    rope_ends,
     attention,
     projection,
+    bias_after_turning,
     weights,
     activation,
     residual,
@@ -88,6 +94,7 @@ FAMILIES = (
     attention_forms,
     attention_weights,
     extra_key,
+    hidden_ranges,
     other_inputs,
     transposed_bytes,
     changed_values,
@@ -98,7 +105,7 @@ FAMILIES = (
     low_rank,
     lookup_table,
     other_basis,
-    branch_left_out,
+    unrecorded_sums,
     carried,
 )
 """Those that say why; `plain` is asked if none of them explains it."""
@@ -192,7 +199,7 @@ def _stages(case: Case) -> Iterator[tuple[tuple[object, ...], SomeRows | None]]:
     parts = list(rows_alone(case))
     for part in parts:
         yield FAMILIES, part
-    yield (pairs,), None
+    yield (pairs, carried_pairs), None
     yield (plain,), None
     for part in parts:
         yield (plain,), part

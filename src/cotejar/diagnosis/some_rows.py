@@ -82,7 +82,10 @@ def rows_alone(case: Case) -> Iterator[SomeRows]:
     if len(steps) and wrong[0] >= first:
         yield _of(case, steps, STEPS)
     elif len(steps):
-        return
+        later = case.observed.trace.passes[0]
+        if wrong[0] < later:
+            return
+        yield _of(case, np.arange(later, tokens), "in the passes after the first")
     if len(wrong) < tokens and not np.array_equal(wrong, steps) and _tells(case, wrong):
         yield _of(case, wrong, _which(wrong, tokens))
 

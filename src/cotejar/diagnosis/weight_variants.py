@@ -367,9 +367,10 @@ def _scale_changes(kind: BlockType) -> Iterator[_Change]:
     for bits in (4, 5, 3):
         for both in (False, True):
             for first in (0, 4):  # K-quants pack the last four in another way than the first
+                where = f" from {first} on" if first else ""
                 yield (
                     "sub-scales",
-                    f"sub-scales from {first} on keep {bits} low bits alone",
+                    f"sub-scales{where} keep {bits} low bits alone",
                     _masked(bits, first, minima=both),
                 )
     for step, which in ((1, "before"), (-1, "after")):

@@ -19,7 +19,8 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT
 from cotejar.diagnosis.case import Alternative
-from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
+from cotejar.diagnosis.hypotheses.numbers import nice, search_number
+from cotejar.diagnosis.hypotheses.score_scales import scale_title
 from cotejar.diagnosis.observed import rounded_inputs
 from cotejar.diagnosis.operations import Attend, Rotate, key_heads, vector
 from cotejar.diagnosis.some_rows import rows_looked_at
@@ -233,8 +234,7 @@ def _scales(attention: _Attention) -> Iterator[Alternative]:
     for scale in dict.fromkeys((best, nice(fitted, 3), *whole, fitted)):
         yield Alternative(
             id="attention-scale",
-            title=f"scores are scaled by {scale:.6g}, {factor_text(scale / right)} times the "
-            f"right {right:.6g}",
+            title=scale_title(scale, right),
             output=attention(scale=scale),
             parameters=1,
         )

@@ -14,6 +14,7 @@ import numpy as np
 from cotejar.diagnosis.arithmetic import ROUNDINGS
 from cotejar.diagnosis.block_headers import HEADERS
 from cotejar.diagnosis.hypotheses.split_blocks import place_orders, shown_order
+from cotejar.diagnosis.hypotheses.sub_scale_bits import of_other_sub_blocks, sub_scale_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 def scale_readings(sample: Sample, kind: BlockType) -> Iterator[Reading]:
     """All of them."""
     yield from _sub_orders(sample)
+    yield from _bits_of_sub_scales(sample, kind)
     yield from _scales(sample.split)
     yield from _byte_orders(kind)
 
@@ -56,6 +58,36 @@ def _sub_orders(sample: Sample) -> Iterator[Reading]:
         )
 
 
+_SUB_PARTS = {
+    "sub-scales": ["sub_scales"],
+    "sub-minima": ["sub_offsets"],
+    "sub-scales and sub-minima": ["sub_scales", "sub_offsets"],
+}
+
+
+def _bits_of_sub_scales(sample: Sample, kind: BlockType) -> Iterator[Reading]:
+    """Some of their bits lost or another's; of the second, the order that leaves least."""
+    blocks = sample.split
+    count = blocks.sub_scales.shape[1]
+    has_minima = bool((blocks.sub_offsets != 1).any())
+    for what, fields in _SUB_PARTS.items():
+        if not has_minima and "sub_offsets" in fields:
+            continue
+        for words, changed in sub_scale_bits(kind, count):
+            change = partial(_changed, fields=fields, by=changed)
+            yield "sub-scales", f"{what} {words}", 0, change
+    best, least = None, np.inf
+    for part, order, changed in of_other_sub_blocks(kind, place_orders(count)):
+        change = partial(_changed, fields=["sub_scales"], by=changed)
+        left = float(sample.left(change(blocks)).sum())
+        if left < least:
+            best, least = (part, order, change), left
+    if best is not None:
+        part, order, change = best
+        words = f"the {part} bits of sub-scales are those of another sub-block"
+        yield "sub-scales", f"{words}: {shown_order(order)}", 1, change
+
+
 def _moved(blocks: Split, *, fields: list[str], order: Int64[np.ndarray, "S"]) -> Split:
     return _changed(blocks, fields=fields, by=lambda values_NS: values_NS[:, order])
 
@@ -71,9 +103,10 @@ def _masked(blocks: Split) -> Iterator[Reading]:
                 kept: np.ndarray = sub_NS.astype(np.int64) & ((1 << bits) - 1)
                 return np.where(np.arange(sub_NS.shape[1]) >= first, kept, sub_NS)
 
+            where = f" from {first} on" if first else ""
             yield (
                 "sub-scales",
-                f"sub-minima from {first} on keep {bits} low bits alone",
+                f"sub-minima{where} keep {bits} low bits alone",
                 0,
                 partial(_changed, fields=["sub_offsets"], by=low),
             )

@@ -31,9 +31,11 @@ Reading: TypeAlias = "Callable[[int], list[int]]"
 class CacheReader:
     """Computes what steps make of any rows, and keeps what came before them as it is."""
 
-    def __init__(self, attended: Attended, first: int) -> None:
+    def __init__(self, attended: Attended, first: int, passes: tuple[int, ...] = ()) -> None:
+        """Tokens from `first` on are steps, each a pass of its own if `passes` say no other."""
         self.attended = attended
         self.first = first
+        self._ends = np.repeat(np.cumsum(passes, dtype=int), passes)
         scores = attended.sampled_scores
         # One slot more that holds zeros: its score is 0, and so is its value.
         self._scores = np.concatenate([scores, np.zeros_like(scores[..., :1])], axis=2)
@@ -45,6 +47,11 @@ class CacheReader:
         """The tokens that a step ought to see."""
         window = self.attended.step.window
         return list(range(0 if window is None else max(0, position - window + 1), position + 1))
+
+    def end(self, position: int) -> int:
+        """Where the rows end that are in the cache when the token of that place is computed."""
+        within = position < len(self._ends) and position >= self.first
+        return int(self._ends[position]) if within else position + 1
 
     def left(self, read_k: Reading, read_v: Reading, *, ends: bool = False) -> float:
         """The greatest relative distance of a sampled step; or of the first and last alone."""

@@ -52,24 +52,15 @@ def alternatives(case: Case) -> Iterator[Alternative]:
 
     Of a trace that does not say how tokens were fed: of the last ones, where they are wrong.
     """
-    steps = case.observed.trace.num_steps
     attended = Attended.of(case)
     if attended is None or len(attended.q) > _MOST_TOKENS or not len(attended.wrong):
         return
     if isinstance(case, RowsCase):
         return  # the whole case was asked, and tells as much
-    began, tokens = int(attended.wrong[0]), len(attended.q)
-    # The last token of the first pass reads the newest rows too.
-    first = tokens - steps
-    first -= int(began == first - 1)
-    suffix = ""
-    if not steps:
-        if len(attended.wrong) < tokens - began or began <= tokens // 2:
-            return
-        first, suffix = began, f" (a step: each token from {began} on)"
-    if first < 1 or began < first:
+    first, passes, suffix = _first_step(case, attended)
+    if first < 1 or int(attended.wrong[0]) < first:
         return
-    reader = CacheReader(attended, first)
+    reader = CacheReader(attended, first, passes)
     for family in (
         _ways(reader),
         _one_slot(reader),
@@ -82,6 +73,25 @@ def alternatives(case: Case) -> Iterator[Alternative]:
                 numbers = one.parameters + _ASSUMED
                 one = replace(one, title=f"{one.title}{suffix}", parameters=numbers)  # noqa: PLW2901 - the same one
             yield one
+
+
+def _first_step(case: Case, attended: Attended) -> tuple[int, tuple[int, ...], str]:
+    """The first token that is a step, passes that tell more, and what a title says of it.
+
+    Token 0 for none.
+    """
+    trace, tokens = case.observed.trace, len(attended.q)
+    began, steps = int(attended.wrong[0]), trace.num_steps
+    first = tokens - steps
+    first -= int(began == first - 1)  # that of the first pass reads the newest rows too
+    if steps and began >= first:
+        return first, (), ""
+    passes = trace.passes if sum(trace.passes) == tokens else ()
+    if len(passes) > 1 and began >= passes[0]:
+        return passes[0], passes, " (a step: each token of the passes after the first)"
+    if steps or len(attended.wrong) < tokens - began or began <= tokens // 2:
+        return 0, (), ""
+    return began, (), f" (a step: each token from {began} on)"
 
 
 _WHICH = (("kv", "keys and values"), ("k", "keys"), ("v", "values"))

@@ -148,9 +148,9 @@ def _moved_rows(reader: CacheReader) -> Iterator[Way]:
 
             def moved(position: int, shift: int = shift, fill: int | None = fill) -> list[int]:
                 rows = [s - shift for s in right(position)]
-                ends = range(position + 1)
+                end = reader.end(position)
                 return [
-                    s if s in ends else (min(max(s, 0), position) if fill is None else fill)
+                    s if 0 <= s < end else (min(max(s, 0), end - 1) if fill is None else fill)
                     for s in rows
                 ]
 
@@ -321,30 +321,58 @@ def _ring_slots(reader: CacheReader, window: int) -> Iterator[Way]:
 def _writing_stops(reader: CacheReader) -> Iterator[Way]:
     """From some step on nothing is written; what is wrong first tells which step it was.
 
-    From the first step on: see `_written_elsewhere`. In the last alone: see `_one_slot`.
+    From the first step on zeros, or nothing: see `_written_elsewhere`. In the last alone: see
+    `_one_slot`.
     """
     began, last = int(reader.attended.wrong[0]), len(reader.attended.q) - 1
+    window = reader.attended.step.window
 
-    def stopped(position: int, since: int, fill: list[int], *, own: bool) -> list[int]:
+    def stopped(
+        position: int, since: int, fill: Callable[[int], list[int]], *, own: bool
+    ) -> list[int]:
         rows = reader.right(position)
         return [
             found
             for s in rows
-            for found in ([s] if s < since or (own and s == position) else fill)
+            for found in ([s] if s < since or (own and s == position) else fill(s))
         ]
 
     for since, own, tail in (
         (began, False, ""),
         (began - 1, True, "; a step reads its own all the same"),
     ):
-        if since < reader.first + (not own) or began == last:
+        if since < reader.first or began == last:
             continue
-        for fill, what in (([ZEROS], "zeros are read"), ([], "they are not read")):
+        fills: list[tuple[str, str, Callable[[int], list[int]]]] = [
+            ("cache-slots-unwritten", "zeros are read", lambda _: [ZEROS]),
+            ("cache-slots-unwritten", "they are not read", lambda _: []),
+        ]
+        if since == reader.first and not own:
+            fills = []
+        for old, whose in (
+            (since - 1, "written last"),
+            (0, "of token 0"),
+            (reader.first - 1, "of the last prompt token"),
+        ):
+            fills.append(("cache-stale", f"those {whose} are read", partial(_always, old)))
+        if window is not None:
+            words = f"those that the ring of {window} held are read"
+            fills.append(("cache-stale", words, partial(_before_it, window)))
+        for id_, what, fill in fills:
             yield Way(
-                id="cache-slots-unwritten",
+                id=id_,
                 words=f"from token {since} on the {{rows}} are not written: {what}{tail}",
                 read=partial(stopped, since=since, fill=fill, own=own),
             )
+
+
+def _always(token: int, _: int) -> list[int]:
+    return [token]
+
+
+def _before_it(window: int, slot: int) -> list[int]:
+    """Of which token a ring's slot held the rows until this one's were due."""
+    return [slot - window if slot >= window else ZEROS]
 
 
 def _written_elsewhere(reader: CacheReader) -> Iterator[Way]:

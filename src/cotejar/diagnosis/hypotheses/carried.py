@@ -27,6 +27,7 @@ from cotejar.diagnosis.hypotheses import (
     norm,
     residual,
     rope,
+    score_scales,
 )
 from cotejar.diagnosis.hypotheses.attended import Attended
 from cotejar.diagnosis.hypotheses.attention_masks import mask_kinds
@@ -60,7 +61,7 @@ _CONTRADICTED = 4.0
 """Times as far from another reader as the right operation is: it happened elsewhere."""
 _TOGETHER = {"q_rope": "k_rope"}
 """What one routine makes of both."""
-
+_NO_SITES: tuple[str, ...] = ()
 _FITTED = frozenset({"rope-theta", "rope-frequencies", "norm-weight", "norm-eps"})
 """Read off what was recorded, where there is something to read."""
 
@@ -103,6 +104,8 @@ def _decoded(case: Case) -> Case:
 
 def _by_site(case: Case) -> Iterator[Iterator[Alternative]]:
     derived = sorted(case.error.derived, key=lambda name: parse_site(name).order)
+    for name in derived:
+        yield score_scales.alternatives(case, name, partial(_carried, case))
     for name in derived:
         operation = case.observed.truth.operations.get(name)
         if operation is None or isinstance(operation.step, Project):
@@ -253,8 +256,7 @@ def _carry(
 
 def _contradicted(case: Case, outputs: Mapping[str, Float64[np.ndarray, "T W"]]) -> bool:
     """Does another recorded site that reads one of these agree better with the right ones?"""
-    no_sites: tuple[str, ...] = ()
-    held = {site: (output, no_sites) for site, output in outputs.items()}
+    held = {site: (output, _NO_SITES) for site, output in outputs.items()}
     for operation in case.observed.truth.operations.values():
         if operation.name == case.operation.name or not any(
             str(site) in outputs for site in operation.inputs
@@ -283,8 +285,7 @@ def _carried(
     case: Case, outputs: Mapping[str, Float64[np.ndarray, "T W"]]
 ) -> Float64[np.ndarray, "T W"] | None:
     """What comes of these outputs at the recorded site."""
-    held: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {}
-    held |= {site: (output, ()) for site, output in outputs.items()}
+    held = {site: (output, _NO_SITES) for site, output in outputs.items()}
     observed = replace(case.observed, _derived=held)
     inputs = observed.inputs(case.operation)
     if inputs is None:
@@ -316,8 +317,7 @@ def _gate_and_up(case: Case) -> Iterator[Alternative]:
 def _other_kinds(case: Case) -> Iterator[Alternative]:
     """This layer's weights with another layer's table and window: local for global."""
     operations, layer = case.observed.truth.operations, case.operation.site.layer
-    slots = ("q_rope", "k_rope", "attn_context")
-    own = [str(Site(slot, layer)) for slot in slots]
+    own = [str(Site(slot, layer)) for slot in ("q_rope", "k_rope", "attn_context")]
     if layer is None or not set(own) <= set(case.error.derived):
         return
     tried = {_kind(operations, layer)}

@@ -25,6 +25,7 @@ from cotejar.diagnosis.hypotheses import (
     attention_weights,
     cache_steps,
     extra_key,
+    hidden_ranges,
     rounding,
     undeclared_rounding,
 )
@@ -48,6 +49,7 @@ _FAMILIES = (
     attention_weights,
     cache_steps,
     extra_key,
+    hidden_ranges,
     rounding,
     undeclared_rounding,
 )
@@ -77,20 +79,24 @@ def alternatives(
     if there is None:
         return
     yield from _without_turning(case, there, carry)
-    before_T = _known_size(there, there.recorded - there.right)
-    wrong = there.error.ratios > 1
     with np.errstate(all="ignore"):
         for family in _FAMILIES:
             for one in family.alternatives(there):
-                if one.output.shape != there.recorded.shape:
-                    continue
-                left_T = _known_size(there, there.recorded - one.output)
-                if not (left_T <= _NEARER * before_T)[wrong].all():
+                if not comes_nearer(there, one.output):
                     case.screened.append(one.title)
                     continue
                 output = carry({name: one.output})
                 if output is not None:
                     yield replace(one, title=f"{one.title}, in {name}", output=output)
+
+
+def comes_nearer(there: Case, output_TC: Float64[np.ndarray, "T C"]) -> bool:
+    """Is it nearer to a solved context than the right one, at every wrong token?"""
+    if output_TC.shape != there.recorded.shape:
+        return False
+    before_T = _known_size(there, there.recorded - there.right)
+    left_T = _known_size(there, there.recorded - output_TC)
+    return bool((left_T <= _NEARER * before_T)[there.error.ratios > 1].all())
 
 
 def _without_turning(

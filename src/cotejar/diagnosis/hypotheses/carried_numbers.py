@@ -15,6 +15,7 @@ import numpy as np
 
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
+from cotejar.diagnosis.hypotheses.score_scales import scale_title
 from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Add, Attend, Norm, Rotate
 
@@ -105,8 +106,7 @@ def _numbers(case: Case, step: Step) -> list[Number]:
             return [
                 Number(
                     id="attention-scale",
-                    title=lambda s: f"scores are scaled by {s:.6g}, "
-                    f"{factor_text(s / step.scale)} times the right {step.scale:.6g}",
+                    title=lambda s: scale_title(s, step.scale),
                     apply=changed(lambda s: {"scale": s}),
                     right=step.scale,
                     low=step.scale / 64,

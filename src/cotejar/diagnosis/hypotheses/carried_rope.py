@@ -19,6 +19,7 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attended import weigh
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
 from cotejar.diagnosis.hypotheses.rope_angles import table_words
+from cotejar.diagnosis.hypotheses.rope_ends import turned_in_part
 from cotejar.diagnosis.observed import cap, replay
 from cotejar.diagnosis.operations import Attend, Project, Rotate, compute, key_heads
 from cotejar.trace.site import Site
@@ -43,6 +44,8 @@ _PROMISING = 0.5
 """Share of the error that may be left of the first queries: else it is not RoPE."""
 _LATER = 8
 """Positions beyond the text that are tried."""
+_NEAREST = 3
+"""Of all parts of heads that may turn, those that are computed whole."""
 _STILL = 1e-4
 """Relative change of a gain that counts as none."""
 
@@ -109,6 +112,38 @@ def alternatives(case: Case, layer: int, carry: Carry) -> Iterator[Alternative]:
         if output is not None:
             title = f"{alternative.title}, in {where}"
             yield replace(alternative, title=title, output=output)
+    for title, given in _ends(fused):
+        output = carry(given)
+        if output is not None:
+            sites = " and ".join(given)
+            yield Alternative(id="rope-partial", title=f"{title}, in {sites}", output=output)
+
+
+def _ends(fused: _Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Parts of heads that turn and do not start where heads do, in both or in one of two.
+
+    The nearest over the first queries.
+    """
+    names, frequencies_P = fused.names, fused.frequencies
+    right = dict(
+        zip(names, fused.turned(np.outer(np.arange(len(fused.q)), frequencies_P)), strict=True)
+    )
+    positions_T = np.arange(len(fused.q), dtype=np.float64)
+    few = slice(min(len(fused.q), _FIRST_QUERIES[1]))
+    found: list[tuple[float, int, str, dict[str, np.ndarray]]] = []
+    for title, turn in turned_in_part(fused.attend.head_dim, frequencies_P):
+        changed = {
+            name: exact.join_heads(turn(heads, positions_T))
+            for name, heads in zip(names, (fused.q, fused.k), strict=True)
+        }
+        for sites in (names, names[:1], names[1:]):
+            given = {site: changed[site] for site in sites}
+            heads = [(right | given)[site][few] for site in names]
+            context = compute(fused.attend, (*heads, fused.v[few]), fused.weights)
+            left = float(np.linalg.norm(fused.off_context(context, few)))
+            found.append((left, len(found), title, given))
+    found.sort(key=lambda one: one[:2])
+    return [(title, given) for _, _, title, given in found[:_NEAREST]]
 
 
 def _fuse(case: Case, layer: int) -> _Fused | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.diagnosis.arithmetic import ROUNDINGS
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
 from cotejar.diagnosis.observed import embed
@@ -43,6 +44,15 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         yield Alternative(
             id=id_, title=title, output=factor * right, parameters=int(factor == gain)
         )
+    for how in ("bf16", "f16"):
+        rounded = float(ROUNDINGS[how](np.array([step.scale]))[0])
+        if rounded != step.scale:
+            yield Alternative(
+                id="embedding-scale",
+                title=f"the embedding's scale of {step.scale:.7g} is rounded to {how}, to "
+                f"{rounded:.7g}",
+                output=rounded / step.scale * right,
+            )
     yield from _positions_added(right)
     yield from _waves_added(case, right)
     yield from _normed(case, right)

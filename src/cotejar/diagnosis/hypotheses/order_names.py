@@ -72,3 +72,30 @@ def _moved_blocks(order: Int[np.ndarray, "R"]) -> str | None:
 def _divisors(size: int) -> list[int]:
     """But for 1 and the number itself."""
     return [n for n in range(2, size // 2 + 1) if size % n == 0]
+
+
+def paired_for(order: Int[np.ndarray, "R"], heads: int) -> int | None:
+    """With how many heads rows were put in RoPE's pairs, if with `heads` they were taken out.
+
+    Or the reverse. Converters split each head's rows into halves and store the two by turns;
+    with another number of heads the halves are other rows. None where it is neither.
+    """
+    size = len(order)
+    if heads < 1 or size % (2 * heads):
+        return None
+    right = _in_turns(size, heads)
+    for other in range(1, size // 2 + 1):
+        if size % (2 * other) or other == heads:
+            continue
+        turns = _in_turns(size, other)
+        for put, back in ((turns, right), (right, turns)):
+            out = np.argsort(back)
+            if (order == put[out]).all() or (order == out[put]).all():
+                return other
+    return None
+
+
+def _in_turns(size: int, heads: int) -> Int[np.ndarray, "R"]:
+    """Rows of the two halves of each head by turns."""
+    turns: np.ndarray = np.arange(size).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+    return turns

@@ -63,10 +63,19 @@ class First:
 
 def alternatives(case: Case) -> Iterator[Alternative]:
     """Of an attention, a rotation, a norm or a product that is clearly wrong."""
+    if is_clearly_wrong(case) and type(case.operation.step) in _SECOND:
+        yield from _with_any_bias(case)
+        yield from every_two(case)
+
+
+def is_clearly_wrong(case: Case) -> bool:
+    """Is it wrong enough to tell of two faults which those are?"""
+    return case.error.ratio >= _CLEARLY_WRONG
+
+
+def every_two(case: Case) -> Iterator[Alternative]:
+    """The first fault, and every family on what is left."""
     families = _SECOND.get(type(case.operation.step), ())
-    if case.error.ratio < _CLEARLY_WRONG or not families:
-        return
-    yield from _with_any_bias(case)
     for first in _firsts(case):
         for family in families:
             for second in family.alternatives(first.case):

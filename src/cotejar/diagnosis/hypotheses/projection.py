@@ -12,7 +12,7 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
-from cotejar.diagnosis.hypotheses.order_names import order_words
+from cotejar.diagnosis.hypotheses.order_names import order_words, paired_for
 from cotejar.diagnosis.observed import cap
 from cotejar.diagnosis.operations import Project, vector
 from cotejar.diagnosis.products import multiply
@@ -285,10 +285,25 @@ def _name_order(order: Int[np.ndarray, "R"], case: Case) -> tuple[str, str]:
             "rows-shifted",
             f"outputs are shifted by {step if step < size / 2 else step - size}",
         )
+    if case.operation.site.slot in {"q", "k"}:
+        paired = paired_for(order, size // e)
+        if paired is not None:
+            return "rope-pairing", _pairs_of(paired, size // e, case)
     words = order_words(order)
     if words is not None:
         return "output-order", f"outputs are in another order: {words}"
     return "output-order", f"{moved} of {size} outputs are in another order"
+
+
+def _pairs_of(count: int, right: int, case: Case) -> str:
+    config = case.observed.truth.config
+    also = ""
+    if config.num_heads != config.num_kv_heads and {count, right} == {
+        config.num_heads,
+        config.num_kv_heads,
+    }:
+        also = f" (as many as of {'queries' if count == config.num_heads else 'keys'})"
+    return f"rows stand in RoPE's pairs of {count} heads{also}, and ought to be of {right}"
 
 
 _OF_HEADS = frozenset({"q", "k", "v", "qkv"})

@@ -33,8 +33,8 @@ HOW = (
     "bf16",
     "bf16 cut",
     "Q8_0",
+    "int8 a row",  # of 256 values it is Q8_K, and says less
     "Q8_K",
-    "int8 a row",
     "int8 by 32",
     "int4 a row",
     "int4 by 32",

@@ -11,6 +11,8 @@ import numpy as np
 
 from cotejar.diagnosis.block_headers import HEADERS
 from cotejar.diagnosis.hypotheses.numbers import factor_text
+from cotejar.diagnosis.hypotheses.split_blocks import place_orders, shown_order
+from cotejar.diagnosis.hypotheses.sub_scale_bits import of_other_sub_blocks, sub_scale_bits
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -40,8 +42,9 @@ def name_scaled_part(a: BlockMatrix, b: BlockMatrix, allowed: float) -> str | No
     if b.block_type is not kind or kind not in HEADERS or a.columns % kind.elements_per_block:
         return None
     changed = _changed_parts(a, b)
-    if len(changed) != 1:
-        return None
+    misread = _misread_bits(kind, changed)
+    if misread is not None or len(changed) != 1:
+        return misread
     field, x, y = changed[0]
     x_RB, y_RB = (v.astype(np.float64).reshape(a.rows, -1) for v in (x, y))
     below_B = (x_RB * x_RB).sum(axis=0)
@@ -55,6 +58,30 @@ def name_scaled_part(a: BlockMatrix, b: BlockMatrix, allowed: float) -> str | No
         return None
     block = "sub-block" if field.startswith("sub_") else "block"
     return _sentence(_PARTS[field], block, places, factor)
+
+
+def _misread_bits(
+    kind: BlockType, changed: list[tuple[str, np.ndarray, np.ndarray]]
+) -> str | None:
+    """Which bits of the sub-scales, the sub-minima or both are lost, or read otherwise."""
+    if not changed or not {field for field, _, _ in changed} <= {"sub_scales", "sub_offsets"}:
+        return None
+    ours = [x.astype(np.float64) for _, x, _ in changed]
+    theirs = [y.astype(np.float64) for _, _, y in changed]
+    names = " and ".join(
+        "sub-scales" if one[0] == "sub_scales" else "sub-minima" for one in changed
+    )
+    readings = [
+        *sub_scale_bits(kind, ours[0].shape[1]),
+        *(
+            (f"have the {part} bits of another sub-block: {shown_order(order)}", change)
+            for part, order, change in of_other_sub_blocks(kind, place_orders(ours[0].shape[1]))
+        ),
+    ]
+    for words, change in readings:
+        if all(np.array_equal(change(x), y) for x, y in zip(ours, theirs, strict=True)):
+            return f"{names} {words}"
+    return None
 
 
 def _changed_parts(a: BlockMatrix, b: BlockMatrix) -> list[tuple[str, np.ndarray, np.ndarray]]:

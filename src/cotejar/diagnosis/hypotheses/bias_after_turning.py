@@ -1,0 +1,84 @@
+"""A bias of queries or keys that is added after RoPE, and not before.
+
+Where it ought to be added it is missing; what was recorded behind RoPE shows that it is there.
+
+Shape letters: T tokens, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.observed import replay
+from cotejar.diagnosis.operations import Project, Rotate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cotejar.diagnosis.case import Case
+    from cotejar.diagnosis.operations import Operation
+
+_CLEARLY = 16.0
+"""So many times less does a later bias leave at a site behind it."""
+
+
+def alternatives(case: Case) -> Iterator[Alternative]:
+    """Of a product with a bias whose outputs are turned."""
+    if not isinstance(case.operation.step, Project) or case.bias is None:
+        return
+    operations = case.observed.truth.operations.values()
+    turning = next(
+        (
+            one
+            for one in operations
+            if isinstance(one.step, Rotate) and one.inputs == (case.operation.site,)
+        ),
+        None,
+    )
+    if turning is None:
+        return
+    bias_1W = case.in_order(case.bias[None])
+    if _borne_out(case, turning, bias_1W):
+        yield Alternative(
+            id="bias-after-rope",
+            title=f"the bias {case.project.bias} is added after RoPE, and ought to be before",
+            output=case.right - bias_1W,
+            also=1,
+        )
+
+
+def _borne_out(case: Case, turning: Operation, bias_1W: np.ndarray) -> bool:
+    """Does the first recorded site behind it agree with a later bias alone?"""
+    turned_TW = replay(turning, [case.recorded], case.observed)
+    behind = [turning, *_readers(case, turning)]
+    for operation in behind:
+        recorded_TW = case.recorded_at(operation.site)
+        if recorded_TW is None:
+            continue
+        left = []
+        for added in (bias_1W, 0.0):
+            held = replace(case.observed, _derived={turning.name: (turned_TW + added, ())})
+            given = held.inputs(operation)
+            if operation is turning:
+                output_TW = turned_TW + added
+            elif given is None:
+                return False
+            else:
+                output_TW = replay(operation, given.arrays, held)
+            if output_TW.shape != recorded_TW.shape:
+                return False
+            left.append(float(np.linalg.norm(recorded_TW - output_TW)))
+        return _CLEARLY * left[0] <= left[1]
+    return False
+
+
+def _readers(case: Case, turning: Operation) -> Iterator[Operation]:
+    """Of its layer, those behind it on the way to the output projection."""
+    for operation in case.observed.truth.operations.values():
+        near = operation.site.layer == turning.site.layer
+        if near and operation.site.slot in {"attn_context", "attn_out"}:
+            yield operation
