@@ -15,11 +15,16 @@ from cotejar.diagnosis.case import Case
 from cotejar.diagnosis.replay import replay_sides
 from cotejar.diagnosis.search import Found, find_causes
 from cotejar.engines.native.forward import Pass
+from cotejar.model.language_model import open_language_model
+from cotejar.testing.tiny_decoder import TinyDecoder
+from cotejar.testing.tiny_models import write_tiny_gguf
+from cotejar.trace.site import CONTRACT_SLOTS, parse_site
 
 from .conftest import observe, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from .conftest import Models
 
@@ -217,6 +222,56 @@ def test_a_declared_scaling_left_out_comes_before_what_is_the_same(models: Model
         ("rope-scaling", "the RoPE scaling that the model declares is left out"),
         ("rope-twice", "RoPE is applied twice"),
     ]
+
+
+DIVISORS = (1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
+DECLARED = "the RoPE scaling that the model declares"
+SCALINGS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "left out": (lambda divisors: divisors, f"{DECLARED} is left out"),
+    "the wrong way round": (
+        lambda divisors: divisors**2,
+        f"{DECLARED} is the wrong way round: what divides the frequencies multiplies them",
+    ),
+    "twice": (lambda divisors: 1 / divisors, f"{DECLARED} is applied twice"),
+    "for all": (
+        lambda divisors: divisors / 8,
+        f"{DECLARED} for some pairs is applied to all alike",
+    ),
+}
+
+
+@pytest.mark.parametrize("slots", ["all", "ten"])
+@pytest.mark.parametrize("way", SCALINGS)
+def test_a_declared_scaling_applied_otherwise_is_named(
+    way: str, slots: str, tmp_path: Path
+) -> None:
+    by, title = SCALINGS[way]
+    decoder = TinyDecoder(num_layers=2, rope_divisors=DIVISORS)
+    model = open_language_model(write_tiny_gguf(tmp_path / "scaled.gguf", decoder))
+
+    def angles(self: Pass, plain: Callable[..., object], layer: int) -> object:
+        rope = self.model.config.rope_of(layer)
+        right_P = rope.theta ** (-np.arange(0, rope.dim, 2) / rope.dim)
+        divisors_P = np.array(rope.frequency_divisors)
+        angle = np.outer(np.arange(12), right_P / divisors_P * by(divisors_P))
+        return np.cos(angle).astype(F), np.sin(angle).astype(F)
+
+    trace = run(model, "f32", wrong(angles=angles))
+    if slots == "ten":
+        kept = {n: a for n, a in trace.arrays.items() if parse_site(n).slot in CONTRACT_SLOTS}
+        trace = replace(trace, arrays=kept)
+    side = observe(trace, model)
+    error = next(e for e in replay_sides([side]) if not e.explained)
+    operation = side.truth.operations[error.site]
+    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
+    assert inputs is not None
+    assert recorded is not None
+
+    found = find_causes(Case(operation, side, inputs.arrays, recorded, error))
+
+    where = "" if slots == "all" else ", in layer.0.q_rope and layer.0.k_rope"
+    assert error.site == ("layer.0.q_rope" if slots == "all" else "layer.0.attn_out")
+    assert (found.causes[0].id, found.causes[0].title) == ("rope-scaling", title + where)
 
 
 def test_of_two_fitted_numbers_the_rounder_one_is_shown(models: Models) -> None:

@@ -20,6 +20,7 @@ from cotejar.diagnosis.hypotheses.attended import weigh
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
 from cotejar.diagnosis.hypotheses.rope_angles import table_words
 from cotejar.diagnosis.hypotheses.rope_ends import turned_in_part
+from cotejar.diagnosis.hypotheses.turning import wrong_scalings
 from cotejar.diagnosis.observed import cap, replay
 from cotejar.diagnosis.operations import Attend, Project, Rotate, compute, key_heads
 from cotejar.trace.site import Site
@@ -64,6 +65,7 @@ class _Fused:
     weights: Weights
     """Of the model."""
     frequencies: Float64[np.ndarray, "P"]
+    theta: float
     weight: Float64[np.ndarray, "R C"]
     right: Float64[np.ndarray, "T C"]
     added: Float64[np.ndarray, "T R"]
@@ -107,7 +109,7 @@ def alternatives(case: Case, layer: int, carry: Carry) -> Iterator[Alternative]:
     if fused is None:
         return
     where = " and ".join(fused.names)
-    for alternative, outputs in (*_positions(fused), *_frequencies(fused)):
+    for alternative, outputs in (*_scalings(fused), *_positions(fused), *_frequencies(fused)):
         output = carry(dict(zip(fused.names, outputs, strict=True)))
         if output is not None:
             title = f"{alternative.title}, in {where}"
@@ -167,7 +169,7 @@ def _fuse(case: Case, layer: int) -> _Fused | None:
         still = replace(step, frequencies=(0.0,) * len(step.frequencies))
         plain_TW = replay(replace(operations[name], step=still), given.arrays, observed)
         heads.append(exact.split_heads(plain_TW, step.head_dim))
-        frequencies_P = np.array(step.frequencies)
+        frequencies_P, theta = np.array(step.frequencies), step.theta
     bias_R = 0.0 if case.bias is None else case.bias
     size_T = np.maximum(case.error.output_norm, 1e-300)
     added_TR = case.recorded_rows - (case.products[-1] + bias_R)
@@ -180,6 +182,7 @@ def _fuse(case: Case, layer: int) -> _Fused | None:
         v=inputs.arrays[2],
         attend=attend,
         frequencies=frequencies_P,
+        theta=theta,
         weight=case.matrix.decode_rows(0, case.matrix.rows).astype(np.float64),
         right=compute(attend, inputs.arrays, observed.truth.weights),
         weights=observed.truth.weights,
@@ -190,6 +193,14 @@ def _fuse(case: Case, layer: int) -> _Fused | None:
 
 Found = tuple[Alternative, tuple[np.ndarray, np.ndarray]]
 """An alternative without its output, and queries and keys."""
+
+
+def _scalings(fused: _Fused) -> Iterator[Found]:
+    """What the model declares, applied in other ways."""
+    index_T = np.arange(len(fused.q))
+    for title, frequencies_P in wrong_scalings(fused.frequencies, fused.theta):
+        found = replace(_found("rope-scaling", title, 0), declared=True)
+        yield found, fused.turned(np.outer(index_T, frequencies_P))
 
 
 def _positions(fused: _Fused) -> Iterator[Found]:

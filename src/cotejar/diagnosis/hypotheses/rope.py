@@ -19,7 +19,7 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.head_norm import other_head_norms
 from cotejar.diagnosis.hypotheses.numbers import factor_text
 from cotejar.diagnosis.hypotheses.rope_angles import of_angles
-from cotejar.diagnosis.hypotheses.turning import Turning
+from cotejar.diagnosis.hypotheses.turning import Turning, wrong_scalings
 from cotejar.diagnosis.operations import Norm, Rotate, vector
 
 if TYPE_CHECKING:
@@ -86,12 +86,11 @@ def _listed(turning: Turning) -> Iterator[Alternative]:
         "tokens change places",
         output=exact.join_heads(by_head_H.swapaxes(0, 1)),
     )
-    unscaled_P = turning.unscaled
-    if not np.allclose(unscaled_P, turning.frequencies, rtol=1e-6, atol=0):
+    for title, frequencies_P in wrong_scalings(turning.frequencies, turning.theta):
         yield Alternative(
             id="rope-scaling",
-            title="the RoPE scaling that the model declares is left out",
-            output=turning.turned(unscaled_P),
+            title=title,
+            output=turning.turned(frequencies_P),
             declared=True,
         )
     positions_T = turning.positions

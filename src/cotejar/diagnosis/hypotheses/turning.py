@@ -13,6 +13,8 @@ import numpy as np
 from cotejar.diagnosis import exact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jaxtyping import Complex128, Float64
 
 
@@ -27,11 +29,6 @@ class Turning:
     first_position: int
     num_steps: int
     """Tokens, the last ones, that were fed one at a time."""
-
-    @property
-    def unscaled(self) -> Float64[np.ndarray, "P"]:
-        """Of theta alone, without the scaling that the model declares."""
-        return exact.frequencies(self.theta, 2 * len(self.frequencies))
 
     @property
     def positions(self) -> Float64[np.ndarray, "T"]:
@@ -57,3 +54,29 @@ class Turning:
         after = y[..., :pairs] + 1j * y[..., pairs : 2 * pairs]
         quotient_TP: np.ndarray = (after * before.conj()).sum(axis=1)
         return quotient_TP
+
+
+def wrong_scalings(
+    frequencies_P: Float64[np.ndarray, "P"], theta: float
+) -> Iterator[tuple[str, Float64[np.ndarray, "P"]]]:
+    """What becomes of a scaling that a model declares: a title, and the frequencies.
+
+    Nothing where `theta` alone gives the frequencies.
+    """
+    unscaled_P = exact.frequencies(theta, 2 * len(frequencies_P))
+    scale_P = frequencies_P / unscaled_P
+    if np.allclose(scale_P, 1, rtol=1e-6, atol=0):
+        return
+    yield "the RoPE scaling that the model declares is left out", unscaled_P
+    yield (
+        "the RoPE scaling that the model declares is the wrong way round: what divides the "
+        "frequencies multiplies them",
+        unscaled_P / scale_P,
+    )
+    yield "the RoPE scaling that the model declares is applied twice", scale_P * frequencies_P
+    if np.ptp(scale_P) > 0:
+        strongest = scale_P[np.abs(np.log(scale_P)).argmax()]
+        yield (
+            "the RoPE scaling that the model declares for some pairs is applied to all alike",
+            strongest * unscaled_P,
+        )
