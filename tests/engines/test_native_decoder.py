@@ -50,7 +50,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=[1, 3])
+@pytest.fixture(params=[1, 3, 5])
 def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     chosen_isa()  # which sets the number of threads, once
     before = _compiled.num_threads()

@@ -47,6 +47,16 @@ class SixteenRows {
     const __m512i offsets_;
 };
 
+// Two lines of what is wanted after the product: with the weights' own that is about what the
+// memory gives while a block is at work.
+inline void fetch_aside(Aside* aside) {
+    if (aside == nullptr) return;
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        if (const uint8_t* const line = line_of(*aside))
+            _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
+}
+
 // Fewer rows, the last of them repeated: in copies, which have a fixed distance.
 template <int BYTES>
 class FewerRows {

@@ -165,6 +165,7 @@ inline void add_super_block(Rows& rows, const TokenTile& tile, int64_t block, fl
     for (int chunk = 0; chunk < Kind::CHUNKS; chunk++) {
         __m512i codes[4 * Kind::RUNS];
         rows.template fetch_ahead<Kind::CHUNKS>(block, chunk);
+        fetch_aside(tile.aside);
         Kind::codes_of(blocks, chunk, codes);
         in_turn(n, [&](int first, auto count) {
             for (int run = 0; run < Kind::RUNS; run++)

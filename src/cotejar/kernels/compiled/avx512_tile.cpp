@@ -141,6 +141,7 @@ inline void multiply_rows(Rows& rows, int64_t num_blocks, const TokenTile& tile,
             if (Kind::AHEAD && quad == 3) next.load(blocks);
         };
         add_block<N>(present, words, tokens, totals, between);
+        fetch_aside(tile.aside);
         tokens.go_on(tile.num_tokens);
     }
 #pragma GCC unroll 8

@@ -28,6 +28,8 @@ struct Shared {
 struct Own {
     float* values;
     void* attention;
+    Span* spans;
+    Aside* aside;
 };
 
 struct Run {
@@ -69,6 +71,7 @@ struct Run {
     void load_strip(size_t index, int64_t strip, bool of_keys) const;
     void attention(Team& team, int member, size_t index) const;
     Attention attention_of(size_t index, int64_t token) const;
+    void want_cache(Team& team, int member, size_t index) const;
     void measure_attention(Team& team, int member, size_t index) const;
     void swiglu(Team& team, int member, size_t index) const;
     void measure_swiglu(Team& team, int member, size_t index) const;
@@ -118,6 +121,8 @@ void Run::carve(Carver& carver, int members, const Operands::Sizes& sizes) {
         Own own;
         own.values = carver.take<float>(static_cast<size_t>(decoder.hidden_size()));
         own.attention = carver.take<char>(attention_bytes(decoder.head_size, positions));
+        own.spans = carver.take<Span>(2 * contexts.size());
+        own.aside = carver.take<Aside>(1);
         if (owns != nullptr) owns[member] = own;
     }
 }
@@ -146,6 +151,7 @@ void Run::embed() const {
 }
 
 void Run::work(Team& team, int member) const {
+    want_cache(team, member, 0);
     for (size_t index = 0; index < decoder.layers.size(); index++) layer(team, member, index);
     const Linear& head = decoder.lm_head;
     const Weight* const weights[] = {&head.weight};
@@ -175,6 +181,7 @@ void Run::layer(Team& team, int member, size_t index) const {
     if (!reads_in_place()) load_cache(team, member, index);
     attention(team, member, index);
     measure_attention(team, member, index);
+    want_cache(team, member, index + 1);
     add_product(team, member, layer.o, shared.context);
     swiglu(team, member, index);
     measure_swiglu(team, member, index);
@@ -209,7 +216,7 @@ void Run::qkv(Team& team, int member, size_t index) const {
                              std::min(range.end, ends[i]) - start};
             if (mine.begin < mine.end)
                 operands.multiply(member, *linears[i], operands.form_of(weights, i), mine,
-                                  products[i]);
+                                  products[i], owns[member].aside);
         }
     });
 }
@@ -319,6 +326,27 @@ void Run::attention(Team& team, int member, size_t index) const {
     });
 }
 
+// What this member's attention in layer `index` will read.
+void Run::want_cache(Team& team, int member, size_t index) const {
+    const Own& own = owns[member];
+    *own.aside = Aside();
+    if (index == decoder.layers.size() || num_tokens() == 1) return;
+    const Range mine = range_of_part(num_tokens(), member, team.size());
+    Span* span = own.spans;
+    for (int64_t token = mine.begin; token < mine.end; token++) {
+        const Context& context = contexts[static_cast<size_t>(token)];
+        const CacheLayer& layer = context.layers[index];
+        for (uint8_t* const stored : {layer.keys, layer.values}) {
+            const int64_t row_bytes =
+                cache_rows(cache_type, stored, context.row + 1, decoder.k_size()).row_bytes();
+            *span++ = {stored + first_seen(context) * row_bytes,
+                       stored + (context.row + 1) * row_bytes};
+        }
+    }
+    own.aside->next = own.spans;
+    own.aside->past = span;
+}
+
 void Run::measure_attention(Team& team, int member, size_t index) const {
     measure(team, member, index, LayerSite::Q, shared.q);
     measure(team, member, index, LayerSite::K, shared.k);
@@ -338,8 +366,9 @@ void Run::swiglu(Team& team, int member, size_t index) const {
     measure(team, member, index, LayerSite::FFN_NORM, owns[member].values);
     const int64_t ffn = decoder.ffn_size();
     team.each(member, strips_of(layer.up.weight), run_of(layer.up.weight), [&](Range range) {
-        operands.multiply(member, layer.gate, 0, range, shared.gate);
-        operands.multiply(member, layer.up, operands.form_of(weights, 1), range, shared.up);
+        operands.multiply(member, layer.gate, 0, range, shared.gate, owns[member].aside);
+        operands.multiply(member, layer.up, operands.form_of(weights, 1), range, shared.up,
+                          owns[member].aside);
         const int64_t begin = range.begin * ROWS, count = std::min(range.end * ROWS, ffn) - begin;
         for (int64_t token = 0; token < num_tokens(); token++) {
             const int64_t at = token * ffn + begin;
@@ -357,12 +386,10 @@ void Run::measure_swiglu(Team& team, int member, size_t index) const {
 }
 
 void Run::add_product(Team& team, int member, const Linear& linear, const float* inputs) const {
-    const Weight* const weights[1] = {&linear.weight};
-    const int64_t columns = linear.weight.columns, width = decoder.hidden_size();
-    operands.round(team, member, weights, 1,
-                   [&](int64_t token) { return inputs + token * columns; });
+    const int64_t width = decoder.hidden_size();
+    operands.round_all(team, member, linear.weight, inputs);
     team.each(member, strips_of(linear.weight), run_of(linear.weight), [&](Range range) {
-        operands.multiply(member, linear, 0, range, shared.products);
+        operands.multiply(member, linear, Operands::SHARED, range, shared.products, owns[member].aside);
         const int64_t end = std::min(range.end * ROWS, width);
         for (int64_t token = 0; token < num_tokens(); token++)
             for (int64_t row = token * width + range.begin * ROWS; row < token * width + end; row++)

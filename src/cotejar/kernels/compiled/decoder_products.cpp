@@ -65,10 +65,14 @@ void Operands::Sizes::count(const Isa& isa, const Weight& weight, int64_t num_to
 }
 
 void Operands::carve(Carver& carver, int members, const Sizes& sizes) {
-    for (char*& form : forms_) form = carver.take<char>(sizes.tile_bytes);
+    each_for_itself_ = members <= FEW_MEMBERS;
     owns_ = carver.take<Own>(static_cast<size_t>(members));
+    Own own;
+    own.tiles[SHARED] = carver.take<char>(sizes.tile_bytes);
     for (int member = 0; member < members; member++) {
-        Own own;
+        if (member == 0 || each_for_itself_)
+            for (int form = 0; form < MAX_FORMS; form++)
+                own.tiles[form] = carver.take<char>(sizes.tile_bytes);
         for (VectorToken& vector : own.vectors) vector = carve_vector(carver, sizes.widest);
         own.strip = carver.take<char>(sizes.strip_bytes);
         if (owns_ != nullptr) owns_[member] = own;
@@ -81,25 +85,32 @@ int Operands::form_of(const Weight* const* weights, int index) const {
     return index;
 }
 
-void Operands::put(const Weight& weight, int form, int64_t token, const float* values) const {
-    each_tile(isa_, weight, num_tokens_, Carver(forms_[form]),
+void Operands::put(const Weight& weight, char* tiles, Range tokens, int64_t column,
+                   int64_t count, const float* values, int64_t stride) const {
+    each_tile(isa_, weight, num_tokens_, Carver(tiles),
               [&](int64_t first, const TokenTile& tile, const Carver&) {
-                  if (token < first || token >= first + MAX_TILE) return;
-                  const int t = static_cast<int>(token - first);
-                  const int end = token == num_tokens_ - 1 ? tile.num_tokens : t + 1;
-                  for (int at = t; at < end; at++) round_token(isa_, weight, values, at, tile);
+                  const int64_t begin = std::max(tokens.begin, first);
+                  for (int64_t token = begin; token < std::min(tokens.end, first + MAX_TILE);
+                       token++) {
+                      const int t = static_cast<int>(token - first);
+                      const int end = token == num_tokens_ - 1 ? tile.num_tokens : t + 1;
+                      for (int at = t; at < end; at++)
+                          round_part(isa_, weight, values + (token - tokens.begin) * stride,
+                                     column, count, at, tile);
+                  }
               });
 }
 
 void Operands::multiply(int member, const Linear& linear, int form, Range range,
-                        float* product) const {
+                        float* product, Aside* aside) const {
     const Weight& weight = linear.weight;
     const int64_t begin = range.begin * ROWS, end = std::min(range.end * ROWS, weight.rows);
     if (num_tokens_ == 1)
         vector_kernel_of(isa_, weight)(weight, owns_[member].vectors[form], begin, end, product);
     else
-        each_tile(isa_, weight, num_tokens_, Carver(forms_[form]),
-                  [&](int64_t first, const TokenTile& tile, const Carver&) {
+        each_tile(isa_, weight, num_tokens_, Carver(owns_[member].tiles[form]),
+                  [&](int64_t first, TokenTile& tile, const Carver&) {
+                      tile.aside = aside;
                       float* to = product + first * weight.rows;
                       const auto kernel = tile_kernel_of(isa_, weight);
                       if (kernel != nullptr) return kernel(weight, tile, begin, end, to);

@@ -6,6 +6,7 @@
 // codes of all its tokens side by side.
 #pragma once
 
+#include "aside.h"
 #include "block_types.h"
 #include "scratch.h"
 
@@ -40,6 +41,7 @@ struct TokenTile {
     float* scale;       // [block][N]
     float* scaled_sum;  // [block][N]; Q8_1
     int32_t* sums;      // [block][sub / 2][N], two int16: of the codes under a sub-block; Q8_K
+    Aside* aside = nullptr;  // what a kernel may fetch meanwhile
 
     // Codes of a piece: what one integer sum covers before a scale comes in.
     static int piece_of(const TypeInfo& type) { return type.piece ? type.piece : 32; }

@@ -124,13 +124,13 @@ void round_tile(const Isa& isa, const Weight* weights, int num_weights, const fl
     }
 }
 
-void round_token(const Isa& isa, const Weight& weight, const float* values, int t,
-                 const TokenTile& tile) {
+void round_part(const Isa& isa, const Weight& weight, const float* values, int64_t column,
+                int64_t count, int t, const TokenTile& tile) {
     Weight part = weight;
-    for (int64_t column = 0; column < weight.columns; column += COLUMNS_AT_ONCE) {
-        part.columns = std::min(COLUMNS_AT_ONCE, weight.columns - column);
-        const TokenTile rest = from_column(tile, *weight.type, column);
-        round_columns(isa, &part, 1, values + column, t, &rest);
+    for (int64_t done = 0; done < count; done += COLUMNS_AT_ONCE) {
+        part.columns = std::min(COLUMNS_AT_ONCE, count - done);
+        const TokenTile rest = from_column(tile, *weight.type, column + done);
+        round_columns(isa, &part, 1, values + done, t, &rest);
     }
 }
 

@@ -33,9 +33,10 @@ class RoundedTiles {
 void round_tile(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
                 int64_t tokens_left, const TokenTile* tiles);
 
-// One token becomes token `t` of the tile.
-void round_token(const Isa& isa, const Weight& weight, const float* values, int t,
-                 const TokenTile& tile);
+// `count` values of one token, from a column on, become theirs of token `t` of the tile; both
+// whole numbers of blocks.
+void round_part(const Isa& isa, const Weight& weight, const float* values, int64_t column,
+                int64_t count, int t, const TokenTile& tile);
 
 // totals[tokens of the tile][ROWS].
 void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
