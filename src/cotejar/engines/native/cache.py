@@ -218,7 +218,8 @@ class LayerCache:
     def move_to(self, memory: UInt8[np.ndarray, "Y"], start: int) -> None:
         """Keep the rows before position `start` in other memory, keys first."""
         begin = start - self._first
-        for name, half in zip(self._stores, np.split(memory, 2), strict=True):
+        size = len(memory) // 2
+        for name, half in zip(self._stores, (memory[:size], memory[size:]), strict=True):
             grown = half.view(self._dtype).reshape(-1, self._row)
             grown[:begin] = self._stores[name][:begin]
             self._stores[name] = grown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from cotejar.model.inventory import LINEAR_PARTS, layer_tensor, norm_parts
 
@@ -35,8 +36,18 @@ class LayerWeights:
     """How it turns q and k."""
 
 
+_PREPARED: WeakKeyDictionary[LanguageModel, tuple[LayerWeights, ...]] = WeakKeyDictionary()
+"""Every new context asks again; a model does not change."""
+
+
 def prepare_layers(model: LanguageModel) -> tuple[LayerWeights, ...]:
-    """Look up every layer's weights."""
+    """Every layer's weights, looked up once a model."""
+    if model not in _PREPARED:
+        _PREPARED[model] = _look_up(model)
+    return _PREPARED[model]
+
+
+def _look_up(model: LanguageModel) -> tuple[LayerWeights, ...]:
     config, weights = model.config, model.weights
     norms = norm_parts(config)
     return tuple(
