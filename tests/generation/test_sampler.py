@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,15 @@ def test_greedy_takes_the_most_likely_token() -> None:
 def test_greedy_takes_the_lowest_id_of_a_tie() -> None:
     assert Sampler().choose(logits(1, 7, 7, 7)) == 1
     assert Sampler().choose(logits(-0.0, 0.0)) == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"temperature": 0.1}, {"logit_bias": ((3, 1.0),)}, {"repetition_penalty": 1.1}],
+)
+def test_only_unchanged_logits_have_their_greatest_taken(changed: dict[str, Any]) -> None:
+    assert Sampler(SamplingOptions(top_k=5, top_p=0.5)).takes_greatest
+    assert not Sampler(SamplingOptions(**changed)).takes_greatest
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

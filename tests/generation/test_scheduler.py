@@ -183,6 +183,18 @@ def test_a_prompt_that_cannot_be_run_fails_alone(
     assert good.token_ids == alone(engine, PROMPTS[0])
 
 
+def test_what_is_forbidden_is_not_taken_though_it_is_the_greatest(engine: NativeEngine) -> None:
+    second = alone(engine, PROMPTS[0])[1]
+    forbidding, scheduler = job(PROMPTS[0]), Scheduler(engine)
+    forbidding.sampler = Sampler(SamplingOptions(logit_bias=((second, -np.inf),)))
+    scheduler.add(forbidding)
+
+    scheduler.run_all()
+
+    assert len(forbidding.token_ids) > 1
+    assert second not in forbidding.token_ids
+
+
 def test_logits_that_are_no_numbers_fail_their_text_alone(
     engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

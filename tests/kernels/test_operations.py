@@ -14,6 +14,7 @@ from cotejar.kernels.numpy_operations import exponential
 from cotejar.kernels.operations import (
     attend,
     attend_each,
+    first_greatest,
     multiply_elements,
     rms_norm,
     rotate,
@@ -43,6 +44,29 @@ def every_exponent(num_each: int) -> np.ndarray:
     bits = rng.integers(0, 1 << 23, (512, num_each), dtype=np.uint32)
     bits |= np.arange(512, dtype=np.uint32)[:, None] << 23
     return bits.view(F32).reshape(-1)
+
+
+@given(seed=SEEDS, width=st.integers(1, 3000), spread=st.sampled_from([1, 1000]))
+@settings(max_examples=40, deadline=None)
+def test_the_first_greatest_of_a_row_is_numpys(seed: int, width: int, spread: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Few different values, so that the greatest comes more than once; zeros of both signs.
+    values = rng.integers(-spread, 2, (3, width)) * F32(0.5) * F32(-1.0 if seed % 2 else 1.0)
+    expected = values.argmax(axis=1).tolist()
+
+    for isa in (*COMPILED, NUMPY):
+        assert first_greatest(values.astype(F32), isa=isa) == expected
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("column", [0, 15, 16, 1023, 1024, 2500])
+def test_a_row_that_is_not_finite_has_no_greatest(broken: float, column: int) -> None:
+    values = np.zeros((3, 2501), F32)
+    values[:, 7] = 1
+    values[1, column] = broken
+
+    for isa in (*COMPILED, NUMPY):
+        assert first_greatest(values, isa=isa) == [7, None, 7]
 
 
 def test_exp_is_within_two_ulp() -> None:

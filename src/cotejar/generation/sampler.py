@@ -67,8 +67,7 @@ class Sampler:
     ) -> Float32[np.ndarray, "V"]:
         """The logits with biases and penalties, -inf where the constraint forbids."""
         options = self.options
-        changes = self._constraint or options.logit_bias or self._penalizes
-        if not changes:
+        if not self._changes:
             return logits_V
         adjusted_V = logits_V.copy()
         for token, bias in options.logit_bias:
@@ -118,6 +117,16 @@ class Sampler:
         cumulative_N = np.cumsum(left.probabilities)
         point = self._random.random() * cumulative_N[-1]
         return int(left.ids[np.searchsorted(cumulative_N, point, side="right")])
+
+    @property
+    def takes_greatest(self) -> bool:
+        """Is the next token the first of the greatest logits, whatever they are?"""
+        return self.options.temperature == 0 and not self._changes
+
+    @property
+    def _changes(self) -> bool:
+        """Does anything act on the logits before the filters?"""
+        return self._constraint is not None or bool(self.options.logit_bias) or self._penalizes
 
     @property
     def _penalizes(self) -> bool:

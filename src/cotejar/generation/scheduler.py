@@ -16,6 +16,7 @@ import numpy as np
 
 from cotejar.errors import ContextLengthError, CotejarError, UsageError
 from cotejar.generation.finite import require_finite
+from cotejar.kernels.operations import first_greatest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,12 +124,13 @@ class Scheduler:
             for running in self._running
         ]
         logits_NV = self._engine.append_packed(parts)
-        for running, logits_V, (_, read) in zip(
-            list(self._running), logits_NV, parts, strict=True
+        greatest = first_greatest(logits_NV)
+        for running, logits_V, first, (_, read) in zip(
+            list(self._running), logits_NV, greatest, parts, strict=True
         ):
             del running.unread[: len(read)]
             if not running.unread:
-                self._choose(running, logits_V)
+                self._choose(running, logits_V, first)
 
     def run_all(self) -> None:
         """Pass after pass until nothing is left."""
@@ -144,12 +146,18 @@ class Scheduler:
             job.error, job.finish = error, Finish.ERROR
             job.on_finish(job)
 
-    def _choose(self, running: _Running, logits_V: Float32[np.ndarray, "V"]) -> None:
+    def _choose(
+        self, running: _Running, logits_V: Float32[np.ndarray, "V"], greatest: int | None
+    ) -> None:
+        """Take the next token; `greatest` is where the greatest logit is, if all are finite."""
         job = running.job
         try:
-            last = running.session.num_tokens - 1
-            require_finite(logits_V, f"logits after token {last}")
-            token = job.sampler.choose(logits_V, running.session.token_ids)
+            if greatest is None:
+                require_finite(logits_V, f"logits after token {running.session.num_tokens - 1}")
+            if greatest is not None and job.sampler.takes_greatest:
+                token = greatest
+            else:
+                token = job.sampler.choose(logits_V, running.session.token_ids)
         except CotejarError as error:
             job.error = error
             self._finish(running, Finish.ERROR)

@@ -236,6 +236,21 @@ def silu(
     return out.reshape(values.shape)
 
 
+def first_greatest(
+    values_NV: Float32[np.ndarray, "N V"], *, isa: str | None = None
+) -> list[int | None]:
+    """Where the greatest of each row stands, the first of equal ones; V is 1 or more.
+
+    None for a row that holds a NaN or an infinity.
+    """
+    if (isa := isa or chosen_isa()) == NUMPY:
+        is_finite = np.isfinite(values_NV).all(axis=1)
+        first = values_NV.argmax(axis=1)
+        return [int(at) if fine else None for at, fine in zip(first, is_finite, strict=True)]
+    found = _compiled.first_greatest(isa, np.ascontiguousarray(values_NV))
+    return [at if at >= 0 else None for at in found]
+
+
 def multiply_elements(
     a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."], *, isa: str | None = None
 ) -> Float32[np.ndarray, "..."]:

@@ -9,6 +9,7 @@
 #include "bf16_products.h"
 #include "binding.h"
 #include "block_pool.h"
+#include "greatest.h"
 #include "products.h"
 #include "sequence_operations.h"
 #include "thread_pool.h"
@@ -47,6 +48,16 @@ void bind_product(nb::module_& module, const char* name) {
         },
         nb::arg("isa"), nb::arg("block_type"), nb::arg("raw").noconvert(), nb::arg("rows"),
         nb::arg("columns"), nb::arg("activations").noconvert(), nb::arg("out").noconvert());
+}
+
+std::vector<int64_t> bind_first_greatest(const std::string& isa_name, const Matrix& values) {
+    const Isa& isa = isa_named(isa_name);
+    const int64_t rows = static_cast<int64_t>(values.shape(0));
+    const int64_t columns = static_cast<int64_t>(values.shape(1));
+    require(columns >= 1, "rows of nothing have no greatest");
+    const float* in = values.data();
+    nb::gil_scoped_release released;
+    return first_greatest(isa, in, rows, columns);
 }
 
 void bind_rms_norm(const std::string& isa_name, const Matrix& values, const Vector& weight,
@@ -154,6 +165,7 @@ void bind_operations(nb::module_& module) {
                nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
     module.def("silu", bind_silu, nb::arg("isa"), nb::arg("values").noconvert(),
                nb::arg("out").noconvert());
+    module.def("first_greatest", bind_first_greatest, nb::arg("isa"), nb::arg("values").noconvert());
     module.def("multiply", bind_multiply, nb::arg("isa"), nb::arg("a").noconvert(),
                nb::arg("b").noconvert(), nb::arg("out").noconvert());
     module.def("rotate", bind_rotate, nb::arg("isa"), nb::arg("values").noconvert(),

@@ -51,6 +51,21 @@ void silu(const float* values, int64_t count, float* out) {
     __builtin_memcpy(out + i, &rest, static_cast<size_t>(count - i) * sizeof(float));
 }
 
+// The compiler's own vectors.
+bool greatest(const float* values, int64_t count, int32_t& order) {
+    constexpr int32_t EXPONENT = 0x7F800000;
+    int32_t most = order_of(-__builtin_inff()), exponent = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const int32_t here = order_of(values[i]);
+        int32_t bits;
+        __builtin_memcpy(&bits, values + i, sizeof bits);
+        most = here > most ? here : most;
+        exponent = (bits & EXPONENT) > exponent ? bits & EXPONENT : exponent;
+    }
+    order = most;
+    return exponent != EXPONENT;
+}
+
 void multiply(const float* a, const float* b, int64_t count, float* out) {
     for (int64_t i = 0; i < count; i++) out[i] = a[i] * b[i];
 }
@@ -529,7 +544,8 @@ void attend(const AttentionTile& tile) {
 
 constexpr Operations OPERATIONS = {
     rms_norm, rotate,     silu,        multiply,     add,               attend,
-    add_rows, store_rows, start_lanes, add_to_lanes, add_rows_to_lanes, finish_lanes};
+    add_rows, store_rows, start_lanes, add_to_lanes, add_rows_to_lanes, finish_lanes,
+    greatest};
 
 }  // namespace
 }  // namespace cotejar

@@ -43,6 +43,17 @@ struct Operations {
                               MomentLanes* lanes);
     // False where the lanes do not tell all: measure the chunk itself.
     bool (*finish_lanes)(const MomentLanes& lanes, int64_t count, Moments& moments);
+    // The greatest as an integer that orders as floats do, both zeros alike, and whether all are
+    // finite: a NaN or an infinity has every bit of its exponent set.
+    bool (*greatest)(const float* values, int64_t count, int32_t& order);
 };
+
+// See `greatest`.
+static inline int32_t order_of(float value) {
+    const float no_minus_zero = value + 0.0f;
+    int32_t bits;
+    __builtin_memcpy(&bits, &no_minus_zero, sizeof bits);
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF);
+}
 
 }  // namespace cotejar
