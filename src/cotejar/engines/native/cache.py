@@ -20,7 +20,7 @@ from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Float32, UInt8
 
@@ -31,6 +31,8 @@ ROWS_TOGETHER = 32
 """Capacities are multiples of it, so that keys and values begin at whole cache lines."""
 BLOCK_TYPES = {"f32": BlockType.F32, "f16": BlockType.F16, "q8_0": BlockType.Q8_0}
 KV_TYPES = tuple(BLOCK_TYPES)
+HUGE_PAGE_BYTES = 2 << 20
+"""Of memory where a layer takes less, no page stays unused."""
 BLOCK = 32
 """Values in a Q8_0 block."""
 
@@ -94,18 +96,24 @@ class KVCache:
         return first.row_of(self.num_tokens), self._compiled
 
     def _make_room(self, num_tokens: int) -> None:
-        """Have rows for so many positions more in every layer.
+        sizes, memory = self.room_for(num_tokens)
+        self.move_to(memory, sizes)
+
+    def room_for(self, num_tokens: int) -> tuple[list[int], Float32[np.ndarray, "n"]]:
+        """Bytes that every layer needs to have rows for so many positions more, and memory.
 
         Layers that grow share one piece of memory: it is taken and given back as a whole, and
         so the next context finds pages that the system has already handed out.
         """
         sizes = [layer.num_bytes_to_grow(self.num_tokens, num_tokens) for layer in self._layers]
-        if not any(sizes):
-            return
-        memory = empty_array((sum(sizes) // 4,)).view(np.uint8)
-        for layer, stop, size in zip(self._layers, np.cumsum(sizes), sizes, strict=True):
+        return sizes, empty_array((sum(sizes) // 4,))
+
+    def move_to(self, memory: Float32[np.ndarray, "n"], sizes: list[int]) -> None:
+        """Have the layers that grow go on in that memory."""
+        raw, stops = memory.view(np.uint8), np.cumsum(sizes)
+        for layer, stop, size in zip(self._layers, stops, sizes, strict=True):
             if size:
-                layer.move_to(memory[stop - size : stop], self.num_tokens)
+                layer.move_to(raw[stop - size : stop], self.num_tokens)
 
     def advance(self, num_tokens: int) -> None:
         """Every layer holds `num_tokens` more."""
@@ -166,6 +174,20 @@ class KVCache:
                     hint="save it again with the same model, numerics and KV type",
                 )
         self.num_tokens = num_tokens
+
+
+def make_room_together(parts: Sequence[tuple[KVCache, int]]) -> None:
+    """Have rows for so many positions more in every cache.
+
+    All threads have the system make the pages, which takes it longer than filling them: left
+    to whoever writes first, it is one thread.
+    """
+    rooms = [(cache, *cache.room_for(num_tokens)) for cache, num_tokens in parts]
+    _compiled.make_pages(
+        [memory for _, sizes, memory in rooms if max(sizes) <= HUGE_PAGE_BYTES]
+    )
+    for cache, sizes, memory in rooms:
+        cache.move_to(memory, sizes)
 
 
 class LayerCache:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.engines.native.cache import KVCache
+from cotejar.engines.native.cache import KVCache, make_room_together
 from cotejar.engines.native.fused import FusedPass
 from cotejar.engines.native.rope import rope_tables
 from cotejar.kernels import operations
@@ -47,6 +47,7 @@ class PackedPass(FusedPass):
         self._rows = [slice(start, stop) for start, stop in pairwise(ends)]
         self._caches = [cache for cache, _ in parts]
         self._packed_tables = {}
+        make_room_together([(cache, len(token_ids)) for cache, token_ids in parts])
         everything = [token for _, token_ids in parts for token in token_ids]
         logits_NV = self.run(everything, last_only=True)
         for cache, rows in zip(self._caches, self._rows, strict=True):

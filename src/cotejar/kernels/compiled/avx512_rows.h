@@ -15,6 +15,13 @@ struct Blocks {
     __m512i offsets;  // of the 16
 
     __m512i words_from(int byte) const { return gather_u32(at + byte, offsets); }
+
+    // To L1, two rows of the block after these, of 16: where no registers are left to load it.
+    void fetch_next(int pair, int64_t bytes) const {
+        const uint8_t* const next = at + 2 * pair * stride + bytes;
+        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(next + stride), _MM_HINT_T0);
+    }
 };
 
 // Blocks of 16 rows from `first` on.

@@ -138,6 +138,7 @@ inline void multiply_rows(Rows& rows, int64_t num_blocks, const TokenTile& tile,
         blocks = rows.block(index + 1 < num_blocks ? index + 1 : index);
         const auto between = [&](int quad) __attribute__((always_inline)) {
             rows.template fetch_ahead<8>(index, quad);
+            if (!Kind::AHEAD) blocks.fetch_next(quad, Kind::BYTES);
             if (Kind::AHEAD && quad == 3) next.load(blocks);
         };
         add_block<N>(present, words, tokens, totals, between);

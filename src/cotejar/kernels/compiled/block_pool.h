@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 namespace cotejar {
 
@@ -12,5 +13,14 @@ void* take_block(size_t bytes);
 
 // Back to the pool, or to the system where the pool holds enough.
 void give_block(void* block) noexcept;
+
+// What nobody else uses yet.
+struct Memory {
+    char* at;
+    size_t bytes;
+};
+
+// Has the system make the pages of all that is new here, over all threads; the bytes stay.
+void make_pages(const std::vector<Memory>& all);
 
 }  // namespace cotejar

@@ -50,6 +50,14 @@ void bind_product(nb::module_& module, const char* name) {
         nb::arg("columns"), nb::arg("activations").noconvert(), nb::arg("out").noconvert());
 }
 
+void bind_make_pages(const std::vector<OutVector>& arrays) {
+    std::vector<Memory> all;
+    for (const OutVector& array : arrays)
+        all.push_back({reinterpret_cast<char*>(array.data()), array.size() * sizeof(float)});
+    nb::gil_scoped_release released;
+    make_pages(all);
+}
+
 std::vector<int64_t> bind_first_greatest(const std::string& isa_name, const Matrix& values) {
     const Isa& isa = isa_named(isa_name);
     const int64_t rows = static_cast<int64_t>(values.shape(0));
@@ -165,6 +173,7 @@ void bind_operations(nb::module_& module) {
                nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
     module.def("silu", bind_silu, nb::arg("isa"), nb::arg("values").noconvert(),
                nb::arg("out").noconvert());
+    module.def("make_pages", bind_make_pages, nb::arg("arrays").noconvert());
     module.def("first_greatest", bind_first_greatest, nb::arg("isa"), nb::arg("values").noconvert());
     module.def("multiply", bind_multiply, nb::arg("isa"), nb::arg("a").noconvert(),
                nb::arg("b").noconvert(), nb::arg("out").noconvert());
