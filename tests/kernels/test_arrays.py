@@ -66,3 +66,12 @@ def test_a_sum_is_numpys() -> None:
     a, b = np.random.default_rng(1).standard_normal((2, 300, 300)).astype(np.float32)
 
     assert np.array_equal(add_arrays(a, b), a + b)
+
+
+@pytest.mark.parametrize("count", [1, 1024, 3 << 19])
+def test_making_pages_leaves_the_bytes(count: int) -> None:
+    arrays = [np.arange(count, dtype=np.float32) for _ in range(3)]
+
+    _compiled.make_pages([*arrays, np.empty(0, np.float32)])
+
+    assert all(np.array_equal(array, np.arange(count, dtype=np.float32)) for array in arrays)

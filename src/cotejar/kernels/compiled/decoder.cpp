@@ -389,7 +389,8 @@ void Run::add_product(Team& team, int member, const Linear& linear, const float*
     const int64_t width = decoder.hidden_size();
     operands.round_all(team, member, linear.weight, inputs);
     team.each(member, strips_of(linear.weight), run_of(linear.weight), [&](Range range) {
-        operands.multiply(member, linear, Operands::SHARED, range, shared.products, owns[member].aside);
+        operands.multiply(member, linear, Operands::SHARED, range, shared.products,
+                          owns[member].aside);
         const int64_t end = std::min(range.end * ROWS, width);
         for (int64_t token = 0; token < num_tokens(); token++)
             for (int64_t row = token * width + range.begin * ROWS; row < token * width + end; row++)

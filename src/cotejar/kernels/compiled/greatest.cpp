@@ -35,7 +35,8 @@ Greatest look_through(const Isa& isa, const float* row, Range columns) {
 
 }  // namespace
 
-std::vector<int64_t> first_greatest(const Isa& isa, const float* values, int64_t rows, int64_t columns) {
+std::vector<int64_t> first_greatest(const Isa& isa, const float* values, int64_t rows,
+                                    int64_t columns) {
     const int64_t chunks = (columns + AT_ONCE - 1) / AT_ONCE;
     const int64_t most = std::max<int64_t>(1, std::min<int64_t>(chunks, num_threads()));
     std::vector<Greatest> found(static_cast<size_t>(rows * most));

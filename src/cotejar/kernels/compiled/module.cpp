@@ -174,7 +174,8 @@ void bind_operations(nb::module_& module) {
     module.def("silu", bind_silu, nb::arg("isa"), nb::arg("values").noconvert(),
                nb::arg("out").noconvert());
     module.def("make_pages", bind_make_pages, nb::arg("arrays").noconvert());
-    module.def("first_greatest", bind_first_greatest, nb::arg("isa"), nb::arg("values").noconvert());
+    module.def("first_greatest", bind_first_greatest, nb::arg("isa"),
+               nb::arg("values").noconvert());
     module.def("multiply", bind_multiply, nb::arg("isa"), nb::arg("a").noconvert(),
                nb::arg("b").noconvert(), nb::arg("out").noconvert());
     module.def("rotate", bind_rotate, nb::arg("isa"), nb::arg("values").noconvert(),
