@@ -53,19 +53,6 @@ inline int32_t greatest_lane(Ints values) {
 #endif
 }
 
-// The lanes of a true comparison are -1.
-inline bool any_true(Ints truths) {
-#if defined(__AVX512F__)
-    const __m512i all = reinterpret_cast<__m512i>(truths);
-    return _mm512_test_epi32_mask(all, all) != 0;
-#else
-    int32_t lanes[LANES], any = 0;
-    __builtin_memcpy(lanes, &truths, sizeof lanes);
-    for (int lane = 0; lane < LANES; lane++) any |= lanes[lane];
-    return any != 0;
-#endif
-}
-
 // To float16 and back, of a number that is no NaN.
 inline float through_half(float value) {
 #if defined(__F16C__)

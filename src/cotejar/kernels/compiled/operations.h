@@ -16,7 +16,7 @@ struct AttentionTile {
     const float* keys;    // of position 0, of this head
     const float* values;  // likewise
     int64_t stride;       // floats from one position to the next
-    double* wide;         // scratch: (16 + 8) * E
+    double* wide;         // scratch: (16 + 2 * 8) * E
     double* scores;       // scratch: 16 a position, and of 16 positions more
     float* weights;       // likewise
 };

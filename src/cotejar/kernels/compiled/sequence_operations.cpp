@@ -83,7 +83,7 @@ AttentionTile tile_of(const Attention& all, int64_t kv_head, int64_t first_row,
 
 void carve(Carver& carver, int64_t head_size, int64_t positions, AttentionTile& tile) {
     const size_t cells = static_cast<size_t>(MAX_QUERIES * (positions + ROWS));
-    tile.wide = carver.take<double>(static_cast<size_t>((MAX_QUERIES + 8) * head_size));
+    tile.wide = carver.take<double>(static_cast<size_t>((MAX_QUERIES + 2 * 8) * head_size));
     tile.scores = carver.take<double>(cells);
     tile.weights = carver.take<float>(cells);
 }

@@ -78,6 +78,29 @@ inline Floats joined(HalfFloats low, HalfFloats high) {
 #endif
 }
 
+// Of a NaN and a number, and of two zeros, b.
+inline Doubles greater_of(Doubles a, Doubles b) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Doubles>(
+        _mm512_max_pd(reinterpret_cast<__m512d>(a), reinterpret_cast<__m512d>(b)));
+#else
+    return a > b ? a : b;
+#endif
+}
+
+// The lanes of a true comparison are -1.
+inline bool any_true(Ints truths) {
+#if defined(__AVX512F__)
+    const __m512i all = reinterpret_cast<__m512i>(truths);
+    return _mm512_test_epi32_mask(all, all) != 0;
+#else
+    int32_t lanes[LANES], any = 0;
+    __builtin_memcpy(lanes, &truths, sizeof lanes);
+    for (int lane = 0; lane < LANES; lane++) any |= lanes[lane];
+    return any != 0;
+#endif
+}
+
 // Into the first cache.
 inline void fetch_line(const float* at) { __builtin_prefetch(at, 0, 3); }
 
