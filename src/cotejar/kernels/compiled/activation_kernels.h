@@ -9,6 +9,9 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#if defined(__AVX512BW__)
+#include "avx512_rounding.h"
+#endif
 
 namespace cotejar {
 namespace {
@@ -197,7 +200,14 @@ inline void round_activations(Rounding rounding, const float* values, int64_t co
         return;
     }
     const bool summed = rounding == Rounding::Q8_1;
-    for (int64_t block = 0; block < columns / 32; block++)
+    int64_t block = 0;
+#if defined(__AVX512BW__)
+    while (block + BLOCKS_AT_ONCE <= columns / 32 &&
+           round_eight_blocks(values + 32 * block, token.codes + 32 * block, token.scale + block,
+                              summed ? token.scaled_sum + block : nullptr, token.sums + block))
+        block += BLOCKS_AT_ONCE;
+#endif
+    for (; block < columns / 32; block++)
         round_32(values + 32 * block, token.codes + 32 * block, token.scale + block,
                  summed ? token.scaled_sum + block : nullptr, token.sums + block);
 }

@@ -207,6 +207,13 @@ inline SubScales sub_scales_of_rows(const uint8_t* block, __m512i offsets) {
              and_or(_mm512_srli_epi32(second, 2), top, late_minimums)}};
 }
 
+// A token's four codes, spread to every lane.
+inline __m512i same_four(const int8_t* four) {
+    int32_t value;
+    __builtin_memcpy(&value, four, 4);
+    return _mm512_set1_epi32(value);
+}
+
 // Adds the dots of 16 rows' four codes and a token's four, which are spread to every lane as
 // they are read. The compiler would spend an instruction of its own on that.
 inline void add_dots(__m512i& sums, __m512i rows, const int8_t* four) {

@@ -384,6 +384,7 @@ const Isa AVX2 = {
     unpack_strip,
     multiply_blocks_any,
     multiply_super_blocks_any,
+    nullptr,
     multiply_lanes,
     decode_strip,
     avx2_vector_kernel,

@@ -1,6 +1,7 @@
-// The kernels over strips, for AVX512-VNNI: 16 rows in 16 lanes, up to 16 tokens in registers.
+// Blocks to strips and products of floats, for AVX512-VNNI, and the table of all its kernels.
 
 #include "avx512_codes.h"
+#include "avx512_strips.h"
 #include "avx512_tile.h"
 #include "avx512_vector.h"
 #include "isa.h"
@@ -153,174 +154,6 @@ void unpack_strip(const Weight& weight, int64_t first, const Strip& strip) {
     }
 }
 
-// --- strips times tiles ------------------------------------------------------------------
-
-// Tokens whose dots grow in turn, so that one does not wait for its own last instruction.
-template <int N>
-constexpr int TOKENS_IN_TURN = N < 4 ? N : 4;
-
-template <int N, bool OFFSET>
-void multiply_blocks(const Strip& strip, const TokenTile& tile, int64_t blocks, float* totals) {
-    constexpr int TURN = TOKENS_IN_TURN<N>;
-    __m512 total[N];
-#pragma GCC unroll 16
-    for (int t = 0; t < N; t++) total[t] = _mm512_setzero_ps();
-    for (int64_t block = 0; block < blocks; block++) {
-        const uint8_t* codes = strip.codes + block * 32 * ROWS;
-        const int8_t* x = tile.codes + block * 32 * N;
-        const int32_t* initial = tile.initial + block * N;
-        const float* token_scale = tile.scale + block * N;
-        const float* scaled_sum = OFFSET ? tile.scaled_sum + block * N : nullptr;
-        __m512i w[8];
-#pragma GCC unroll 8
-        for (int quad = 0; quad < 8; quad++) w[quad] = load_512(codes + 64 * quad);
-        const __m512 scale = _mm512_load_ps(strip.scale + block * ROWS);
-#pragma GCC unroll 4
-        for (int first = 0; first < N; first += TURN) {
-            __m512i dot[TURN];
-#pragma GCC unroll 4
-            for (int t = 0; t < TURN; t++) dot[t] = _mm512_set1_epi32(initial[first + t]);
-#pragma GCC unroll 8
-            for (int quad = 0; quad < 8; quad++)
-#pragma GCC unroll 4
-                for (int t = 0; t < TURN; t++)
-                    add_dots(dot[t], w[quad], x + 32 * (first + t) + 4 * quad);
-#pragma GCC unroll 4
-            for (int t = 0; t < TURN; t++) {
-                const int at = first + t;
-                __m512 term = _mm512_mul_ps(scale, _mm512_set1_ps(token_scale[at]));
-                term = _mm512_mul_ps(term, _mm512_cvtepi32_ps(dot[t]));
-                if (OFFSET)
-                    // The product of two float16 is exact: nothing is rounded but the sum.
-                    term = _mm512_fmadd_ps(_mm512_load_ps(strip.offset + block * ROWS),
-                                           _mm512_set1_ps(scaled_sum[at]), term);
-                total[at] = _mm512_add_ps(total[at], term);
-            }
-        }
-    }
-#pragma GCC unroll 16
-    for (int t = 0; t < N; t++) _mm512_store_ps(totals + t * ROWS, total[t]);
-}
-
-template <int N, int PIECE>
-inline void scaled_dots(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
-                        int64_t block, __m512i* sums) {
-    constexpr int PIECES = 256 / PIECE, TURN = TOKENS_IN_TURN<N>;
-#pragma GCC unroll 16
-    for (int t = 0; t < N; t++) sums[t] = _mm512_setzero_si512();
-    for (int p = 0; p < PIECES; p++) {
-        const uint8_t* codes = strip.codes + (block * 256 + p * PIECE) * ROWS;
-        const int64_t at = (block * PIECES + p) * N;
-        const int sub = p * type.num_sub / PIECES;
-        const __m512i scales = load_512(strip.sub_scales + (block * type.num_sub + sub) * ROWS);
-        __m512i w[PIECE / 4];
-#pragma GCC unroll 4
-        for (int quad = 0; quad < PIECE / 4; quad++) w[quad] = load_512(codes + 64 * quad);
-#pragma GCC unroll 4
-        for (int first = 0; first < N; first += TURN) {
-            const int8_t* x = tile.codes + (at + first) * PIECE;
-            __m512i dot[TURN];
-#pragma GCC unroll 4
-            for (int t = 0; t < TURN; t++)
-                dot[t] = _mm512_set1_epi32(tile.initial[at + first + t]);
-#pragma GCC unroll 4
-            for (int quad = 0; quad < PIECE / 4; quad++)
-#pragma GCC unroll 4
-                for (int t = 0; t < TURN; t++)
-                    add_dots(dot[t], w[quad], x + t * PIECE + 4 * quad);
-            // The dot fits int16, so its upper half is only its sign; the scale's is 0.
-#pragma GCC unroll 4
-            for (int t = 0; t < TURN; t++)
-                sums[first + t] = _mm512_dpwssd_epi32(sums[first + t], dot[t], scales);
-        }
-    }
-}
-
-template <int N>
-inline void add_offsets(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
-                        int64_t block, __m512* terms) {
-    const int pairs = type.num_sub / 2;
-    const __m512 offset = _mm512_load_ps(strip.offset + block * ROWS);
-    for (int t = 0; t < N; t++) {
-        __m512i sum = _mm512_setzero_si512();
-        for (int pair = 0; pair < pairs; pair++)
-            sum = _mm512_dpwssd_epi32(
-                sum, load_512(strip.sub_offsets + (block * pairs + pair) * ROWS),
-                _mm512_set1_epi32(tile.sums[(block * pairs + pair) * N + t]));
-        const __m512 scale = _mm512_set1_ps(tile.scale[block * N + t]);
-        terms[t] = _mm512_add_ps(terms[t], _mm512_mul_ps(_mm512_mul_ps(scale, offset),
-                                                         _mm512_cvtepi32_ps(sum)));
-    }
-}
-
-template <int N, int PIECE, bool OFFSET>
-void multiply_super_blocks(const TypeInfo& type, const Strip& strip, const TokenTile& tile,
-                           int64_t blocks, float* totals) {
-    for (int t = 0; t < N; t++) _mm512_store_ps(totals + t * ROWS, _mm512_setzero_ps());
-    for (int64_t block = 0; block < blocks; block++) {
-        __m512i sums[N];
-        __m512 terms[N];
-        scaled_dots<N, PIECE>(type, strip, tile, block, sums);
-        const __m512 scale = _mm512_load_ps(strip.scale + block * ROWS);
-        for (int t = 0; t < N; t++)
-            terms[t] =
-                _mm512_mul_ps(_mm512_mul_ps(scale, _mm512_set1_ps(tile.scale[block * N + t])),
-                              _mm512_cvtepi32_ps(sums[t]));
-        if (OFFSET) add_offsets<N>(type, strip, tile, block, terms);
-        for (int t = 0; t < N; t++) {
-            float* at = totals + t * ROWS;
-            _mm512_store_ps(at, _mm512_add_ps(_mm512_load_ps(at), terms[t]));
-        }
-    }
-}
-
-template <int N>
-void multiply_blocks_n(const Weight& weight, const Strip& strip, const TokenTile& tile,
-                       float* totals) {
-    const int64_t blocks = weight.num_blocks();
-    if (weight.type->has_offset)
-        multiply_blocks<N, true>(strip, tile, blocks, totals);
-    else
-        multiply_blocks<N, false>(strip, tile, blocks, totals);
-}
-
-template <int N>
-void multiply_super_blocks_n(const Weight& weight, const Strip& strip, const TokenTile& tile,
-                             float* totals) {
-    const TypeInfo& type = *weight.type;
-    const int64_t blocks = weight.num_blocks();
-    if (type.piece == 16 && type.has_offset)
-        multiply_super_blocks<N, 16, true>(type, strip, tile, blocks, totals);
-    else if (type.piece == 16)
-        multiply_super_blocks<N, 16, false>(type, strip, tile, blocks, totals);
-    else if (type.has_offset)
-        multiply_super_blocks<N, 8, true>(type, strip, tile, blocks, totals);
-    else
-        multiply_super_blocks<N, 8, false>(type, strip, tile, blocks, totals);
-}
-
-void multiply_blocks_any(const Weight& weight, const Strip& strip, const TokenTile& tile,
-                         float* totals) {
-    switch (tile.num_tokens) {
-        case 1: return multiply_blocks_n<1>(weight, strip, tile, totals);
-        case 2: return multiply_blocks_n<2>(weight, strip, tile, totals);
-        case 4: return multiply_blocks_n<4>(weight, strip, tile, totals);
-        case 8: return multiply_blocks_n<8>(weight, strip, tile, totals);
-        default: return multiply_blocks_n<16>(weight, strip, tile, totals);
-    }
-}
-
-void multiply_super_blocks_any(const Weight& weight, const Strip& strip, const TokenTile& tile,
-                               float* totals) {
-    switch (tile.num_tokens) {
-        case 1: return multiply_super_blocks_n<1>(weight, strip, tile, totals);
-        case 2: return multiply_super_blocks_n<2>(weight, strip, tile, totals);
-        case 4: return multiply_super_blocks_n<4>(weight, strip, tile, totals);
-        case 8: return multiply_super_blocks_n<8>(weight, strip, tile, totals);
-        default: return multiply_super_blocks_n<16>(weight, strip, tile, totals);
-    }
-}
-
 // --- floats ------------------------------------------------------------------------------
 
 // The canonical fold of 16 lanes: by halves.
@@ -383,8 +216,9 @@ void decode_strip(const Weight& weight, int64_t first, int64_t k, float* rows) {
 const Isa AVX512VNNI = {
     "avx512vnni",
     unpack_strip,
-    multiply_blocks_any,
-    multiply_super_blocks_any,
+    avx512_multiply_strip,
+    avx512_multiply_strip,
+    avx512_multiply_two_strips,
     multiply_lanes,
     decode_strip,
     avx512_vector_kernel,

@@ -157,6 +157,7 @@ const Isa PORTABLE = {
     portable::unpack_strip,
     portable::multiply_blocks,
     portable::multiply_super_blocks,
+    nullptr,
     portable::multiply_lanes,
     portable::decode_strip,
     portable::no_vector_kernel,

@@ -30,6 +30,7 @@ struct TileRows {
                block.columns},
           offset(tile * MAX_TILE * ROWS) {}
     int64_t count() const { return rows.rows * ROWS; }
+    int64_t index() const { return rows.first_row / MAX_TILE; }  // of all tiles of tokens
 };
 
 int64_t tiles_in(const Block& block) { return (block.rows + MAX_TILE - 1) / MAX_TILE; }
@@ -51,24 +52,71 @@ void add_rows(const Isa& isa, const float* array, int64_t width, const Block& bl
                              block.rows, sums);
 }
 
-// One strip of a weight times a tile of tokens, the bias added.
-struct StripProduct {
-    const Isa& isa;
-    const Linear& linear;
-    const Strip& strip;
-    const Tiles& tiles;
+// Into the second cache, the lines of `bytes` bytes.
+void fetch_lines(const uint8_t* at, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line, 0, 2);
+}
 
-    void unpack(int64_t index) const { isa.unpack_strip(linear.weight, index * ROWS, strip); }
+// Of `rows` rows so many values apart, the line at `values`.
+void fetch_rows(const float* values, int64_t width, int64_t rows) {
+    for (int64_t row = 0; row < rows; row++) __builtin_prefetch(values + row * width, 0, 3);
+}
 
-    void fill(const TileRows& tile, float* values) const {
-        const Block& block = tile.rows;
-        multiply_tile(isa, linear.weight, strip, tiles.tiles[block.first_row / MAX_TILE], values);
-        if (linear.bias == nullptr) return;
-        alignas(64) float bias[ROWS] = {};
-        std::memcpy(bias, linear.bias + block.first_column,
-                    static_cast<size_t>(block.columns) * sizeof(float));
-        isa.operations->add_rows(bias, 0, values, block.rows, values);
+// One strip of a weight, or two that read the same tiles, times a tile of tokens at a time; the
+// bias is added.
+class StripProducts {
+  public:
+    StripProducts(const Isa& isa, const Tiles& tiles) : isa_(isa), tiles_(tiles) {}
+
+    // `next` strips on is the one that this thread will take after it.
+    void unpack(const Linear& linear, const Strip& strip, int64_t index, int64_t next) {
+        const Weight& weight = linear.weight;
+        isa_.unpack_strip(weight, index * ROWS, strip);
+        const int64_t first = std::min(weight.rows, (index + next) * ROWS);
+        const int64_t bytes = std::min<int64_t>(ROWS, weight.rows - first) * weight.row_bytes();
+        strips_[count_] = &strip;
+        ones_[count_++] = {&linear, index * ROWS, weight.blocks + first * weight.row_bytes(),
+                           bytes, (bytes / tiles_.count + 64) / 64 * 64};
     }
+
+    int count() const { return count_; }
+
+    void fill(int64_t tile, float* const* values) const {
+        for (int one = 0; one < count_; one++) ones_[one].fetch_ahead(tile);
+        const TokenTile& tokens = tiles_.tiles[tile];
+        multiply_tile_by(isa_, ones_[0].linear->weight, strips_, count_, tokens, values);
+        for (int one = 0; one < count_; one++)
+            if (ones_[one].linear->bias != nullptr)
+                add_bias(ones_[one], tokens.num_tokens, values[one]);
+    }
+
+  private:
+    struct One {
+        const Linear* linear;
+        int64_t first_row;
+        const uint8_t* ahead;  // the strip after it, so many bytes, to fetch some a tile
+        int64_t ahead_bytes, bytes_a_tile;
+
+        void fetch_ahead(int64_t tile) const {
+            const int64_t from = tile * bytes_a_tile;
+            if (from < ahead_bytes)
+                fetch_lines(ahead + from, std::min(bytes_a_tile, ahead_bytes - from));
+        }
+    };
+
+    void add_bias(const One& one, int64_t rows, float* values) const {
+        alignas(64) float bias[ROWS] = {};
+        const int64_t columns = std::min<int64_t>(ROWS, one.linear->weight.rows - one.first_row);
+        std::memcpy(bias, one.linear->bias + one.first_row,
+                    static_cast<size_t>(columns) * sizeof(float));
+        isa_.operations->add_rows(bias, 0, values, rows, values);
+    }
+
+    const Isa& isa_;
+    const Tiles& tiles_;
+    int count_ = 0;
+    const Strip* strips_[2];
+    One ones_[2];
 };
 
 BlockMoments* pointer_to(std::optional<BlockMoments>& moments) {
@@ -105,21 +153,31 @@ struct GrowingBlock {
     }
 };
 
-// `work(strip index)` for all strips, each thread with memory for strips of these weights.
+// `work(unit, strips)` for all units, each thread with memory for two strips of each weight: of
+// weight i they are strips 2 i and 2 i + 1.
 template <class Work>
-void over_strips(int64_t count, const Weight* weights, int num_weights, Work work) {
+void over_units(int64_t units, const Weight* weights, int num_weights, Work work) {
+    Weight twice[2 * MAX_TOGETHER];
+    for (int one = 0; one < 2 * num_weights; one++) twice[one] = weights[one / 2];
     Failure failure;
     auto part_of = [&](int part, int parts) {
-        const Range mine = range_of_part(count, part, parts);
+        const Range mine = range_of_part(units, part, parts);
         failure.guard([&] {
-            Strip strips[MAX_TOGETHER];
-            carve_strips(strip_scratch, weights, strips, num_weights);
-            for (int64_t index = mine.begin; index < mine.end; index++) work(index, strips);
+            Strip strips[2 * MAX_TOGETHER];
+            carve_strips(strip_scratch, twice, strips, 2 * num_weights);
+            for (int64_t unit = mine.begin; unit < mine.end; unit++) work(unit, strips);
         });
     };
-    parallel(count, part_of);
+    parallel(units, part_of);
     failure.rethrow();
 }
+
+// Strips 2 * pair and the next, if there is one.
+Range strips_of_pair(const BlockGrid& grid, int64_t pair) {
+    return {2 * pair, std::min(2 * pair + 2, grid.across())};
+}
+
+int64_t pairs_of(const BlockGrid& grid) { return (grid.across() + 1) / 2; }
 
 }  // namespace
 
@@ -128,33 +186,38 @@ void multiply_together(const Isa& isa, const Linear* linears, float* const* out,
     Weight weights[MAX_TOGETHER];
     const int64_t columns = linears[0].weight.columns;
     BlockGrid grids[1 + MAX_TOGETHER] = {{num_tokens, columns}};
-    int64_t ends[MAX_TOGETHER], all_strips = 0;
+    int64_t ends[MAX_TOGETHER], pairs = 0;
     for (int one = 0; one < count; one++) {
         weights[one] = linears[one].weight;
         grids[1 + one] = {num_tokens, weights[one].rows};
-        ends[one] = all_strips += grids[1 + one].across();
+        ends[one] = pairs += pairs_of(grids[1 + one]);
     }
     std::optional<BlockMoments> measured;
     if (moments != nullptr) measured.emplace(grids, 1 + count);
     const RoundedTiles rounded(isa, weights, count, activations, num_tokens, pointer_to(measured));
-    over_strips(all_strips, weights, count, [&](int64_t index, const Strip* strips) {
+    over_units(pairs, weights, count, [&](int64_t pair, const Strip* strips) {
         int one = 0;
-        while (index >= ends[one]) one++;
-        const int64_t strip = index - (one == 0 ? 0 : ends[one - 1]);
-        const StripProduct product{isa, linears[one], strips[one], rounded.of(one)};
-        product.unpack(strip);
-        GrowingBlock values;
+        while (pair >= ends[one]) one++;
         const BlockGrid& grid = grids[1 + one];
+        const Range two = strips_of_pair(grid, pair - (one == 0 ? 0 : ends[one - 1]));
+        StripProducts products(isa, rounded.of(one));
+        for (int64_t strip = two.begin; strip < two.end; strip++)
+            products.unpack(linears[one], strips[2 * one + strip - two.begin], strip, 2);
+        GrowingBlock values[2];
         for (int64_t piece = 0; piece < grid.down(); piece++) {
-            const Block block = grid.block(strip, piece);
-            values.start(isa);
-            for (int64_t at = 0; at < tiles_in(block); at++) {
-                const TileRows tile(block, at);
-                product.fill(tile, values.at(tile));
-                store_rows(isa, values.at(tile), weights[one].rows, tile.rows, out[one]);
-                if (measured) values.measure(isa, tile);
+            const Block blocks[2] = {grid.block(two.begin, piece), grid.block(two.end - 1, piece)};
+            for (GrowingBlock& each : values) each.start(isa);
+            for (int64_t at = 0; at < tiles_in(blocks[0]); at++) {
+                const TileRows tiles[2] = {TileRows(blocks[0], at), TileRows(blocks[1], at)};
+                float* const to[2] = {values[0].at(tiles[0]), values[1].at(tiles[1])};
+                products.fill(tiles[0].index(), to);
+                for (int s = 0; s < products.count(); s++) {
+                    store_rows(isa, to[s], grid.width, tiles[s].rows, out[one]);
+                    if (measured) values[s].measure(isa, tiles[s]);
+                }
             }
-            if (measured) values.finish(isa, *measured, 1 + one, strip, piece);
+            for (int s = 0; measured && s < products.count(); s++)
+                values[s].finish(isa, *measured, 1 + one, two.begin + s, piece);
         }
     });
     if (!measured) return;
@@ -176,27 +239,40 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
     const RoundedTiles rounded(isa, &linear.weight, 1, activations, num_tokens,
                                of_input ? pointer_to(measured) : nullptr);
     float* last = row_scratch.array<float>(static_cast<size_t>(width));
-    over_strips(grid.across(), &linear.weight, 1, [&](int64_t strip, const Strip* strips) {
-        const StripProduct product{isa, linear, strips[0], rounded.of(0)};
-        product.unpack(strip);
-        GrowingBlock values, sums;
+    over_units(pairs_of(grid), &linear.weight, 1, [&](int64_t pair, const Strip* strips) {
+        const Range two = strips_of_pair(grid, pair);
+        StripProducts products(isa, rounded.of(0));
+        for (int64_t strip = two.begin; strip < two.end; strip++)
+            products.unpack(linear, strips[strip - two.begin], strip, 2);
+        GrowingBlock values[2], sums[2];
         for (int64_t piece = 0; piece < grid.down(); piece++) {
-            const Block block = grid.block(strip, piece);
-            values.start(isa);
-            sums.start(isa);
-            for (int64_t at = 0; at < tiles_in(block); at++) {
-                const TileRows tile(block, at);
-                product.fill(tile, values.at(tile));
-                add_rows(isa, residual, width, tile.rows, values.at(tile), sums.at(tile));
-                store_rows(isa, sums.at(tile), width, tile.rows, out);
-                if (!measured) continue;
-                values.measure(isa, tile);
-                sums.measure(isa, tile);
+            const Block blocks[2] = {grid.block(two.begin, piece), grid.block(two.end - 1, piece)};
+            for (int s = 0; s < 2; s++) {
+                values[s].start(isa);
+                sums[s].start(isa);
             }
-            if (!measured) continue;
-            values.finish(isa, *measured, 1, strip, piece);
-            sums.finish(isa, *measured, 2, strip, piece);
-            keep_last_row(values.values, block, num_tokens, last);
+            for (int64_t at = 0; at < tiles_in(blocks[0]); at++) {
+                const TileRows tiles[2] = {TileRows(blocks[0], at), TileRows(blocks[1], at)};
+                float* const to[2] = {values[0].at(tiles[0]), values[1].at(tiles[1])};
+                for (int s = 0; s < products.count(); s++)
+                    fetch_rows(residual + tiles[s].rows.first_row * width +
+                                   tiles[s].rows.first_column,
+                               width, tiles[s].rows.rows);
+                products.fill(tiles[0].index(), to);
+                for (int s = 0; s < products.count(); s++) {
+                    const TileRows& tile = tiles[s];
+                    add_rows(isa, residual, width, tile.rows, to[s], sums[s].at(tile));
+                    store_rows(isa, sums[s].at(tile), width, tile.rows, out);
+                    if (!measured) continue;
+                    values[s].measure(isa, tile);
+                    sums[s].measure(isa, tile);
+                }
+            }
+            for (int s = 0; measured && s < products.count(); s++) {
+                values[s].finish(isa, *measured, 1, two.begin + s, piece);
+                sums[s].finish(isa, *measured, 2, two.begin + s, piece);
+                keep_last_row(values[s].values, blocks[s], num_tokens, last);
+            }
         }
     });
     if (!measured) return;
@@ -217,11 +293,11 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
     if (moments != nullptr) measured.emplace(grids, 5);
     const RoundedTiles rounded(isa, weights, 2, activations, num_tokens, pointer_to(measured));
     float* last = row_scratch.array<float>(static_cast<size_t>(3 * width));
-    over_strips(grid.across(), weights, 2, [&](int64_t strip, const Strip* strips) {
-        const StripProduct gates{isa, gate, strips[0], rounded.of(0)};
-        const StripProduct ups{isa, up, strips[1], rounded.of(1)};
-        gates.unpack(strip);
-        ups.unpack(strip);
+    const bool alike = rounded.of(0).tiles == rounded.of(1).tiles;
+    over_units(grid.across(), weights, 2, [&](int64_t strip, const Strip* strips) {
+        StripProducts gates(isa, rounded.of(0)), ups(isa, rounded.of(1));
+        gates.unpack(gate, strips[0], strip, 1);
+        (alike ? gates : ups).unpack(up, strips[2], strip, 1);
         GrowingBlock blocks[4];  // of the gate, of up, activated and their product
         for (int64_t piece = 0; piece < grid.down(); piece++) {
             const Block block = grid.block(strip, piece);
@@ -229,8 +305,9 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
             for (int64_t at = 0; at < tiles_in(block); at++) {
                 const TileRows tile(block, at);
                 float* const activated = blocks[2].at(tile);
-                gates.fill(tile, blocks[0].at(tile));
-                ups.fill(tile, blocks[1].at(tile));
+                float* const to[2] = {blocks[0].at(tile), blocks[1].at(tile)};
+                gates.fill(tile.index(), to);
+                if (!alike) ups.fill(tile.index(), to + 1);
                 isa.operations->silu(blocks[0].at(tile), tile.count(), activated);
                 isa.operations->multiply(activated, blocks[1].at(tile), tile.count(),
                                          blocks[3].at(tile));

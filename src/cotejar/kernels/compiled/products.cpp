@@ -26,34 +26,42 @@ void store(const float* totals, int tokens, int64_t first_token, const Weight& w
                     static_cast<size_t>(rows) * sizeof(float));
 }
 
-void multiply_strip(const Isa& isa, const Weight& weight, const Strip& strip, const Tiles& tiles,
-                    int64_t num_tokens, int64_t first_row, float* product) {
-    alignas(64) float totals[MAX_TILE * ROWS];
+// One strip or two side by side.
+void multiply_strips(const Isa& isa, const Weight& weight, const Strip* strips, Range range,
+                     const Tiles& tiles, int64_t num_tokens, float* product) {
+    alignas(64) float totals[2][MAX_TILE * ROWS];
+    const Strip* const both[] = {strips, strips + 1};
+    float* const to[] = {totals[0], totals[1]};
+    const int count = static_cast<int>(range.end - range.begin);
     for (int64_t index = 0; index < tiles.count; index++) {
-        multiply_tile(isa, weight, strip, tiles.tiles[index], totals);
+        multiply_tile_by(isa, weight, both, count, tiles.tiles[index], to);
         const int64_t first = index * MAX_TILE;
-        store(totals, static_cast<int>(std::min<int64_t>(MAX_TILE, num_tokens - first)), first,
-              weight, first_row, product);
+        const int tokens = static_cast<int>(std::min<int64_t>(MAX_TILE, num_tokens - first));
+        for (int one = 0; one < count; one++)
+            store(to[one], tokens, first, weight, (range.begin + one) * ROWS, product);
     }
 }
 
 void multiply_matrix(const Isa& isa, const Weight& weight, const float* activations,
                      int64_t num_tokens, float* product) {
     const RoundedTiles rounded(isa, &weight, 1, activations, num_tokens);
+    const int64_t pairs = (strips_of(weight) + 1) / 2;
     Failure failure;
     auto multiply = [&](int part, int parts) {
-        const Range mine = range_of_part(strips_of(weight), part, parts);
+        const Range mine = range_of_part(pairs, part, parts);
         failure.guard([&] {
-            Strip strip;
-            carve_strips(strip_scratch, &weight, &strip, 1);
-            for (int64_t index = mine.begin; index < mine.end; index++) {
-                isa.unpack_strip(weight, index * ROWS, strip);
-                multiply_strip(isa, weight, strip, rounded.of(0), num_tokens, index * ROWS,
-                               product);
+            const Weight twice[] = {weight, weight};
+            Strip strips[2];
+            carve_strips(strip_scratch, twice, strips, 2);
+            for (int64_t pair = mine.begin; pair < mine.end; pair++) {
+                const Range two{2 * pair, std::min(2 * pair + 2, strips_of(weight))};
+                for (int64_t index = two.begin; index < two.end; index++)
+                    isa.unpack_strip(weight, index * ROWS, strips[index - two.begin]);
+                multiply_strips(isa, weight, strips, two, rounded.of(0), num_tokens, product);
             }
         });
     };
-    parallel(strips_of(weight), multiply);
+    parallel(pairs, multiply);
     failure.rethrow();
 }
 

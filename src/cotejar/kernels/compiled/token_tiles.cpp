@@ -187,6 +187,14 @@ void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
     multiply(weight, strip, tile, totals);
 }
 
+void multiply_tile_by(const Isa& isa, const Weight& weight, const Strip* const* strips, int count,
+                      const TokenTile& tile, float* const* totals) {
+    if (count == 2 && isa.multiply_two_strips != nullptr)
+        return isa.multiply_two_strips(weight, strips, tile, totals);
+    for (int one = 0; one < count; one++)
+        multiply_tile(isa, weight, *strips[one], tile, totals[one]);
+}
+
 void carve_strips(Scratch& scratch, const Weight* weights, Strip* strips, int count) {
     Carver counter(nullptr);
     for (int one = 0; one < count; one++) strips[one].carve(counter, weights[one]);

@@ -42,6 +42,10 @@ void round_part(const Isa& isa, const Weight& weight, const float* values, int64
 void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
                    const TokenTile& tile, float* totals);
 
+// The same of `count` strips, one or two, of one weight or of two that are alike.
+void multiply_tile_by(const Isa& isa, const Weight& weight, const Strip* const* strips, int count,
+                      const TokenTile& tile, float* const* totals);
+
 // One strip for each weight, side by side.
 void carve_strips(Scratch& scratch, const Weight* weights, Strip* strips, int count);
 

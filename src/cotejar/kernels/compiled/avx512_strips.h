@@ -1,0 +1,13 @@
+// Strips times a tile of tokens, for AVX512-VNNI.
+#pragma once
+
+#include "isa.h"
+
+namespace cotejar {
+
+void avx512_multiply_strip(const Weight& weight, const Strip& strip, const TokenTile& tile,
+                           float* totals);
+void avx512_multiply_two_strips(const Weight& weight, const Strip* const* strips,
+                                const TokenTile& tile, float* const* totals);
+
+}  // namespace cotejar
