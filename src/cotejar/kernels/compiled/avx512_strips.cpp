@@ -41,6 +41,11 @@ inline void add_all_dots(const uint8_t* const* codes, const int8_t* x,
     }
 }
 
+inline void fetch(FetchAhead& ahead) {
+    _mm_prefetch(reinterpret_cast<const char*>(ahead.at), _MM_HINT_T1);
+    ahead.at += ahead.step;
+}
+
 template <int STRIPS, int T>
 inline void start_dots(const int32_t* initial, Each<STRIPS, T, __m512i>& dots) {
 #pragma GCC unroll 8
@@ -65,7 +70,7 @@ inline void store(const Each<STRIPS, T, __m512>& totals, int first, float* const
 // Types of 32-blocks; T tokens of the tile from `first`.
 template <int STRIPS, int T, bool OFFSET>
 void multiply_blocks(const Weight& weight, const Strip* const* strips, const TokenTile& tile,
-                     int first, float* const* to) {
+                     int first, FetchAhead ahead, float* const* to) {
     const int64_t n = tile.num_tokens, blocks = weight.num_blocks();
     const int8_t* x = tile.codes + 32 * first;
     Each<STRIPS, T, __m512> totals;
@@ -76,6 +81,7 @@ void multiply_blocks(const Weight& weight, const Strip* const* strips, const Tok
         for (int s = 0; s < STRIPS; s++) codes[s] = strips[s]->codes + 32 * row;
         Each<STRIPS, T, __m512i> dots;
         start_dots<STRIPS, T>(tile.initial + at, dots);
+        fetch(ahead);
         add_all_dots<STRIPS, T, 8>(codes, x, dots);
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
@@ -98,7 +104,7 @@ void multiply_blocks(const Weight& weight, const Strip* const* strips, const Tok
 // One super-block's dots under its sub-scales.
 template <int STRIPS, int T, int PIECE>
 inline void add_scaled_dots(const TypeInfo& type, const Strip* const* strips,
-                            const TokenTile& tile, int64_t block, int first,
+                            const TokenTile& tile, int64_t block, int first, FetchAhead& ahead,
                             Each<STRIPS, T, __m512i>& sums) {
     constexpr int PIECES = 256 / PIECE;
     for (int p = 0; p < PIECES; p++) {
@@ -109,6 +115,7 @@ inline void add_scaled_dots(const TypeInfo& type, const Strip* const* strips,
             codes[s] = strips[s]->codes + (block * 256 + p * PIECE) * ROWS;
         Each<STRIPS, T, __m512i> dots;
         start_dots<STRIPS, T>(tile.initial + at, dots);
+        fetch(ahead);
         add_all_dots<STRIPS, T, PIECE / 4>(codes, tile.codes + at * PIECE, dots);
         // The dot fits int16, so its upper half is only its sign; the scale's is 0.
 #pragma GCC unroll 2
@@ -136,7 +143,8 @@ inline __m512 offset_term(const Strip& strip, const TokenTile& tile, int pairs, 
 
 template <int STRIPS, int T, int PIECE, bool OFFSET>
 void multiply_super_blocks(const Weight& weight, const Strip* const* strips,
-                           const TokenTile& tile, int first, float* const* to) {
+                           const TokenTile& tile, int first, FetchAhead ahead,
+                           float* const* to) {
     const TypeInfo& type = *weight.type;
     Each<STRIPS, T, __m512> totals;
     clear(totals);
@@ -146,7 +154,7 @@ void multiply_super_blocks(const Weight& weight, const Strip* const* strips,
         for (int t = 0; t < T; t++)
 #pragma GCC unroll 2
             for (int s = 0; s < STRIPS; s++) sums.of[s][t] = _mm512_setzero_si512();
-        add_scaled_dots<STRIPS, T, PIECE>(type, strips, tile, block, first, sums);
+        add_scaled_dots<STRIPS, T, PIECE>(type, strips, tile, block, first, ahead, sums);
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
             const __m512 scale = _mm512_set1_ps(tile.scale[block * tile.num_tokens + first + t]);
@@ -165,7 +173,7 @@ void multiply_super_blocks(const Weight& weight, const Strip* const* strips,
 }
 
 using Multiply = void (*)(const Weight&, const Strip* const*, const TokenTile&, int,
-                          float* const*);
+                          FetchAhead, float* const*);
 
 template <int STRIPS, int T>
 Multiply kernel_of(const TypeInfo& type) {
@@ -184,17 +192,20 @@ Multiply kernel_of(const TypeInfo& type) {
 
 template <int STRIPS>
 void multiply_strips(const Weight& weight, const Strip* const* strips, const TokenTile& tile,
-                     float* const* totals) {
+                     FetchAhead ahead, float* const* totals) {
     const TypeInfo& type = *weight.type;
     switch (tile.num_tokens) {  // a power of 2
-        case 1: return kernel_of<STRIPS, 1>(type)(weight, strips, tile, 0, totals);
-        case 2: return kernel_of<STRIPS, 2>(type)(weight, strips, tile, 0, totals);
-        case 4: return kernel_of<STRIPS, 4>(type)(weight, strips, tile, 0, totals);
+        case 1: return kernel_of<STRIPS, 1>(type)(weight, strips, tile, 0, ahead, totals);
+        case 2: return kernel_of<STRIPS, 2>(type)(weight, strips, tile, 0, ahead, totals);
+        case 4: return kernel_of<STRIPS, 4>(type)(weight, strips, tile, 0, ahead, totals);
         default: break;
     }
     const Multiply multiply = kernel_of<STRIPS, MOST_TOKENS>(type);
-    for (int first = 0; first < tile.num_tokens; first += MOST_TOKENS)
-        multiply(weight, strips, tile, first, totals);
+    const int64_t pieces = weight.columns / TokenTile::piece_of(type);
+    for (int first = 0; first < tile.num_tokens; first += MOST_TOKENS) {
+        multiply(weight, strips, tile, first, ahead, totals);
+        ahead.at += pieces * ahead.step;
+    }
 }
 
 }  // namespace
@@ -203,12 +214,13 @@ void avx512_multiply_strip(const Weight& weight, const Strip& strip, const Token
                            float* totals) {
     const Strip* const strips[] = {&strip};
     float* const to[] = {totals};
-    multiply_strips<1>(weight, strips, tile, to);
+    multiply_strips<1>(weight, strips, tile, {strip.codes, 0}, to);
 }
 
 void avx512_multiply_two_strips(const Weight& weight, const Strip* const* strips,
-                                const TokenTile& tile, float* const* totals) {
-    multiply_strips<2>(weight, strips, tile, totals);
+                                const TokenTile& tile, FetchAhead ahead,
+                                float* const* totals) {
+    multiply_strips<2>(weight, strips, tile, ahead, totals);
 }
 
 }  // namespace cotejar

@@ -8,6 +8,6 @@ namespace cotejar {
 void avx512_multiply_strip(const Weight& weight, const Strip& strip, const TokenTile& tile,
                            float* totals);
 void avx512_multiply_two_strips(const Weight& weight, const Strip* const* strips,
-                                const TokenTile& tile, float* const* totals);
+                                const TokenTile& tile, FetchAhead ahead, float* const* totals);
 
 }  // namespace cotejar

@@ -219,7 +219,62 @@ void multiply_super_blocks(const Weight& weight, const TokenTile& tile, int64_t 
     }
 }
 
+// --- the same blocks to a strip ----------------------------------------------------------
+
+template <class Kind>
+inline void unpack_subs(const Blocks& blocks, int64_t block, const Strip& strip) {
+    constexpr int SUBS = Kind::OFFSET ? 8 : 16;
+    Subs subs;
+    Kind::put_subs(blocks, subs);
+    _mm512_store_ps(strip.scale + block * ROWS, subs.scale);
+    for (int sub = 0; sub < SUBS; sub++)
+        _mm512_store_si512(strip.sub_scales + (block * SUBS + sub) * ROWS, subs.scales[sub]);
+    if (!Kind::OFFSET) return;
+    _mm512_store_ps(strip.offset + block * ROWS, subs.offset);
+    for (int pair = 0; pair < SUBS / 2; pair++)
+        _mm512_store_si512(strip.sub_offsets + (block * SUBS / 2 + pair) * ROWS,
+                           subs.minimums[pair]);
+}
+
+template <class Kind, class Rows>
+inline void unpack_rows(Rows rows, int64_t num_blocks, const Strip& strip) {
+    for (int64_t block = 0; block < num_blocks; block++) {
+        const Blocks blocks = rows.block(block);
+        unpack_subs<Kind>(blocks, block, strip);
+        for (int chunk = 0; chunk < Kind::CHUNKS; chunk++) {
+            __m512i codes[4 * Kind::RUNS];
+            Kind::codes_of(blocks, chunk, codes);
+            for (int run = 0; run < Kind::RUNS; run++) {
+                uint8_t* const to =
+                    strip.codes + (256 * block + Kind::first_code(chunk, run)) * ROWS;
+                for (int quad = 0; quad < 4; quad++)
+                    _mm512_store_si512(to + 4 * ROWS * quad, codes[4 * run + quad]);
+            }
+        }
+    }
+}
+
+template <class Kind>
+void unpack_strip(const Weight& weight, int64_t first, const Strip& strip) {
+    const int64_t row_bytes = weight.row_bytes(), blocks = weight.num_blocks();
+    const uint8_t* const at = weight.blocks + first * row_bytes;
+    if (weight.rows - first < ROWS)
+        unpack_rows<Kind>(FewerRows<Kind::BYTES>(at, row_bytes, weight.rows - first), blocks,
+                          strip);
+    else
+        unpack_rows<Kind>(SixteenRows<Kind::BYTES>(at, row_bytes), blocks, strip);
+}
+
 }  // namespace
+
+UnpackStrip avx512_super_unpack_kernel(int block_type) {
+    switch (block_type) {
+        case Q4_K: return unpack_strip<FourBitsK>;
+        case Q5_K: return unpack_strip<FiveBitsK>;
+        case Q6_K: return unpack_strip<SixBitsK>;
+        default: return nullptr;
+    }
+}
 
 Isa::MultiplyTile avx512_super_tile_kernel(int block_type) {
     switch (block_type) {

@@ -25,7 +25,7 @@ struct FourBits {
     static constexpr bool OFFSET = WITH_OFFSET, AHEAD = true;
     __m512i columns[4];
 
-    void load(const Blocks& blocks) {
+    __attribute__((always_inline)) void load(const Blocks& blocks) {
         columns_of_16(blocks, BYTES - 16, columns);
     }
     __m512i codes(int quad) const { return nibbles_of(columns, quad); }
@@ -37,7 +37,7 @@ struct FiveBits {
     static constexpr bool OFFSET = WITH_OFFSET, AHEAD = true;
     __m512i bits, columns[4];
 
-    void load(const Blocks& blocks) {
+    __attribute__((always_inline)) void load(const Blocks& blocks) {
         bits = blocks.words_from(BYTES - 20);
         columns_of_16(blocks, BYTES - 16, columns);
     }
@@ -61,7 +61,7 @@ struct EightBits {
     static constexpr bool OFFSET = false, AHEAD = false;
     __m512i columns[8];
 
-    void load(const Blocks& blocks) {
+    __attribute__((always_inline)) void load(const Blocks& blocks) {
         columns_of_16(blocks, 2, columns);
         columns_of_16(blocks, 18, columns + 4);
     }
@@ -182,7 +182,47 @@ void multiply_blocks(const Weight& weight, const TokenTile& tile, int64_t begin,
         fewer[tile.num_tokens - first](weight, tile, first, begin, end, product);
 }
 
+// --- the same blocks to a strip ----------------------------------------------------------
+
+template <class Kind, class Rows>
+inline void unpack_rows(Rows rows, int64_t num_blocks, const Strip& strip) {
+    for (int64_t index = 0; index < num_blocks; index++) {
+        const Blocks blocks = rows.block(index);
+        const __m512i words = blocks.words_from(0);
+        Kind block;
+        block.load(blocks);
+#pragma GCC unroll 8
+        for (int quad = 0; quad < 8; quad++)
+            _mm512_store_si512(strip.codes + (8 * index + quad) * 4 * ROWS, block.codes(quad));
+        _mm512_store_ps(strip.scale + index * ROWS, low_halves_as_floats(words));
+        if (Kind::OFFSET)
+            _mm512_store_ps(strip.offset + index * ROWS, high_halves_as_floats(words));
+    }
+}
+
+template <class Kind>
+void unpack_strip(const Weight& weight, int64_t first, const Strip& strip) {
+    const int64_t row_bytes = weight.row_bytes(), blocks = weight.num_blocks();
+    const uint8_t* const at = weight.blocks + first * row_bytes;
+    if (weight.rows - first < ROWS)
+        unpack_rows<Kind>(FewerRows<Kind::BYTES>(at, row_bytes, weight.rows - first), blocks,
+                          strip);
+    else
+        unpack_rows<Kind>(SixteenRows<Kind::BYTES>(at, row_bytes), blocks, strip);
+}
+
 }  // namespace
+
+UnpackStrip avx512_unpack_kernel(int block_type) {
+    switch (block_type) {
+        case Q4_0: return unpack_strip<FourBits<18, false>>;
+        case Q4_1: return unpack_strip<FourBits<20, true>>;
+        case Q5_0: return unpack_strip<FiveBits<22, false>>;
+        case Q5_1: return unpack_strip<FiveBits<24, true>>;
+        case Q8_0: return unpack_strip<EightBits>;
+        default: return avx512_super_unpack_kernel(block_type);
+    }
+}
 
 Isa::MultiplyTile avx512_tile_kernel(int block_type) {
     switch (block_type) {

@@ -32,7 +32,8 @@ struct Isa {
     // The same of two strips of any such type, of one weight or of two that are alike; null
     // where it would be no faster.
     void (*multiply_two_strips)(const Weight& weight, const Strip* const* strips,
-                                const TokenTile& tile, float* const* totals);
+                                const TokenTile& tile, FetchAhead ahead,
+                                float* const* totals);
 
     // rows (ROWS x K) times tokens (N x K) in 16 float32 lanes; K a multiple of 16.
     void (*multiply_lanes)(const float* rows, const float* tokens, int num_tokens, int64_t k,

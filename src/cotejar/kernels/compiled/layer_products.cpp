@@ -52,11 +52,6 @@ void add_rows(const Isa& isa, const float* array, int64_t width, const Block& bl
                              block.rows, sums);
 }
 
-// Into the second cache, the lines of `bytes` bytes.
-void fetch_lines(const uint8_t* at, int64_t bytes) {
-    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line, 0, 2);
-}
-
 // Of `rows` rows so many values apart, the line at `values`.
 void fetch_rows(const float* values, int64_t width, int64_t rows) {
     for (int64_t row = 0; row < rows; row++) __builtin_prefetch(values + row * width, 0, 3);
@@ -68,23 +63,19 @@ class StripProducts {
   public:
     StripProducts(const Isa& isa, const Tiles& tiles) : isa_(isa), tiles_(tiles) {}
 
-    // `next` strips on is the one that this thread will take after it.
-    void unpack(const Linear& linear, const Strip& strip, int64_t index, int64_t next) {
-        const Weight& weight = linear.weight;
-        isa_.unpack_strip(weight, index * ROWS, strip);
-        const int64_t first = std::min(weight.rows, (index + next) * ROWS);
-        const int64_t bytes = std::min<int64_t>(ROWS, weight.rows - first) * weight.row_bytes();
+    // What it is taken of is followed by what this thread will take after it.
+    void unpack(const Linear& linear, const Strip& strip, int64_t index) {
+        isa_.unpack_strip(linear.weight, index * ROWS, strip);
         strips_[count_] = &strip;
-        ones_[count_++] = {&linear, index * ROWS, weight.blocks + first * weight.row_bytes(),
-                           bytes, (bytes / tiles_.count + 64) / 64 * 64};
+        ones_[count_++] = {&linear, index * ROWS};
     }
 
     int count() const { return count_; }
 
     void fill(int64_t tile, float* const* values) const {
-        for (int one = 0; one < count_; one++) ones_[one].fetch_ahead(tile);
         const TokenTile& tokens = tiles_.tiles[tile];
-        multiply_tile_by(isa_, ones_[0].linear->weight, strips_, count_, tokens, values);
+        multiply_tile_by(isa_, ones_[0].linear->weight, strips_, count_, tokens, ahead(tile),
+                         values);
         for (int one = 0; one < count_; one++)
             if (ones_[one].linear->bias != nullptr)
                 add_bias(ones_[one], tokens.num_tokens, values[one]);
@@ -94,15 +85,23 @@ class StripProducts {
     struct One {
         const Linear* linear;
         int64_t first_row;
-        const uint8_t* ahead;  // the strip after it, so many bytes, to fetch some a tile
-        int64_t ahead_bytes, bytes_a_tile;
-
-        void fetch_ahead(int64_t tile) const {
-            const int64_t from = tile * bytes_a_tile;
-            if (from < ahead_bytes)
-                fetch_lines(ahead + from, std::min(bytes_a_tile, ahead_bytes - from));
-        }
     };
+
+    // During all tiles, what these strips are taken of and as much after it; of two weights,
+    // the first tiles are for the one and the others for the other.
+    FetchAhead ahead(int64_t tile) const {
+        const bool is_one = ones_[0].linear == ones_[count_ - 1].linear;
+        const int64_t tiles = is_one ? tiles_.count : (tiles_.count + 1) / 2;
+        const One& one = ones_[is_one || tile < tiles ? 0 : 1];
+        const Weight& weight = one.linear->weight;
+        const int64_t rows = is_one ? count_ * ROWS : ROWS;
+        const int64_t pieces = weight.columns / TokenTile::piece_of(*weight.type);
+        const int64_t a_tile = (rows * weight.row_bytes() + tiles - 1) / tiles;
+        const int64_t step = a_tile / (pieces * 2) + 1;  // eight tokens of sixteen at a time
+        return {weight.blocks + (one.first_row + rows) * weight.row_bytes() +
+                    (tile % tiles) * a_tile,
+                step};
+    }
 
     void add_bias(const One& one, int64_t rows, float* values) const {
         alignas(64) float bias[ROWS] = {};
@@ -202,7 +201,7 @@ void multiply_together(const Isa& isa, const Linear* linears, float* const* out,
         const Range two = strips_of_pair(grid, pair - (one == 0 ? 0 : ends[one - 1]));
         StripProducts products(isa, rounded.of(one));
         for (int64_t strip = two.begin; strip < two.end; strip++)
-            products.unpack(linears[one], strips[2 * one + strip - two.begin], strip, 2);
+            products.unpack(linears[one], strips[2 * one + strip - two.begin], strip);
         GrowingBlock values[2];
         for (int64_t piece = 0; piece < grid.down(); piece++) {
             const Block blocks[2] = {grid.block(two.begin, piece), grid.block(two.end - 1, piece)};
@@ -243,7 +242,7 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
         const Range two = strips_of_pair(grid, pair);
         StripProducts products(isa, rounded.of(0));
         for (int64_t strip = two.begin; strip < two.end; strip++)
-            products.unpack(linear, strips[strip - two.begin], strip, 2);
+            products.unpack(linear, strips[strip - two.begin], strip);
         GrowingBlock values[2], sums[2];
         for (int64_t piece = 0; piece < grid.down(); piece++) {
             const Block blocks[2] = {grid.block(two.begin, piece), grid.block(two.end - 1, piece)};
@@ -296,8 +295,8 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
     const bool alike = rounded.of(0).tiles == rounded.of(1).tiles;
     over_units(grid.across(), weights, 2, [&](int64_t strip, const Strip* strips) {
         StripProducts gates(isa, rounded.of(0)), ups(isa, rounded.of(1));
-        gates.unpack(gate, strips[0], strip, 1);
-        (alike ? gates : ups).unpack(up, strips[2], strip, 1);
+        gates.unpack(gate, strips[0], strip);
+        (alike ? gates : ups).unpack(up, strips[2], strip);
         GrowingBlock blocks[4];  // of the gate, of up, activated and their product
         for (int64_t piece = 0; piece < grid.down(); piece++) {
             const Block block = grid.block(strip, piece);

@@ -34,7 +34,7 @@ void multiply_strips(const Isa& isa, const Weight& weight, const Strip* strips, 
     float* const to[] = {totals[0], totals[1]};
     const int count = static_cast<int>(range.end - range.begin);
     for (int64_t index = 0; index < tiles.count; index++) {
-        multiply_tile_by(isa, weight, both, count, tiles.tiles[index], to);
+        multiply_tile_by(isa, weight, both, count, tiles.tiles[index], {weight.blocks, 0}, to);
         const int64_t first = index * MAX_TILE;
         const int tokens = static_cast<int>(std::min<int64_t>(MAX_TILE, num_tokens - first));
         for (int one = 0; one < count; one++)

@@ -34,6 +34,13 @@ struct Strip {
     }
 };
 
+// What to fetch into the second cache during a product: with every piece of codes the line so
+// many bytes on.
+struct FetchAhead {
+    const uint8_t* at;
+    int64_t step;
+};
+
 struct TokenTile {
     int num_tokens;     // N, up to MAX_TILE; for the kernels over strips a power of 2
     int8_t* codes;      // [block][piece][N][codes of a piece]

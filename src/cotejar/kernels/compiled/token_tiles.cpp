@@ -188,9 +188,9 @@ void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
 }
 
 void multiply_tile_by(const Isa& isa, const Weight& weight, const Strip* const* strips, int count,
-                      const TokenTile& tile, float* const* totals) {
+                      const TokenTile& tile, FetchAhead ahead, float* const* totals) {
     if (count == 2 && isa.multiply_two_strips != nullptr)
-        return isa.multiply_two_strips(weight, strips, tile, totals);
+        return isa.multiply_two_strips(weight, strips, tile, ahead, totals);
     for (int one = 0; one < count; one++)
         multiply_tile(isa, weight, *strips[one], tile, totals[one]);
 }

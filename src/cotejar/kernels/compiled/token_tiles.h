@@ -44,7 +44,7 @@ void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
 
 // The same of `count` strips, one or two, of one weight or of two that are alike.
 void multiply_tile_by(const Isa& isa, const Weight& weight, const Strip* const* strips, int count,
-                      const TokenTile& tile, float* const* totals);
+                      const TokenTile& tile, FetchAhead ahead, float* const* totals);
 
 // One strip for each weight, side by side.
 void carve_strips(Scratch& scratch, const Weight* weights, Strip* strips, int count);
