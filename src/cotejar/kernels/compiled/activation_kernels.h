@@ -171,23 +171,36 @@ inline void sum_eights(const int8_t* codes, int16_t* sums) {
 #endif
 }
 
-inline void round_256(const float* values, int8_t* codes, float* scale, int16_t* sums) {
-    const uint32_t greatest = greatest_of_256(values);
-    const bool broken = greatest >= INFINITE_BITS;
-    *scale = broken ? quiet_nan() : 0.0f;
-    if (broken || greatest == 0) {
-        __builtin_memset(codes, 0, 256);
-        __builtin_memset(sums, 0, 256 / SUM_WIDTH_K * sizeof *sums);
-        return;
-    }
-    float inverse = -127.0f / values[first_with(values, greatest)];
-    *scale = 1.0f / inverse;
-    if (!is_finite(inverse)) inverse = 0.0f;
+#if !defined(__AVX512BW__)
+inline void round_values_of_256(const float* values, float inverse, int8_t* codes) {
     for (int j = 0; j < 256; j += LANES) {
         const Floats rounded = round_half_even(load_floats(values + j) * inverse);
         const Floats least = rounded < 127.0f ? rounded : Floats{} + 127.0f;
         store_codes(__builtin_convertvector(least, Ints), codes + j);
     }
+}
+
+// See round_256: the value that a block's scale comes from.
+inline bool find_greatest_of_256(const float*, float*) { return false; }
+#endif
+
+inline void round_256(const float* values, int8_t* codes, float* scale, int16_t* sums) {
+    float first_greatest;
+    if (!find_greatest_of_256(values, &first_greatest)) {
+        const uint32_t greatest = greatest_of_256(values);
+        const bool broken = greatest >= INFINITE_BITS;
+        *scale = broken ? quiet_nan() : 0.0f;
+        if (broken || greatest == 0) {
+            __builtin_memset(codes, 0, 256);
+            __builtin_memset(sums, 0, 256 / SUM_WIDTH_K * sizeof *sums);
+            return;
+        }
+        first_greatest = values[first_with(values, greatest)];
+    }
+    float inverse = -127.0f / first_greatest;
+    *scale = 1.0f / inverse;
+    if (!is_finite(inverse)) inverse = 0.0f;
+    round_values_of_256(values, inverse, codes);
     sum_eights(codes, sums);
 }
 

@@ -1,6 +1,6 @@
-// Eight blocks of 32 activations rounded together, in 512-bit registers: the horizontal steps of
-// eight blocks take little more than those of one. Only for files compiled for AVX-512;
-// everything here has internal linkage (see isa.h).
+// Eight blocks of 32 activations rounded together, or one of 256, in 512-bit registers: the
+// horizontal steps of eight blocks take little more than those of one. Only for files compiled
+// for AVX-512; everything here has internal linkage (see isa.h).
 #pragma once
 
 #include <immintrin.h>
@@ -97,6 +97,41 @@ inline bool round_eight_blocks(const float* values, int8_t* codes, float* scale,
     if (scaled_sum != nullptr)
         store(through_halves(_mm512_mul_ps(_mm512_cvtepi32_ps(totals), exact_scale)), scaled_sum);
     return true;
+}
+
+// The value of a block of 256 whose magnitude is the greatest: false where it is 0 or not finite,
+// or where it stands there with either sign, and the first would count.
+inline bool find_greatest_of_256(const float* values, float* greatest) {
+    // As integers, positive floats order as they are; as unsigned ones, negative ones come last
+    // and the least of them at the very end.
+    __m512i positive = _mm512_setzero_si512(), negative = _mm512_set1_epi32(INT32_MIN);
+    for (int j = 0; j < 256; j += 16) {
+        const __m512i here = _mm512_loadu_si512(values + j);
+        positive = _mm512_max_epi32(positive, here);
+        negative = _mm512_max_epu32(negative, here);
+    }
+    const uint32_t above = static_cast<uint32_t>(_mm512_reduce_max_epi32(positive));
+    const uint32_t below = _mm512_reduce_max_epu32(negative) & 0x7FFFFFFF;
+    const uint32_t bits = above > below ? above : below | 0x80000000;
+    __builtin_memcpy(greatest, &bits, sizeof bits);
+    return above != below && (bits & 0x7FFFFFFF) < 0x7F800000;
+}
+
+// Half to even, for |value| < 2^22; at most 127.
+inline __m512i even_numbers(__m512 values) {
+    const __m512 rounder = _mm512_set1_ps(12582912.0f), most = _mm512_set1_ps(127.0f);
+    const __m512 rounded = _mm512_sub_ps(_mm512_add_ps(values, rounder), rounder);
+    return _mm512_cvttps_epi32(_mm512_min_ps(rounded, most));
+}
+
+inline void round_values_of_256(const float* values, float inverse, int8_t* codes) {
+    const __m512 by = _mm512_set1_ps(inverse);
+    for (int j = 0; j < 256; j += 64) {
+        __m512i numbers[4];
+        for (int i = 0; i < 4; i++)
+            numbers[i] = even_numbers(_mm512_mul_ps(_mm512_loadu_ps(values + j + 16 * i), by));
+        _mm512_storeu_si512(codes + j, bytes_of(numbers));
+    }
 }
 
 }  // namespace

@@ -57,8 +57,20 @@ void fetch_rows(const float* values, int64_t width, int64_t rows) {
     for (int64_t row = 0; row < rows; row++) __builtin_prefetch(values + row * width, 0, 3);
 }
 
-// One strip of a weight, or two that read the same tiles, times a tile of tokens at a time; the
-// bias is added.
+// Strips that are at work at a time, at most.
+constexpr int MOST_STRIPS = 4;
+
+// Tiles that leave the second cache before the next strips come are read for more of them.
+int strips_at_once(const Tiles& tiles) {
+    constexpr int64_t OF_SECOND_CACHE = int64_t{1} << 20;
+    const TokenTile &first = tiles.tiles[0], &last = tiles.tiles[tiles.count - 1];
+    const bool fits = reinterpret_cast<const char*>(last.codes) -
+                          reinterpret_cast<const char*>(first.codes) < OF_SECOND_CACHE;
+    return fits ? 2 : MOST_STRIPS;
+}
+
+// Up to MOST_STRIPS strips that read the same tiles, times a tile of tokens at a time, two by
+// two; the bias is added.
 class StripProducts {
   public:
     StripProducts(const Isa& isa, const Tiles& tiles) : isa_(isa), tiles_(tiles) {}
@@ -74,8 +86,9 @@ class StripProducts {
 
     void fill(int64_t tile, float* const* values) const {
         const TokenTile& tokens = tiles_.tiles[tile];
-        multiply_tile_by(isa_, ones_[0].linear->weight, strips_, count_, tokens, ahead(tile),
-                         values);
+        for (int one = 0; one < count_; one += 2)
+            multiply_tile_by(isa_, ones_[one].linear->weight, strips_ + one,
+                             std::min(2, count_ - one), tokens, ahead(tile, one), values + one);
         for (int one = 0; one < count_; one++)
             if (ones_[one].linear->bias != nullptr)
                 add_bias(ones_[one], tokens.num_tokens, values[one]);
@@ -89,16 +102,18 @@ class StripProducts {
 
     // During all tiles, what these strips are taken of and as much after it; of two weights,
     // the first tiles are for the one and the others for the other.
-    FetchAhead ahead(int64_t tile) const {
-        const bool is_one = ones_[0].linear == ones_[count_ - 1].linear;
+    FetchAhead ahead(int64_t tile, int first) const {
+        const int last = std::min(first + 1, count_ - 1);
+        const bool is_one = ones_[first].linear == ones_[last].linear;
         const int64_t tiles = is_one ? tiles_.count : (tiles_.count + 1) / 2;
-        const One& one = ones_[is_one || tile < tiles ? 0 : 1];
+        const One& one = ones_[is_one || tile < tiles ? first : last];
         const Weight& weight = one.linear->weight;
-        const int64_t rows = is_one ? count_ * ROWS : ROWS;
+        const int64_t rows = is_one ? 2 * ROWS : ROWS;
         const int64_t pieces = weight.columns / TokenTile::piece_of(*weight.type);
         const int64_t a_tile = (rows * weight.row_bytes() + tiles - 1) / tiles;
         const int64_t step = a_tile / (pieces * 2) + 1;  // eight tokens of sixteen at a time
-        return {weight.blocks + (one.first_row + rows) * weight.row_bytes() +
+        const int64_t next_row = one.first_row + (is_one ? count_ * ROWS : ROWS);
+        return {weight.blocks + next_row * weight.row_bytes() +
                     (tile % tiles) * a_tile,
                 step};
     }
@@ -114,8 +129,8 @@ class StripProducts {
     const Isa& isa_;
     const Tiles& tiles_;
     int count_ = 0;
-    const Strip* strips_[2];
-    One ones_[2];
+    const Strip* strips_[MOST_STRIPS];
+    One ones_[MOST_STRIPS];
 };
 
 BlockMoments* pointer_to(std::optional<BlockMoments>& moments) {
@@ -152,18 +167,21 @@ struct GrowingBlock {
     }
 };
 
-// `work(unit, strips)` for all units, each thread with memory for two strips of each weight: of
-// weight i they are strips 2 i and 2 i + 1.
+// `work(unit, strips)` for all units, each thread with memory for so many strips of each weight,
+// those of one weight side by side.
 template <class Work>
-void over_units(int64_t units, const Weight* weights, int num_weights, Work work) {
-    Weight twice[2 * MAX_TOGETHER];
-    for (int one = 0; one < 2 * num_weights; one++) twice[one] = weights[one / 2];
+void over_units(int64_t units, const Weight* weights, int num_weights, int strips_each,
+                Work work) {
+    constexpr int MOST = MOST_STRIPS * MAX_TOGETHER;
+    const int count = num_weights * strips_each;
+    Weight of_strips[MOST];
+    for (int one = 0; one < count; one++) of_strips[one] = weights[one / strips_each];
     Failure failure;
     auto part_of = [&](int part, int parts) {
         const Range mine = range_of_part(units, part, parts);
         failure.guard([&] {
-            Strip strips[2 * MAX_TOGETHER];
-            carve_strips(strip_scratch, twice, strips, 2 * num_weights);
+            Strip strips[MOST];
+            carve_strips(strip_scratch, of_strips, strips, count);
             for (int64_t unit = mine.begin; unit < mine.end; unit++) work(unit, strips);
         });
     };
@@ -171,12 +189,14 @@ void over_units(int64_t units, const Weight* weights, int num_weights, Work work
     failure.rethrow();
 }
 
-// Strips 2 * pair and the next, if there is one.
-Range strips_of_pair(const BlockGrid& grid, int64_t pair) {
-    return {2 * pair, std::min(2 * pair + 2, grid.across())};
+// The strips of a unit of `at_once`.
+Range strips_of_unit(const BlockGrid& grid, int64_t unit, int at_once) {
+    return {at_once * unit, std::min(at_once * (unit + 1), grid.across())};
 }
 
-int64_t pairs_of(const BlockGrid& grid) { return (grid.across() + 1) / 2; }
+int64_t units_of(const BlockGrid& grid, int at_once) {
+    return (grid.across() + at_once - 1) / at_once;
+}
 
 }  // namespace
 
@@ -189,16 +209,16 @@ void multiply_together(const Isa& isa, const Linear* linears, float* const* out,
     for (int one = 0; one < count; one++) {
         weights[one] = linears[one].weight;
         grids[1 + one] = {num_tokens, weights[one].rows};
-        ends[one] = pairs += pairs_of(grids[1 + one]);
+        ends[one] = pairs += units_of(grids[1 + one], 2);
     }
     std::optional<BlockMoments> measured;
     if (moments != nullptr) measured.emplace(grids, 1 + count);
     const RoundedTiles rounded(isa, weights, count, activations, num_tokens, pointer_to(measured));
-    over_units(pairs, weights, count, [&](int64_t pair, const Strip* strips) {
+    over_units(pairs, weights, count, 2, [&](int64_t pair, const Strip* strips) {
         int one = 0;
         while (pair >= ends[one]) one++;
         const BlockGrid& grid = grids[1 + one];
-        const Range two = strips_of_pair(grid, pair - (one == 0 ? 0 : ends[one - 1]));
+        const Range two = strips_of_unit(grid, pair - (one == 0 ? 0 : ends[one - 1]), 2);
         StripProducts products(isa, rounded.of(one));
         for (int64_t strip = two.begin; strip < two.end; strip++)
             products.unpack(linears[one], strips[2 * one + strip - two.begin], strip);
@@ -238,28 +258,33 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
     const RoundedTiles rounded(isa, &linear.weight, 1, activations, num_tokens,
                                of_input ? pointer_to(measured) : nullptr);
     float* last = row_scratch.array<float>(static_cast<size_t>(width));
-    over_units(pairs_of(grid), &linear.weight, 1, [&](int64_t pair, const Strip* strips) {
-        const Range two = strips_of_pair(grid, pair);
+    const int at_once = strips_at_once(rounded.of(0));
+    const int64_t units = units_of(grid, at_once);
+    over_units(units, &linear.weight, 1, at_once, [&](int64_t unit, const Strip* strips) {
+        const Range mine = strips_of_unit(grid, unit, at_once);
         StripProducts products(isa, rounded.of(0));
-        for (int64_t strip = two.begin; strip < two.end; strip++)
-            products.unpack(linear, strips[strip - two.begin], strip);
-        GrowingBlock values[2], sums[2];
+        for (int64_t strip = mine.begin; strip < mine.end; strip++)
+            products.unpack(linear, strips[strip - mine.begin], strip);
+        const int count = products.count();
+        GrowingBlock values[MOST_STRIPS], sums[MOST_STRIPS];
         for (int64_t piece = 0; piece < grid.down(); piece++) {
-            const Block blocks[2] = {grid.block(two.begin, piece), grid.block(two.end - 1, piece)};
-            for (int s = 0; s < 2; s++) {
+            Block blocks[MOST_STRIPS];
+            for (int s = 0; s < count; s++) {
+                blocks[s] = grid.block(mine.begin + s, piece);
                 values[s].start(isa);
                 sums[s].start(isa);
             }
             for (int64_t at = 0; at < tiles_in(blocks[0]); at++) {
-                const TileRows tiles[2] = {TileRows(blocks[0], at), TileRows(blocks[1], at)};
-                float* const to[2] = {values[0].at(tiles[0]), values[1].at(tiles[1])};
-                for (int s = 0; s < products.count(); s++)
-                    fetch_rows(residual + tiles[s].rows.first_row * width +
-                                   tiles[s].rows.first_column,
-                               width, tiles[s].rows.rows);
-                products.fill(tiles[0].index(), to);
-                for (int s = 0; s < products.count(); s++) {
-                    const TileRows& tile = tiles[s];
+                float* to[MOST_STRIPS];
+                for (int s = 0; s < count; s++) {
+                    const TileRows tile(blocks[s], at);
+                    to[s] = values[s].at(tile);
+                    fetch_rows(residual + tile.rows.first_row * width + tile.rows.first_column,
+                               width, tile.rows.rows);
+                }
+                products.fill(TileRows(blocks[0], at).index(), to);
+                for (int s = 0; s < count; s++) {
+                    const TileRows tile(blocks[s], at);
                     add_rows(isa, residual, width, tile.rows, to[s], sums[s].at(tile));
                     store_rows(isa, sums[s].at(tile), width, tile.rows, out);
                     if (!measured) continue;
@@ -267,9 +292,9 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
                     sums[s].measure(isa, tile);
                 }
             }
-            for (int s = 0; measured && s < products.count(); s++) {
-                values[s].finish(isa, *measured, 1, two.begin + s, piece);
-                sums[s].finish(isa, *measured, 2, two.begin + s, piece);
+            for (int s = 0; measured && s < count; s++) {
+                values[s].finish(isa, *measured, 1, mine.begin + s, piece);
+                sums[s].finish(isa, *measured, 2, mine.begin + s, piece);
                 keep_last_row(values[s].values, blocks[s], num_tokens, last);
             }
         }
@@ -293,10 +318,10 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
     const RoundedTiles rounded(isa, weights, 2, activations, num_tokens, pointer_to(measured));
     float* last = row_scratch.array<float>(static_cast<size_t>(3 * width));
     const bool alike = rounded.of(0).tiles == rounded.of(1).tiles;
-    over_units(grid.across(), weights, 2, [&](int64_t strip, const Strip* strips) {
+    over_units(grid.across(), weights, 2, 1, [&](int64_t strip, const Strip* strips) {
         StripProducts gates(isa, rounded.of(0)), ups(isa, rounded.of(1));
         gates.unpack(gate, strips[0], strip);
-        (alike ? gates : ups).unpack(up, strips[2], strip);
+        (alike ? gates : ups).unpack(up, strips[1], strip);
         GrowingBlock blocks[4];  // of the gate, of up, activated and their product
         for (int64_t piece = 0; piece < grid.down(); piece++) {
             const Block block = grid.block(strip, piece);

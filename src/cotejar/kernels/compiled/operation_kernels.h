@@ -99,9 +99,31 @@ void rms_norm(const float* values, const float* weight, int64_t width, double ep
     for (int64_t j = 0; j < width; j++) out[j] = (values[j] * scale) * weight[j];
 }
 
+#if defined(__AVX512F__)
+// Eight neighbouring pairs.
+inline void rotate_eight(const float* values, const float* cosine, const float* sine,
+                         float* out) {
+    const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    const __m512 cosines =
+        _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(cosine)));
+    const __m512 sines =
+        _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(sine)));
+    const __m512 pairs = _mm512_loadu_ps(values);
+    const __m512 by_cosine = _mm512_mul_ps(pairs, cosines);
+    const __m512 by_sine = _mm512_mul_ps(_mm512_permute_ps(pairs, 0xB1), sines);
+    const __m512 sums = _mm512_add_ps(by_sine, by_cosine);
+    _mm512_storeu_ps(out, _mm512_mask_sub_ps(sums, 0x5555, by_cosine, by_sine));
+}
+#endif
+
 void rotate(const float* values, const float* cosine, const float* sine, int64_t pairs,
             int64_t first, int64_t second, int64_t step, float* out) {
-    for (int64_t i = 0; i < pairs; i++) {
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; step == 2 && second == first + 1 && i + 8 <= pairs; i += 8)
+        rotate_eight(values + first + 2 * i, cosine + i, sine + i, out + first + 2 * i);
+#endif
+    for (; i < pairs; i++) {
         const float a = values[first + i * step], b = values[second + i * step];
         out[first + i * step] = a * cosine[i] - b * sine[i];
         out[second + i * step] = a * sine[i] + b * cosine[i];

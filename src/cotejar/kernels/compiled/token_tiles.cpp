@@ -103,6 +103,12 @@ void round_columns(const Isa& isa, const Weight* weights, int num_weights, const
     }
 }
 
+// Rows are too far apart for the CPU to guess where the next one is.
+void fetch(const float* values, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(float)))
+        __builtin_prefetch(values + i, 0, 3);
+}
+
 }  // namespace
 
 void round_tile(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
@@ -118,6 +124,8 @@ void round_tile(const Isa& isa, const Weight* weights, int num_weights, const fl
         }
         for (int t = 0; t < tiles[0].num_tokens; t++) {
             const int64_t token = std::min<int64_t>(t, tokens_left - 1);
+            const int64_t next = std::min<int64_t>(t + 2, tokens_left - 1);
+            fetch(activations + next * columns + column, parts[0].columns);
             round_columns(isa, parts, num_weights, activations + token * columns + column, t,
                           rests);
         }
