@@ -21,7 +21,7 @@ from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 from cotejar.quant.floats import FLOAT_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Float32
 
@@ -56,17 +56,27 @@ def multiply_together(
     *,
     measured: bool = False,
     isa: str | None = None,
+    into: Mapping[int, Float32[np.ndarray, "T R"]] | None = None,
 ) -> tuple[list[Float32[np.ndarray, "T R"]], bytes | None]:
-    """Up to three products of the same activations.
+    """Up to three products of the same activations, by index `into` memory that is there.
 
     Returns:
         The products and, if `measured`, the moments of the activations and of each.
 
     Raises:
-        TensorShapeError: the activations have another width than a weight.
+        TensorShapeError: the activations have another width than a weight, or what is in
+            `into` another shape than the product.
     """
     _check(products, inputs_TC)
-    outputs = [empty_array((len(inputs_TC), product.rows)) for product in products]
+    shapes = [(len(inputs_TC), product.rows) for product in products]
+    into = into or {}
+    for index, place in into.items():
+        if place.shape != shapes[index]:
+            raise _misfit(f"a product of {shapes[index]}", str(place.shape))
+    outputs = [
+        into[index] if index in into else empty_array(shape)
+        for index, shape in enumerate(shapes)
+    ]
     moments = _compiled.multiply_together(
         isa or chosen_isa(),
         [product.compiled for product in products],

@@ -72,6 +72,7 @@ def rotate(
     *,
     adjacent: bool,
     isa: str | None = None,
+    out: Float32[np.ndarray, "T H E"] | None = None,
 ) -> Float32[np.ndarray, "T H E"]:
     """Turn the first P pairs of every head; what is beyond them stays.
 
@@ -81,15 +82,19 @@ def rotate(
         sin_TP: of every angle.
         adjacent: pairs are neighbours (2i, 2i + 1), not halves (i, i + P).
         isa: one of `runnable_isas()`; the chosen one if left out.
+        out: where the compiled kernels put it, rows side by side; new memory if left out.
 
     Raises:
-        TensorShapeError: the tables do not fit the values.
+        TensorShapeError: the tables do not fit the values, or `out` has another shape.
     """
     if (isa := isa or chosen_isa()) == NUMPY:
         _check_rotation(values_THE, cos_TP, sin_TP)
         with np.errstate(all="ignore"):
             return numpy_operations.rotate(values_THE, cos_TP, sin_TP, adjacent=adjacent)
-    return _rotate(isa, values_THE, cos_TP, sin_TP, adjacent=adjacent, measured=False)[0]
+    turned = _rotate(
+        isa, values_THE, cos_TP, sin_TP, adjacent=adjacent, measured=False, out=out
+    )
+    return turned[0]
 
 
 def rotate_and_measure(
@@ -117,10 +122,14 @@ def _rotate(
     *,
     adjacent: bool,
     measured: bool,
+    out: Float32[np.ndarray, "T H E"] | None = None,
 ) -> tuple[Float32[np.ndarray, "T H E"], bytes | None]:
     _check_rotation(values_THE, cos_TP, sin_TP)
     values_THE = np.ascontiguousarray(values_THE)
-    out = empty_array(values_THE.shape)
+    if out is None:
+        out = empty_array(values_THE.shape)
+    elif out.shape != values_THE.shape:
+        raise _misfit("rotate", f"a result of {values_THE.shape}", str(out.shape))
     moments = _compiled.rotate(isa, values_THE, cos_TP, sin_TP, adjacent, out, measured)
     return out, moments
 

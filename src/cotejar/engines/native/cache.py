@@ -77,6 +77,19 @@ class KVCache:
             self._make_room(len(k_TKE))
         return self._layers[layer].extend(self.num_tokens, k_TKE, v_TKE)
 
+    def places_for(
+        self, layer: int, num_tokens: int
+    ) -> tuple[Float32[np.ndarray, "T K E"], Float32[np.ndarray, "T K E"]] | None:
+        """Where a layer's next rows will be, for who can make them there; `extend` follows.
+
+        None where they are stored in another form than they are made in.
+        """
+        if self.kv_type != "f32":
+            return None
+        if self._layers[layer].num_bytes_to_grow(self.num_tokens, num_tokens):
+            self._make_room(num_tokens)
+        return self._layers[layer].places_for(self.num_tokens, num_tokens)
+
     def row_for_next(self) -> tuple[int, _compiled.Cache]:
         """Make room for one position; its row, and every layer's keys and values.
 
@@ -224,8 +237,19 @@ class LayerCache:
         begin = start - self._first
         stop = begin + len(k_TKE)
         for name, rows in (("keys", k_TKE), ("values", v_TKE)):
-            self._stores[name][begin:stop] = self._encode(rows)
+            place = self._stores[name][begin:stop]
+            encoded = self._encode(rows)
+            if not _is_there(encoded, place):
+                place[:] = encoded
         return self._decode("keys", stop), self._decode("values", stop)
+
+    def places_for(
+        self, start: int, num_tokens: int
+    ) -> tuple[Float32[np.ndarray, "T K E"], Float32[np.ndarray, "T K E"]]:
+        """Of keys and values from position `start` on, for which there is room."""
+        rows = slice(start - self._first, start - self._first + num_tokens)
+        shape = (num_tokens, *self._shape)
+        return self.keys[rows].reshape(shape), self.values[rows].reshape(shape)
 
     def num_bytes_to_grow(self, start: int, num_tokens: int) -> int:
         """Memory that rows for so many positions from `start` on need; 0 where they have it."""
@@ -313,6 +337,12 @@ class LayerCache:
         else:
             values = kept.astype(np.float32, copy=False)
         return values.reshape(stop, *self._shape)
+
+
+def _is_there(rows: np.ndarray, place: np.ndarray) -> bool:
+    """Are these the very numbers in memory? They were made in their place."""
+    same_order = rows.strides == place.strides and rows.dtype == place.dtype
+    return same_order and rows.ctypes.data == place.ctypes.data
 
 
 def _encode_q8_0(values: Float32[np.ndarray, "n"]) -> np.ndarray:

@@ -8,6 +8,7 @@ one row alone.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 from cotejar.engines.native.forward import Pass
 from cotejar.kernels import operations
@@ -37,6 +38,12 @@ _JOINED_SLOTS = {
 }
 
 
+_PRODUCTS: WeakKeyDictionary[LanguageModel, dict[tuple[int, str], Product]] = (
+    WeakKeyDictionary()
+)
+"""By layer and part: every new context asks again, and a model does not change."""
+
+
 class FusedPass(Pass):
     """What the engine runs unless another pass is asked for."""
 
@@ -48,7 +55,7 @@ class FusedPass(Pass):
         recorder: TraceRecorder | None = None,
     ) -> None:
         super().__init__(model, multiply, cache, recorder)
-        self._products: dict[tuple[int, str], Product] = {}
+        self._products = _PRODUCTS.setdefault(model, {})
 
     def _project(
         self, layer: int, x_TD: Float32[np.ndarray, "T D"]
@@ -56,8 +63,12 @@ class FusedPass(Pass):
         products = self._fused(layer, ("q", "k", "v"), (*_PROJECTED_SLOTS, "qkv"), x_TD)
         if products is None or self._asking_rows(layer, x_TD) is not x_TD:
             return super()._project(layer, x_TD)
+        places = self._places(layer, len(x_TD))
         projected, moments = multiply_together(
-            products, x_TD, measured=self.recorder is not None
+            products,
+            x_TD,
+            measured=self.recorder is not None,
+            into=places and {2: places[1].reshape(len(x_TD), -1)},
         )
         if self.recorder and moments:
             shapes = [values_TW.shape for values_TW in (x_TD, *projected)]
@@ -81,6 +92,26 @@ class FusedPass(Pass):
             shape = (tokens, heads * head_size)
             self.recorder.record_moments(slots, moments, (shape,), layer)
         return turned_THE
+
+    def rotate(
+        self,
+        layer: int,
+        values_THE: Float32[np.ndarray, "T H E"],
+        *,
+        which: Literal["q", "k"],
+    ) -> Float32[np.ndarray, "T H E"]:
+        """As `Pass` has it; keys where the cache will keep them."""
+        places = self._places(layer, len(values_THE)) if which == "k" else None
+        cos_TP, sin_TP = self.angles_of(layer, len(values_THE))
+        return operations.rotate(
+            values_THE, cos_TP, sin_TP, adjacent=self._adjacent, out=places and places[0]
+        )
+
+    def _places(
+        self, layer: int, num_tokens: int
+    ) -> tuple[Float32[np.ndarray, "T K E"], Float32[np.ndarray, "T K E"]] | None:
+        """Where keys and values will be kept, if they can be made there."""
+        return None if self.recorder else self.cache.places_for(layer, num_tokens)
 
     def _gated(
         self, layer: int, x_TD: Float32[np.ndarray, "T D"]

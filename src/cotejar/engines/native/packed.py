@@ -82,6 +82,9 @@ class PackedPass(FusedPass):
         ]
         return k_TKE, v_TKE
 
+    def _places(self, layer: int, num_tokens: int) -> None:  # noqa: ARG002 - of many caches
+        return None
+
     def attend(
         self,
         layer: int,

@@ -214,7 +214,7 @@ inline void weigh_some(const AttentionTile& tile, int64_t p, const Doubles* grea
     if (MAY_BE_NAN)
         exponentials<N>(weights);
     else
-        exponentials_up_to_0<N>(weights);
+        exponentials_or_some_nan<N>(weights);
 #pragma GCC unroll 4
     for (int i = 0; i < N; i++) {
         store_floats(tile.weights + (p + i) * LANES, weights[i]);

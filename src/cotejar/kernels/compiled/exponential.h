@@ -69,14 +69,16 @@ inline void exponentials(Floats* x) {
     for (int i = 0; i < N; i++) x[i] = x[i] == x[i] ? clean[i] : x[i];
 }
 
-// Of numbers up to 0, in place. A NaN gives some NaN, not its own bits.
+// The same, but a NaN gives some NaN and not its own bits: fewer operations.
 template <int N>
-inline void exponentials_up_to_0(Floats* x) {
+inline void exponentials_or_some_nan(Floats* x) {
 #if defined(__AVX512F__)
-    const __m512 least = _mm512_set1_ps(-104.0f);  // of a number and a NaN the second is kept
+    // Of a number and a NaN the second is kept.
+    const __m512 least = _mm512_set1_ps(-104.0f), greatest = _mm512_set1_ps(89.0f);
 #pragma GCC unroll 4
     for (int i = 0; i < N; i++)
-        x[i] = reinterpret_cast<Floats>(_mm512_max_ps(least, reinterpret_cast<__m512>(x[i])));
+        x[i] = reinterpret_cast<Floats>(_mm512_min_ps(
+            greatest, _mm512_max_ps(least, reinterpret_cast<__m512>(x[i]))));
     exponentials_in_range<N>(x);
 #else
     exponentials<N>(x);

@@ -23,7 +23,7 @@ inline void silu_some(const float* values, float* out) {
     Floats powers[N];
 #pragma GCC unroll 4
     for (int i = 0; i < N; i++) powers[i] = -load_floats(values + LANES * i);
-    exponentials<N>(powers);
+    exponentials_or_some_nan<N>(powers);  // of a NaN and a NaN the quotient is the first
 #pragma GCC unroll 4
     for (int i = 0; i < N; i++)
         store_floats(out + LANES * i, load_floats(values + LANES * i) / (1.0f + powers[i]));
