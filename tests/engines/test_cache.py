@@ -57,6 +57,41 @@ def test_what_comes_back_is_what_the_type_holds(model: LanguageModel, kv_type: s
     assert (v_SKE == as_stored(kv_type, values)).all()
 
 
+def test_rows_that_are_made_in_their_place_stay_there(model: LanguageModel) -> None:
+    cache, keys, values = KVCache(model.config), rows(model, 5), rows(model, 5, 1)
+    cache.extend(0, keys[:3], values[:3])
+    cache.advance(3)
+    places = cache.places_for(0, 2)
+    assert places is not None
+    places[0][:], places[1][:] = keys[3:], values[3:]
+
+    k_SKE, v_SKE = cache.extend(0, *places)
+
+    assert np.shares_memory(k_SKE, places[0])
+    assert np.shares_memory(v_SKE, places[1])
+    assert (k_SKE == keys).all()
+    assert (v_SKE == values).all()
+
+
+def test_rows_of_another_order_in_their_place_are_put_in_order(model: LanguageModel) -> None:
+    cache, keys, values = KVCache(model.config), rows(model, 4), rows(model, 4, 1)
+    places = cache.places_for(0, 4)
+    assert places is not None
+    places[0][:], places[1][:] = keys, values
+
+    k_SKE, v_SKE = cache.extend(0, places[0][::-1], places[1])
+
+    assert (k_SKE == keys[::-1]).all()
+    assert (v_SKE == values).all()
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_what_is_stored_in_another_form_has_no_place(
+    model: LanguageModel, kv_type: str
+) -> None:
+    assert KVCache(model.config, kv_type).places_for(0, 3) is None
+
+
 def test_narrower_types_take_less_memory(model: LanguageModel) -> None:
     sizes = {}
     for kv_type in ("f32", "f16", "q8_0"):

@@ -118,6 +118,63 @@ def test_a_gated_product_is_that_of_the_activated_and_up(
 
 
 @pytest.mark.parametrize("isa", COMPILED)
+def test_gate_and_up_of_one_type_are_multiplied_side_by_side(isa: str) -> None:
+    gate, up = (weight_of(BlockType.Q4_1, 37, 96, seed) for seed in (1, 2))
+    inputs = np.random.default_rng(3).standard_normal((70, 96)).astype(F32)
+
+    found, _ = layer_products.multiply_gated(
+        Product(gate, None), Product(up, None), inputs, isa=isa
+    )
+
+    activated = operations.silu(product_of(gate, inputs, None, isa), isa=isa)
+    expected = operations.multiply_elements(
+        activated, product_of(up, inputs, None, isa), isa=isa
+    )
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("rows", [64, 88])
+def test_activations_that_no_cache_holds_give_the_same_bits(rows: int, isa: str) -> None:
+    weight = weight_of(BlockType.Q4_K, rows, 4608, 1)
+    rng = np.random.default_rng(rows)
+    inputs = rng.standard_normal((257, 4608)).astype(F32)  # above a MiB, rounded
+    residual = rng.standard_normal((257, rows)).astype(F32)
+
+    found, _ = layer_products.multiply_and_add(Product(weight, None), inputs, residual, isa=isa)
+
+    expected = operations.add(residual, product_of(weight, inputs, None, isa), isa=isa)
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+def test_a_product_comes_into_the_memory_that_is_given(isa: str) -> None:
+    products = [Product(weight_of(BlockType.Q8_0, 24, 64, seed), None) for seed in (1, 2)]
+    inputs = np.random.default_rng(3).standard_normal((40, 64)).astype(F32)
+    expected, _ = layer_products.multiply_together(products, inputs, isa=isa)
+    place = np.empty((40, 24), F32)
+
+    found, _ = layer_products.multiply_together(products, inputs, isa=isa, into={1: place})
+
+    assert found[1] is place
+    assert [x.tobytes() for x in found] == [x.tobytes() for x in expected]
+
+
+def test_memory_that_does_not_fit_is_refused() -> None:
+    product = Product(weight_of(BlockType.Q8_0, 24, 64, 1), None)
+
+    with pytest.raises(TensorShapeError) as caught:
+        layer_products.multiply_together(
+            [product], np.zeros((40, 64), F32), into={0: np.empty((40, 23), F32)}
+        )
+
+    assert (caught.value.parts["expected"], caught.value.parts["found"]) == (
+        "a product of (40, 24)",
+        "(40, 23)",
+    )
+
+
+@pytest.mark.parametrize("isa", COMPILED)
 def test_bits_do_not_depend_on_the_number_of_threads(isa: str) -> None:
     rng = np.random.default_rng(9)
     gate, up = (Product(weight_of(BlockType.Q5_0, 100, 64, seed), None) for seed in (1, 2))

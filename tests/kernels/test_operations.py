@@ -147,6 +147,30 @@ def test_rotate_has_the_bits_of_numpy(
     assert same_bits(found[..., 2 * pairs :], values[..., 2 * pairs :])
 
 
+def test_rotate_puts_its_result_where_it_is_told(isa: str) -> None:
+    values = np.random.default_rng(1).standard_normal((5, 3, 16)).astype(F32)
+    tables = np.full((5, 8), 0.6, F32), np.full((5, 8), 0.8, F32)
+    place = np.empty((7, 3, 16), F32)[1:6]
+
+    found = rotate(values, *tables, adjacent=True, isa=isa, out=place)
+
+    assert isa == NUMPY or found is place
+    assert same_bits(found, rotate(values, *tables, adjacent=True, isa=isa))
+
+
+def test_rotate_refuses_a_place_of_another_shape() -> None:
+    values, table = np.zeros((5, 3, 16), F32), np.zeros((5, 8), F32)
+    place = np.empty((4, 3, 16), F32)
+
+    with pytest.raises(TensorShapeError) as caught:
+        rotate(values, table, table, adjacent=True, isa=COMPILED[0], out=place)
+
+    assert (caught.value.parts["expected"], caught.value.parts["found"]) == (
+        "a result of (5, 3, 16)",
+        "(4, 3, 16)",
+    )
+
+
 def attention_inputs(tokens: int, total: int, heads: int, kv_heads: int, size: int, seed: int):
     rng = np.random.default_rng(seed)
     q = rng.standard_normal((tokens, heads, size)).astype(F32) * F32(3)

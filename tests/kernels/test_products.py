@@ -349,6 +349,30 @@ def test_a_broken_activation_is_not_hidden(block_type: BlockType, bad: float, is
     assert same_bits(product[[0, 2]], clean[[0, 2]])
 
 
+def awkward_activations() -> np.ndarray:
+    """Rows of 512: ties of either sign, halves, the very large, the very small, NaN, zeros."""
+    rng = np.random.default_rng(7)
+    ties = rng.choice([-1.0, -0.25, 0.25, 1.0], 512)
+    halves = (rng.integers(-127, 127, 512) + 0.5) / 127
+    mixed = rng.standard_normal(512) * 10.0 ** np.repeat(rng.integers(-44, 38, 16), 32)
+    broken = rng.standard_normal(512)
+    broken[300] = np.nan
+    negative = -np.abs(rng.standard_normal(512))
+    nothing = np.where(np.arange(512) < 300, -0.0, 0.0)
+    rows = [ties, np.clip(halves, -1, 1), mixed, broken, negative, nothing]
+    return np.array(rows).astype(F32)
+
+
+@pytest.mark.parametrize("block_type", [BlockType.Q4_1, BlockType.Q8_0, BlockType.Q6_K])
+def test_awkward_activations_are_rounded_as_by_numpy(block_type: BlockType, isa: str) -> None:
+    weight = random_weight(block_type, 17, 512)
+    inputs = np.tile(awkward_activations(), (3, 1))
+
+    found = multiply_q8(weight, inputs, isa=isa)
+
+    assert same_bits(found, multiply_q8(weight, inputs, isa=NUMPY))
+
+
 @pytest.mark.parametrize("block_type", list(BlockType), ids=lambda one: one.label)
 def test_f32_is_within_the_rounding_of_a_sum(block_type: BlockType, isa: str) -> None:
     weight = random_weight(block_type, 37, columns_of(block_type))
