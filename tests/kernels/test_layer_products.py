@@ -291,6 +291,35 @@ def zeros(*shape: int) -> np.ndarray:
             ),
             "the activations have another width than the weight",
         ),
+        (
+            lambda c: c.feed_forward(
+                "portable",
+                linear(32),
+                linear(),
+                linear(),
+                zeros(2, 32),
+                zeros(2, 4),
+                zeros(2, 4),
+            ),
+            "gate and up do not fit the activations or the weight after them",
+        ),
+        (
+            lambda c: c.feed_forward(
+                "portable", *[linear(32)] * 2, linear(), zeros(2, 32), zeros(1, 4), zeros(2, 4)
+            ),
+            "the output has another shape than the product or what is added",
+        ),
+        (
+            lambda c: c.feed_forward(
+                "portable",
+                *[linear(256)] * 2,
+                linear(4, 256, BlockType.Q6_K),
+                zeros(2, 32),
+                zeros(2, 4),
+                zeros(2, 4),
+            ),
+            "a weight whose blocks are too wide",
+        ),
     ],
 )
 def test_the_extension_refuses_what_it_would_read_past(call, problem: str) -> None:

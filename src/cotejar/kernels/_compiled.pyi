@@ -93,6 +93,16 @@ def multiply_gated(
     measured: bool,
     out: np.ndarray,
 ) -> bytes | None: ...
+def can_feed_forward(down: Linear) -> bool: ...
+def feed_forward(
+    isa: str,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    activations: np.ndarray,
+    residual: np.ndarray,
+    out: np.ndarray,
+) -> None: ...
 def has_vector_kernel(isa: str, block_type: int) -> bool: ...
 
 class Linear:

@@ -153,6 +153,44 @@ def multiply_gated(
     return output_TF, moments
 
 
+def can_feed_forward(down: Product) -> bool:
+    """Is `feed_forward` for such a last product?"""
+    return _compiled.can_feed_forward(down.compiled)
+
+
+def feed_forward(
+    gate: Product,
+    up: Product,
+    down: Product,
+    inputs_TD: Float32[np.ndarray, "T D"],
+    residual_TD: Float32[np.ndarray, "T D"],
+    *,
+    isa: str | None = None,
+) -> Float32[np.ndarray, "T D"]:
+    """`residual + down(silu(gate) * up)`, of which nothing in between comes to memory.
+
+    Raises:
+        TensorShapeError: the arrays do not fit the weights, or the weights each other.
+    """
+    _check([gate, up], inputs_TD)
+    if not gate.rows == up.rows == down.columns:
+        rows = f"{gate.rows} and {up.rows} rows before {down.columns} columns"
+        raise _misfit("as many rows of gate and up as columns of the next", rows)
+    output_TD = empty_array((len(inputs_TD), down.rows))
+    if residual_TD.shape != output_TD.shape:
+        raise _misfit(f"a residual of {output_TD.shape}", str(residual_TD.shape))
+    _compiled.feed_forward(
+        isa or chosen_isa(),
+        gate.compiled,
+        up.compiled,
+        down.compiled,
+        np.ascontiguousarray(inputs_TD),
+        np.ascontiguousarray(residual_TD),
+        output_TD,
+    )
+    return output_TD
+
+
 def _check(products: Sequence[Product], inputs_TC: Float32[np.ndarray, "T C"]) -> None:
     for product in products:
         if inputs_TC.ndim != 2 or inputs_TC.shape[1] != product.columns:  # noqa: PLR2004 - axes

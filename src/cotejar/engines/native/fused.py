@@ -14,7 +14,9 @@ from cotejar.engines.native.forward import Pass
 from cotejar.kernels import operations
 from cotejar.kernels.layer_products import (
     Product,
+    can_feed_forward,
     can_multiply,
+    feed_forward,
     multiply_and_add,
     multiply_gated,
     multiply_together,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _PROJECTED_SLOTS = ("attn_norm", "q", "k", "v")
 _GATED_SLOTS = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_inner")
+_FEED_FORWARD_PARTS = ("ffn_gate", "ffn_up", "ffn_out")
 _JOINED_SLOTS = {
     "attn": ("attn_context", "attn_out", "attn_residual"),
     "ffn": ("ffn_out", "output"),
@@ -112,6 +115,18 @@ class FusedPass(Pass):
     ) -> tuple[Float32[np.ndarray, "T K E"], Float32[np.ndarray, "T K E"]] | None:
         """Where keys and values will be kept, if they can be made there."""
         return None if self.recorder else self.cache.places_for(layer, num_tokens)
+
+    def _feed_forward(
+        self, layer: int, hidden_TD: Float32[np.ndarray, "T D"]
+    ) -> Float32[np.ndarray, "T D"]:
+        config = self.model.config
+        is_plain = not self.recorder and config.activation == "silu" and not config.post_norms
+        x_TD = self.norm(layer, "ffn_norm", hidden_TD)
+        products = self._fused(layer, _FEED_FORWARD_PARTS, (), x_TD) if is_plain else None
+        if products and can_feed_forward(products[-1]):
+            gate, up, down = products
+            return feed_forward(gate, up, down, x_TD, hidden_TD)
+        return self._project_back(layer, "ffn", hidden_TD, self._gated(layer, x_TD))
 
     def _gated(
         self, layer: int, x_TD: Float32[np.ndarray, "T D"]

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bound_linear.h"
+#include "feed_forward.h"
 #include "layer_products.h"
 
 namespace cotejar {
@@ -105,6 +106,27 @@ nb::object bind_gated(const std::string& isa_name, const BoundLinear& gate,
     return bytes_of(moments, 5);
 }
 
+void bind_feed_forward(const std::string& isa_name, const BoundLinear& gate,
+                       const BoundLinear& up, const BoundLinear& down, const Matrix& activations,
+                       const Matrix& residual, const OutMatrix& out) {
+    const Isa& isa = isa_named(isa_name);
+    const Weight &inner = gate.linear.weight, &last = down.linear.weight;
+    check_tokens(activations);
+    for (const Linear* linear : {&gate.linear, &up.linear, &down.linear})
+        require(linear->weight.type->rounding != Rounding::FLOAT, "a weight in floats");
+    for (const Linear* linear : {&gate.linear, &up.linear})
+        require(linear->weight.columns == static_cast<int64_t>(activations.shape(1)) &&
+                    linear->weight.rows == last.columns,
+                "gate and up do not fit the activations or the weight after them");
+    require(inner.columns >= 1 && can_feed_forward(last), "a weight whose blocks are too wide");
+    require(out.shape(0) == activations.shape(0) &&
+                static_cast<int64_t>(out.shape(1)) == last.rows && same_shape(residual, out),
+            "the output has another shape than the product or what is added");
+    nb::gil_scoped_release released;
+    feed_forward(isa, gate.linear, up.linear, down.linear, activations.data(),
+                 static_cast<int64_t>(activations.shape(0)), residual.data(), out.data());
+}
+
 }  // namespace
 
 void bind_layer_products(nb::module_& module) {
@@ -118,6 +140,11 @@ void bind_layer_products(nb::module_& module) {
     module.def("multiply_gated", bind_gated, nb::arg("isa"), nb::arg("gate"), nb::arg("up"),
                nb::arg("activations").noconvert(), nb::arg("measured"),
                nb::arg("out").noconvert());
+    module.def("can_feed_forward",
+               [](const BoundLinear& down) { return can_feed_forward(down.linear.weight); });
+    module.def("feed_forward", bind_feed_forward, nb::arg("isa"), nb::arg("gate"), nb::arg("up"),
+               nb::arg("down"), nb::arg("activations").noconvert(),
+               nb::arg("residual").noconvert(), nb::arg("out").noconvert());
 }
 
 }  // namespace cotejar

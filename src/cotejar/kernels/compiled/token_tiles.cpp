@@ -111,6 +111,13 @@ void fetch(const float* values, int64_t count) {
 
 }  // namespace
 
+Tiles carve_tiles(Scratch& scratch, const Weight& weight, int64_t num_tokens) {
+    Carver counter(nullptr);
+    carve_tiles(counter, weight, num_tokens);
+    Carver carver(scratch.get(counter.used()));
+    return carve_tiles(carver, weight, num_tokens);
+}
+
 void round_tile(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
                 int64_t tokens_left, const TokenTile* tiles) {
     const int64_t columns = weights[0].columns;

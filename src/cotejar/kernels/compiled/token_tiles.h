@@ -28,6 +28,9 @@ class RoundedTiles {
     int kind_of_[MAX_WEIGHTS];
 };
 
+// Tiles for activations that a weight multiplies, not yet filled. Throws std::bad_alloc.
+Tiles carve_tiles(Scratch& scratch, const Weight& weight, int64_t num_tokens);
+
 // One tile of each of these weights, by the calling thread. Tokens past the last repeat the
 // last; their products are not stored.
 void round_tile(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
