@@ -11,7 +11,8 @@ namespace cotejar {
 namespace {
 
 static_assert(ROWS == BLOCK_COLUMNS && BLOCK_ROWS % MAX_TILE == 0, "a strip's block is a block");
-static_assert(MAX_TOGETHER <= MOST_WEIGHTS && MAX_TOGETHER <= RoundedTiles::MAX_WEIGHTS, "all of them are rounded for");
+static_assert(MAX_TOGETHER <= MOST_WEIGHTS && MAX_TOGETHER <= RoundedTiles::MAX_WEIGHTS,
+              "all of them are rounded for, and have strips");
 
 thread_local Scratch row_scratch;    // of the calling thread: last rows that nobody keeps
 
