@@ -1,13 +1,14 @@
 """Count, extremes, mean and squared deviations of float32 values, in one pass over memory.
 
-One row is measured in chunks of 4096 values; several rows in blocks of 64 rows by 16
-columns, as products come into being, so that each is measured where it is made. Chunks and
-blocks (those of the first columns first) are measured on their own and merged in order (Chan,
-Golub and LeVeque, 1979), so that the numbers depend neither on the threads nor on who
-measures. Within one, float64 sums of the values and of their squares, which are exact there,
-run in 16 lanes, value i in lane i mod 16, lanes folded by halves. One that holds NaN or Inf,
-or whose values spread by less than a hundredth of their size, is measured in two passes. The
-same bits on every compiled instruction set.
+One row is measured in chunks of 1024 values; several rows in blocks of 64 rows by 16
+columns, as products come into being, so that each is measured where it is made. A block's
+values are summed in float32, and so are their squares: value i in lane i mod 16, 16 values of
+a lane at a time, even and odd ones apart. What the lanes give is summed in float64, block
+after block, in an order that depends neither on the threads nor on who measures. A block that
+holds NaN or Inf, whose values spread by less than half of their size, or whose squares leave
+float32's range is measured in float64 in two passes, and merged (Chan, Golub and LeVeque,
+1979). The same bits on every compiled instruction set; `MEAN_ERROR` and `STD_ERROR` say how
+near, and `compiled/statistics.h` why.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64
+
+
+MEAN_ERROR = 12 * 2.0**-24
+"""Of a mean, at most; in units of the rms of the values."""
+
+STD_ERROR = 49 * 2.0**-24
+"""Of a standard deviation, at most; in units of the rms of the values."""
 
 
 class Moments(NamedTuple):

@@ -270,6 +270,7 @@ class TraceRecorder:
             )
         self._capture = capture
         self._every_site = capture.layers is None
+        self._takes_all_moments = Scope.ALL in capture.scopes and not capture.array_slots
         self._sites: dict[str, SiteRecord] = {}
         self._counted: list[_Counted | _Joined | CountedStep] = []
         self.arrays = ArrayStore()
@@ -363,7 +364,9 @@ class TraceRecorder:
     def takes_moments(self, slots: Sequence[str]) -> bool:
         """May these slots come by `record_moments`: no array, all positions?"""
         capture = self._capture
-        return Scope.ALL in capture.scopes and not capture.array_slots.intersection(slots)
+        return self._takes_all_moments or (
+            Scope.ALL in capture.scopes and capture.array_slots.isdisjoint(slots)
+        )
 
     def record_moments(
         self,

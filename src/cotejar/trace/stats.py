@@ -1,4 +1,7 @@
-"""Statistics of an activation, in float64, constant in size whatever they cover.
+"""Statistics of an activation, constant in size whatever they cover.
+
+They are float64. Of float32 values a kernel counts them, within the small errors that
+`kernels.moments` derives; of others numpy does, in float64 throughout.
 
 `count`, the non-finite counts and `zero_count` cover every value; `min`, `max`, `mean`,
 `std` and `rms` cover the finite ones only. `std` has ddof 1 and is 0 for fewer than two

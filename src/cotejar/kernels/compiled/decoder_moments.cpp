@@ -6,7 +6,7 @@ namespace cotejar {
 
 namespace {
 
-int64_t chunks_of(int64_t width) { return (width + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK; }
+int64_t chunks_of(int64_t width) { return (width + BLOCK_VALUES - 1) / BLOCK_VALUES; }
 
 }  // namespace
 
@@ -21,7 +21,7 @@ int64_t StepMoments::count(const Decoder& decoder) {
 void StepMoments::carve(Carver& carver) {
     const int64_t chunks =
         (count(decoder_) - 1) * stride_ + chunks_of(decoder_.lm_head.weight.rows);
-    parts_ = carver.take<Moments>(static_cast<size_t>(chunks));
+    parts_ = carver.take<Chunk>(static_cast<size_t>(chunks));
 }
 
 int64_t StepMoments::width_of(int64_t site) const {
@@ -46,8 +46,8 @@ void StepMoments::measure(int members, int member, int64_t site, const float* va
     const int64_t width = width_of(site);
     for (int64_t chunk = 0; chunk < chunks_of(width); chunk++) {
         if ((site + chunk) % members != member) continue;
-        const int64_t first = chunk * MOMENTS_CHUNK;
-        decoder_.isa->measure_chunk(values + first, std::min(MOMENTS_CHUNK, width - first),
+        const int64_t first = chunk * BLOCK_VALUES;
+        decoder_.isa->measure_chunk(values + first, std::min(BLOCK_VALUES, width - first),
                                     parts_[site * stride_ + chunk]);
     }
 }
@@ -71,8 +71,12 @@ void StepMoments::logits(int members, int member, const float* values) const {
 }
 
 void StepMoments::merged(Moments* moments) const {
-    for (int64_t site = 0; site < count(decoder_); site++)
-        moments[site] = merge_moments(parts_ + site * stride_, chunks_of(width_of(site)));
+    for (int64_t site = 0; site < count(decoder_); site++) {
+        Total total;
+        for (int64_t chunk = 0; chunk < chunks_of(width_of(site)); chunk++)
+            total.add(parts_[site * stride_ + chunk]);
+        moments[site] = total.moments();
+    }
 }
 
 }  // namespace cotejar

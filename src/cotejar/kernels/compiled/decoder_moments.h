@@ -41,7 +41,7 @@ class StepMoments {
 
     const Decoder& decoder_;
     int64_t stride_;  // chunks of the widest site but the logits, which come last
-    Moments* parts_ = nullptr;
+    Chunk* parts_ = nullptr;
 };
 
 }  // namespace cotejar

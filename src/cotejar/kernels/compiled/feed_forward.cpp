@@ -38,7 +38,8 @@ void round_block(const Isa& isa, const Weight& down, const float* inner, int64_t
 void make_inner(const Isa& isa, const Linear& gate, const Linear& up, const Weight& down,
                 const RoundedTiles& rounded, const Tiles& inner) {
     const Weight weights[2] = {gate.weight, up.weight};
-    over_units(down.num_blocks(), weights, 2, 2, [&](int64_t block, const Strip* strips) {
+    over_units(isa, down.num_blocks(), weights, 2, 2, nullptr,
+               [&](int64_t block, const Strip* strips, Meters&) {
         StripProducts gates(isa, rounded.of(0)), ups(isa, rounded.of(1));
         for (int half = 0; half < 2; half++) {
             gates.unpack(gate, strips[half], 2 * block + half);
@@ -74,8 +75,8 @@ void add_down(const Isa& isa, const Linear& down, const Tiles& inner, int64_t nu
     const int64_t width = down.weight.rows;
     const BlockGrid grid{num_tokens, width};
     const int at_once = strips_at_once(inner);
-    over_units(units_of(grid, at_once), &down.weight, 1, at_once,
-               [&](int64_t unit, const Strip* strips) {
+    over_units(isa, units_of(grid, at_once), &down.weight, 1, at_once, nullptr,
+               [&](int64_t unit, const Strip* strips, Meters&) {
         const Range mine = strips_of_unit(grid, unit, at_once);
         StripProducts products(isa, inner);
         for (int64_t strip = mine.begin; strip < mine.end; strip++)

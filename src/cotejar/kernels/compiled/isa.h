@@ -55,7 +55,11 @@ struct Isa {
     const Bf16Kernels* bf16;
     const Operations* operations;
     RoundActivations round_activations;
-    MeasureChunk measure_chunk;
+    // Up to BLOCK_VALUES values. Where their sums do not tell enough, false and the `other`: all
+    // but extremes and zeros.
+    bool (*measure_block)(const float* values, int64_t count, Extremes& extremes,
+                          BlockSums& block, Moments& other);
+    void (*measure_chunk)(const float* values, int64_t count, Chunk& chunk);
 };
 
 extern const Isa PORTABLE;

@@ -392,6 +392,7 @@ const Isa AVX2 = {
     &BF16_AVX2,
     &OPERATIONS,
     round_activations,
+    measure_block,
     measure_chunk,
 };
 

@@ -93,6 +93,7 @@ const Isa AVX512VNNI = {
     &BF16_AVX512,
     &OPERATIONS,
     round_activations,
+    measure_block,
     measure_chunk,
 };
 

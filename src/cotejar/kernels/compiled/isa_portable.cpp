@@ -165,6 +165,7 @@ const Isa PORTABLE = {
     &BF16_PORTABLE,
     &OPERATIONS,
     round_activations,
+    measure_block,
     measure_chunk,
 };
 

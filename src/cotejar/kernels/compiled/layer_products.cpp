@@ -53,8 +53,12 @@ BlockMoments* pointer_to(std::optional<BlockMoments>& moments) {
     return moments ? &*moments : nullptr;
 }
 
+ArrayMoments* array_of(std::optional<BlockMoments>& moments, int index) {
+    return moments ? moments->array(index) : nullptr;
+}
+
 // Of all rows, block by block, and of the last, where it stands.
-BothMoments both(const Isa& isa, const BlockMoments& blocks, int array, const float* last,
+BothMoments both(const Isa& isa, BlockMoments& blocks, int array, const float* last,
                  int64_t width) {
     return {blocks.merged(array), measure_row(isa, last, width)};
 }
@@ -66,21 +70,11 @@ void keep_last_row(const float* values, const Block& block, int64_t num_tokens, 
                 static_cast<size_t>(block.columns) * sizeof(float));
 }
 
-// One array's block as it grows, tile by tile, each measured while it is in the first cache.
-struct GrowingBlock {
+// A block taken out, which is measured while it is in the first cache.
+struct OwnBlock {
     alignas(64) float values[BLOCK_VALUES];
-    MomentLanes lanes;
 
     float* at(const TileRows& tile) { return values + tile.offset; }
-    void start(const Isa& isa) { isa.operations->start_lanes(lanes); }
-    void measure(const Isa& isa, const TileRows& tile) {
-        isa.operations->add_to_lanes(at(tile), tile.count(), lanes);
-    }
-    void finish(const Isa& isa, BlockMoments& moments, int array, int64_t strip,
-                int64_t piece) const {
-        if (!moments.finish(isa, array, strip, piece, lanes))
-            moments.measure(isa, array, strip, piece, values);
-    }
 };
 
 }  // namespace
@@ -98,8 +92,9 @@ void multiply_together(const Isa& isa, const Linear* linears, float* const* out,
     }
     std::optional<BlockMoments> measured;
     if (moments != nullptr) measured.emplace(grids, 1 + count);
-    const RoundedTiles rounded(isa, weights, count, activations, num_tokens, pointer_to(measured));
-    over_units(pairs, weights, count, 2, [&](int64_t pair, const Strip* strips) {
+    const RoundedTiles rounded(isa, weights, count, activations, num_tokens, array_of(measured, 0));
+    over_units(isa, pairs, weights, count, 2, pointer_to(measured),
+               [&](int64_t pair, const Strip* strips, Meters& meters) {
         int one = 0;
         while (pair >= ends[one]) one++;
         const BlockGrid& grid = grids[1 + one];
@@ -107,21 +102,18 @@ void multiply_together(const Isa& isa, const Linear* linears, float* const* out,
         StripProducts products(isa, rounded.of(one));
         for (int64_t strip = two.begin; strip < two.end; strip++)
             products.unpack(linears[one], strips[2 * one + strip - two.begin], strip);
-        GrowingBlock values[2];
+        OwnBlock values[2];
         for (int64_t piece = 0; piece < grid.down(); piece++) {
             const Block blocks[2] = {grid.block(two.begin, piece), grid.block(two.end - 1, piece)};
-            for (GrowingBlock& each : values) each.start(isa);
             for (int64_t at = 0; at < tiles_in(blocks[0]); at++) {
                 const TileRows tiles[2] = {TileRows(blocks[0], at), TileRows(blocks[1], at)};
                 float* const to[2] = {values[0].at(tiles[0]), values[1].at(tiles[1])};
                 products.fill(tiles[0].index(), to);
-                for (int s = 0; s < products.count(); s++) {
+                for (int s = 0; s < products.count(); s++)
                     store_rows(isa, to[s], grid.width, tiles[s].rows, out[one]);
-                    if (measured) values[s].measure(isa, tiles[s]);
-                }
             }
-            for (int s = 0; measured && s < products.count(); s++)
-                values[s].finish(isa, *measured, 1 + one, two.begin + s, piece);
+            for (int s = 0; s < products.count(); s++)
+                meters.of(1 + one).measure(two.begin + s, piece, values[s].values);
         }
     });
     if (!measured) return;
@@ -141,24 +133,20 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
     std::optional<BlockMoments> measured;
     if (moments != nullptr) measured.emplace(grids, 3);
     const RoundedTiles rounded(isa, &linear.weight, 1, activations, num_tokens,
-                               of_input ? pointer_to(measured) : nullptr);
+                               of_input ? array_of(measured, 0) : nullptr);
     float* last = row_scratch.array<float>(static_cast<size_t>(width));
     const int at_once = strips_at_once(rounded.of(0));
-    const int64_t units = units_of(grid, at_once);
-    over_units(units, &linear.weight, 1, at_once, [&](int64_t unit, const Strip* strips) {
+    over_units(isa, units_of(grid, at_once), &linear.weight, 1, at_once, pointer_to(measured),
+               [&](int64_t unit, const Strip* strips, Meters& meters) {
         const Range mine = strips_of_unit(grid, unit, at_once);
         StripProducts products(isa, rounded.of(0));
         for (int64_t strip = mine.begin; strip < mine.end; strip++)
             products.unpack(linear, strips[strip - mine.begin], strip);
         const int count = products.count();
-        GrowingBlock values[MOST_STRIPS], sums[MOST_STRIPS];
+        OwnBlock values[MOST_STRIPS], sums[MOST_STRIPS];
         for (int64_t piece = 0; piece < grid.down(); piece++) {
             Block blocks[MOST_STRIPS];
-            for (int s = 0; s < count; s++) {
-                blocks[s] = grid.block(mine.begin + s, piece);
-                values[s].start(isa);
-                sums[s].start(isa);
-            }
+            for (int s = 0; s < count; s++) blocks[s] = grid.block(mine.begin + s, piece);
             for (int64_t at = 0; at < tiles_in(blocks[0]); at++) {
                 float* to[MOST_STRIPS];
                 for (int s = 0; s < count; s++) {
@@ -172,14 +160,11 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
                     const TileRows tile(blocks[s], at);
                     add_rows(isa, residual, width, tile.rows, to[s], sums[s].at(tile));
                     store_rows(isa, sums[s].at(tile), width, tile.rows, out);
-                    if (!measured) continue;
-                    values[s].measure(isa, tile);
-                    sums[s].measure(isa, tile);
                 }
             }
             for (int s = 0; measured && s < count; s++) {
-                values[s].finish(isa, *measured, 1, mine.begin + s, piece);
-                sums[s].finish(isa, *measured, 2, mine.begin + s, piece);
+                meters.of(1).measure(mine.begin + s, piece, values[s].values);
+                meters.of(2).measure(mine.begin + s, piece, sums[s].values);
                 keep_last_row(values[s].values, blocks[s], num_tokens, last);
             }
         }
@@ -200,17 +185,17 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
     const Weight weights[2] = {gate.weight, up.weight};
     std::optional<BlockMoments> measured;
     if (moments != nullptr) measured.emplace(grids, 5);
-    const RoundedTiles rounded(isa, weights, 2, activations, num_tokens, pointer_to(measured));
+    const RoundedTiles rounded(isa, weights, 2, activations, num_tokens, array_of(measured, 0));
     float* last = row_scratch.array<float>(static_cast<size_t>(3 * width));
     const bool alike = rounded.of(0).tiles == rounded.of(1).tiles;
-    over_units(grid.across(), weights, 2, 1, [&](int64_t strip, const Strip* strips) {
+    over_units(isa, grid.across(), weights, 2, 1, pointer_to(measured),
+               [&](int64_t strip, const Strip* strips, Meters& meters) {
         StripProducts gates(isa, rounded.of(0)), ups(isa, rounded.of(1));
         gates.unpack(gate, strips[0], strip);
         (alike ? gates : ups).unpack(up, strips[1], strip);
-        GrowingBlock blocks[4];  // of the gate, of up, activated and their product
+        OwnBlock blocks[4];  // of the gate, of up, activated and their product
         for (int64_t piece = 0; piece < grid.down(); piece++) {
             const Block block = grid.block(strip, piece);
-            for (GrowingBlock& one : blocks) one.start(isa);
             for (int64_t at = 0; at < tiles_in(block); at++) {
                 const TileRows tile(block, at);
                 float* const activated = blocks[2].at(tile);
@@ -221,11 +206,9 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
                 isa.operations->multiply(activated, blocks[1].at(tile), tile.count(),
                                          blocks[3].at(tile));
                 store_rows(isa, blocks[3].at(tile), width, tile.rows, out);
-                for (int array = 0; measured && array < 4; array++)
-                    blocks[array].measure(isa, tile);
             }
             for (int array = 0; measured && array < 4; array++)
-                blocks[array].finish(isa, *measured, 1 + array, strip, piece);
+                meters.of(1 + array).measure(strip, piece, blocks[array].values);
             for (int array = 0; measured && array < 3; array++)
                 keep_last_row(blocks[array].values, block, num_tokens, last + array * width);
         }

@@ -333,8 +333,7 @@ void attend(const AttentionTile& tile) {
 
 constexpr Operations OPERATIONS = {
     rms_norm, rotate,     silu,        multiply,     add,               attend,
-    add_rows, store_rows, start_lanes, add_to_lanes, add_rows_to_lanes, finish_lanes,
-    greatest};
+    add_rows, store_rows, start_lanes, add_rows_to_lanes, finish_lanes, greatest};
 
 }  // namespace
 }  // namespace cotejar

@@ -35,14 +35,13 @@ struct Operations {
     void (*add_rows)(const float* apart, int64_t stride, const float* beside, int64_t rows,
                      float* sums_beside);
     void (*store_rows)(const float* beside, int64_t rows, int64_t stride, float* apart);
-    // The moments of a chunk in pieces: whole 16s of values, then what all of them gave.
-    void (*start_lanes)(MomentLanes& lanes);
-    void (*add_to_lanes)(const float* values, int64_t count, MomentLanes& lanes);
-    // Rows of `width`, each 16 columns to lanes of their own; what is left over to none.
-    void (*add_rows_to_lanes)(const float* values, int64_t rows, int64_t width,
-                              MomentLanes* lanes);
-    // False where the lanes do not tell all: measure the chunk itself.
-    bool (*finish_lanes)(const MomentLanes& lanes, int64_t count, Moments& moments);
+    // A tile of rows of `width`, each 16 columns to the lanes of their block; what is left over
+    // to none.
+    void (*start_lanes)(SumLanes& lanes);
+    void (*add_rows_to_lanes)(const float* values, int64_t rows, int64_t width, SumLanes* lanes,
+                              Extremes& extremes);
+    // False where the sums do not tell enough: measure the block itself.
+    bool (*finish_lanes)(const SumLanes& lanes, int64_t count, BlockSums& block);
     // The greatest as an integer that orders as floats do, both zeros alike, and whether all are
     // finite: a NaN or an infinity has every bit of its exponent set.
     bool (*greatest)(const float* values, int64_t count, int32_t& order);

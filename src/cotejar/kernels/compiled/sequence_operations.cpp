@@ -42,7 +42,7 @@ BothMoments measure_as_made(const Isa& isa, const float* out, int64_t rows, int6
     Failure failure;
     over_units(grid.down(), rows * width, [&](Range mine) {
         failure.guard([&] {
-            GrowingRows growing(isa, width);
+            GrowingRows growing(isa, moments.array(0));
             for (int64_t piece = mine.begin; piece < mine.end; piece++) {
                 const int64_t end = std::min(rows, (piece + 1) * BLOCK_ROWS);
                 for (int64_t first = piece * BLOCK_ROWS; first < end; first += AT_ONCE) {
@@ -50,7 +50,7 @@ BothMoments measure_as_made(const Isa& isa, const float* out, int64_t rows, int6
                     make(some);
                     growing.add(out + some.begin * width, some.end - some.begin);
                 }
-                growing.finish(moments, 0, piece, out);
+                growing.finish(piece, out);
             }
         });
     });

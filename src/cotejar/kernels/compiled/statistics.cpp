@@ -11,42 +11,89 @@ namespace cotejar {
 
 namespace {
 
-thread_local Scratch chunk_scratch;
 thread_local Scratch block_scratch;
 thread_local Scratch lane_scratch;
 
 // Fewer values than this are not worth waking a thread for.
 constexpr int64_t SMALL = 1 << 14;
 
+// In the place of the squares of a block that is not plain.
+constexpr double NOT_PLAIN = -1.0;
+
+void start_extremes(Extremes& extremes) {
+    for (int lane = 0; lane < BLOCK_COLUMNS; lane++) {
+        extremes.least[lane] = __builtin_inff();
+        extremes.greatest[lane] = -__builtin_inff();
+    }
+    extremes.zero_count = 0;
+}
+
+void add_extremes(const Extremes& some, Extremes& all) {
+    for (int lane = 0; lane < BLOCK_COLUMNS; lane++) {
+        all.least[lane] = std::min(all.least[lane], some.least[lane]);
+        all.greatest[lane] = std::max(all.greatest[lane], some.greatest[lane]);
+    }
+    all.zero_count += some.zero_count;
+}
+
 int64_t finite_count(const Moments& m) { return m.count - m.nan_count - m.inf_count; }
+
+// Chan, Golub and LeVeque's formula (1979).
+void add_moments(const Moments& some, Moments& all) {
+    const double before = static_cast<double>(finite_count(all));
+    const double more = static_cast<double>(finite_count(some));
+    all.count += some.count;
+    all.nan_count += some.nan_count;
+    all.inf_count += some.inf_count;
+    all.zero_count += some.zero_count;
+    all.least = std::min(all.least, some.least);
+    all.greatest = std::max(all.greatest, some.greatest);
+    if (more == 0.0) return;
+    const double share = more / (before + more), delta = some.mean - all.mean;
+    all.mean = before == 0.0 ? some.mean : all.mean + delta * share;
+    all.squared_deviations += some.squared_deviations + delta * delta * before * share;
+}
+
+ArrayMoments* array_of(BlockMoments* moments, int index) {
+    return moments == nullptr ? nullptr : moments->array(index);
+}
 
 }  // namespace
 
-// Chan, Golub and LeVeque's formula (1979) for all at once.
-Moments merge_moments(const Moments* parts, int64_t num_parts) {
-    Moments whole = parts[0];
-    if (num_parts == 1) return whole;
-    double sum = static_cast<double>(finite_count(whole)) * whole.mean;
-    for (int64_t part = 1; part < num_parts; part++) {
-        const Moments& one = parts[part];
-        whole.count += one.count;
-        whole.nan_count += one.nan_count;
-        whole.inf_count += one.inf_count;
-        whole.zero_count += one.zero_count;
-        whole.least = std::min(whole.least, one.least);
-        whole.greatest = std::max(whole.greatest, one.greatest);
-        sum += static_cast<double>(finite_count(one)) * one.mean;
+void Total::add(const BlockSums& sums, int64_t count) {
+    sums_.sum += sums.sum;
+    sums_.squares += sums.squares;
+    plain_count_ += count;
+}
+
+void Total::add(const Extremes& extremes) {
+    for (int lane = 0; lane < BLOCK_COLUMNS; lane++) {
+        least_ = std::min(least_, static_cast<double>(extremes.least[lane]));
+        greatest_ = std::max(greatest_, static_cast<double>(extremes.greatest[lane]));
     }
-    const int64_t finite = finite_count(whole);
-    whole.mean = finite > 0 ? sum / static_cast<double>(finite) : 0.0;
-    whole.squared_deviations = 0.0;
-    for (int64_t part = 0; part < num_parts; part++) {
-        const double delta = parts[part].mean - whole.mean;
-        if (finite_count(parts[part]) > 0)
-            whole.squared_deviations += parts[part].squared_deviations +
-                                        static_cast<double>(finite_count(parts[part])) * delta * delta;
+    zero_count_ += extremes.zero_count;
+}
+
+void Total::add(const Moments& moments) { add_moments(moments, others_); }
+
+void Total::add(const Chunk& chunk) {
+    if (!chunk.is_plain) return add(chunk.moments);
+    add(chunk.sums, chunk.moments.count);
+    least_ = std::min(least_, chunk.moments.least);
+    greatest_ = std::max(greatest_, chunk.moments.greatest);
+    zero_count_ += chunk.moments.zero_count;
+}
+
+Moments Total::moments() const {
+    Moments all{plain_count_, 0, 0, zero_count_, least_, greatest_, 0.0, 0.0};
+    if (plain_count_ > 0) {
+        all.mean = sums_.sum / static_cast<double>(plain_count_);
+        all.squared_deviations = sums_.squares - sums_.sum * all.mean;
     }
-    return whole;
+    add_moments(others_, all);
+    all.least += 0.0;  // of two zeros it may have met either first
+    all.greatest += 0.0;
+    return all;
 }
 
 Block BlockGrid::block(int64_t strip, int64_t piece) const {
@@ -81,74 +128,121 @@ void store_block(const float* values, int64_t width, const Block& block, float* 
     }
 }
 
-BlockMoments::BlockMoments(const BlockGrid* grids, int count) {
+void ArrayMoments::begin(const BlockGrid& grid, BlockSums* sums) {
+    grid_ = grid;
+    sums_ = sums;
+    start_extremes(extremes_);
+}
+
+Moments ArrayMoments::merged() {
+    std::sort(others_.begin(), others_.end(),
+              [](const auto& a, const auto& b) { return a.first < b.first; });
+    Total total;
+    for (int64_t strip = 0; strip < grid_.across(); strip++) {
+        BlockSums sums{0.0, 0.0};
+        int64_t count = 0;
+        for (int64_t piece = 0; piece < grid_.down(); piece++) {
+            const BlockSums& block = sums_[grid_.index_of(strip, piece)];
+            if (block.squares == NOT_PLAIN) continue;
+            sums.sum += block.sum;
+            sums.squares += block.squares;
+            count += grid_.block(strip, piece).count();
+        }
+        total.add(sums, count);
+    }
+    total.add(extremes_);
+    for (const auto& other : others_) total.add(other.second);
+    return total.moments();
+}
+
+BlockMoments::BlockMoments(const BlockGrid* grids, int count) : count_(count) {
     int64_t blocks = 0;
     for (int array = 0; array < count; array++) blocks += grids[array].count();
-    Moments* parts = block_scratch.array<Moments>(static_cast<size_t>(blocks));
+    BlockSums* sums = block_scratch.array<BlockSums>(static_cast<size_t>(blocks));
     for (int array = 0; array < count; array++) {
-        grids_[array] = grids[array];
-        parts_[array] = parts;
-        parts += grids[array].count();
+        arrays_[array].begin(grids[array], sums);
+        sums += grids[array].count();
     }
 }
 
-void BlockMoments::measure(const Isa& isa, int array, int64_t strip, int64_t piece,
-                           const float* values) {
-    const Block block = grids_[array].block(strip, piece);
-    Moments& moments = parts_[array][grids_[array].index_of(strip, piece)];
-    if (block.columns == BLOCK_COLUMNS)
-        return isa.measure_chunk(values, block.rows * BLOCK_COLUMNS, moments);
+Meter::Meter(const Isa& isa, ArrayMoments* array) : isa_(isa), array_(array) {
+    start_extremes(extremes_);
+}
+
+Meter::~Meter() {
+    if (array_ == nullptr) return;
+    std::lock_guard<std::mutex> lock(array_->mutex_);
+    add_extremes(extremes_, array_->extremes_);
+}
+
+void Meter::measure(int64_t strip, int64_t piece, const float* values) {
+    if (array_ == nullptr) return;
+    const Block block = array_->grid_.block(strip, piece);
+    const int64_t index = array_->grid_.index_of(strip, piece);
+    if (block.columns == BLOCK_COLUMNS) return measure_dense(index, values, block.count());
     alignas(64) float dense[BLOCK_VALUES];
     for (int64_t row = 0; row < block.rows; row++)
         std::memcpy(dense + row * block.columns, values + row * BLOCK_COLUMNS,
                     static_cast<size_t>(block.columns) * sizeof(float));
-    isa.measure_chunk(dense, block.rows * block.columns, moments);
+    measure_dense(index, dense, block.count());
 }
 
-bool BlockMoments::finish(const Isa& isa, int array, int64_t strip, int64_t piece,
-                          const MomentLanes& lanes) {
-    const Block block = grids_[array].block(strip, piece);
-    return block.columns == BLOCK_COLUMNS &&
-           isa.operations->finish_lanes(lanes, block.rows * BLOCK_COLUMNS,
-                                        parts_[array][grids_[array].index_of(strip, piece)]);
+void Meter::measure_dense(int64_t index, const float* values, int64_t count) {
+    BlockSums& sums = array_->sums_[index];
+    Moments other;
+    if (isa_.measure_block(values, count, extremes_, sums, other)) return;
+    sums.squares = NOT_PLAIN;
+    std::lock_guard<std::mutex> lock(array_->mutex_);
+    array_->others_.emplace_back(index, other);
 }
 
-Moments BlockMoments::merged(int array) const {
-    return merge_moments(parts_[array], grids_[array].count());
+Meters::Meters(const Isa& isa, BlockMoments* moments)
+    : meters_{{isa, array_of(moments, 0)}, {isa, array_of(moments, 1)},
+              {isa, array_of(moments, 2)}, {isa, array_of(moments, 3)},
+              {isa, array_of(moments, 4)}} {
+    static_assert(BlockMoments::MAX_ARRAYS == 5, "a meter for each");
 }
 
-GrowingRows::GrowingRows(const Isa& isa, int64_t width)
-    : isa_(isa),
-      width_(width),
-      strips_(width / BLOCK_COLUMNS),
-      lanes_(lane_scratch.array<MomentLanes>(static_cast<size_t>(strips_))) {
-    for (int64_t strip = 0; strip < strips_; strip++) isa.operations->start_lanes(lanes_[strip]);
+GrowingRows::GrowingRows(const Isa& isa, ArrayMoments* array) : isa_(isa), meter_(isa, array) {
+    if (array == nullptr) return;
+    width_ = array->grid_.width;
+    strips_ = width_ / BLOCK_COLUMNS;
+    lanes_ = lane_scratch.array<SumLanes>(static_cast<size_t>(strips_));
+    start();
+}
+
+void GrowingRows::start() {
+    for (int64_t strip = 0; strip < strips_; strip++) isa_.operations->start_lanes(lanes_[strip]);
+    start_extremes(extremes_);
 }
 
 void GrowingRows::add(const float* rows, int64_t num_rows) {
-    isa_.operations->add_rows_to_lanes(rows, num_rows, width_, lanes_);
+    isa_.operations->add_rows_to_lanes(rows, num_rows, width_, lanes_, extremes_);
 }
 
-void GrowingRows::finish(BlockMoments& moments, int array, int64_t piece, const float* values) {
-    const BlockGrid& grid = moments.grid(array);
-    for (int64_t strip = 0; strip < grid.across(); strip++) {
-        if (strip == strips_ || !moments.finish(isa_, array, strip, piece, lanes_[strip])) {
-            alignas(64) float block[BLOCK_VALUES];
-            load_block(values, width_, grid.block(strip, piece), block);
-            moments.measure(isa_, array, strip, piece, block);
-        }
-        if (strip < strips_) isa_.operations->start_lanes(lanes_[strip]);
+void GrowingRows::finish(int64_t piece, const float* array) {
+    const BlockGrid& grid = meter_.array_->grid_;
+    bool are_plain = true;
+    for (int64_t strip = 0; strip < strips_; strip++)
+        are_plain &= isa_.operations->finish_lanes(lanes_[strip], grid.block(strip, piece).count(),
+                                                   meter_.array_->sums_[grid.index_of(strip, piece)]);
+    if (are_plain) add_extremes(extremes_, meter_.extremes_);
+    for (int64_t strip = are_plain ? strips_ : 0; strip < grid.across(); strip++) {
+        alignas(64) float block[BLOCK_VALUES];
+        load_block(array, width_, grid.block(strip, piece), block);
+        meter_.measure(strip, piece, block);
     }
+    start();
 }
 
 Moments measure_row(const Isa& isa, const float* values, int64_t width) {
-    const int64_t chunks = std::max<int64_t>(1, (width + MOMENTS_CHUNK - 1) / MOMENTS_CHUNK);
-    Moments* moments = chunk_scratch.array<Moments>(static_cast<size_t>(chunks));
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
-        const int64_t first = chunk * MOMENTS_CHUNK;
-        isa.measure_chunk(values + first, std::min(MOMENTS_CHUNK, width - first), moments[chunk]);
+    Total total;
+    for (int64_t first = 0; first < width; first += BLOCK_VALUES) {
+        Chunk chunk;
+        isa.measure_chunk(values + first, std::min(BLOCK_VALUES, width - first), chunk);
+        total.add(chunk);
     }
-    return merge_moments(moments, chunks);
+    return total.moments();
 }
 
 BothMoments measure(const Isa& isa, const float* values, int64_t rows, int64_t width) {
@@ -158,19 +252,24 @@ BothMoments measure(const Isa& isa, const float* values, int64_t rows, int64_t w
     }
     const BlockGrid grid{rows, width};
     BlockMoments moments(&grid, 1);
+    Failure failure;
     auto work = [&](int part, int parts) {
-        const Range mine = range_of_part(grid.across(), part, parts);
-        alignas(64) float block[BLOCK_VALUES];
-        for (int64_t strip = mine.begin; strip < mine.end; strip++)
-            for (int64_t piece = 0; piece < grid.down(); piece++) {
-                load_block(values, width, grid.block(strip, piece), block);
-                moments.measure(isa, 0, strip, piece, block);
-            }
+        failure.guard([&] {
+            const Range mine = range_of_part(grid.across(), part, parts);
+            Meter meter(isa, moments.array(0));
+            alignas(64) float block[BLOCK_VALUES];
+            for (int64_t strip = mine.begin; strip < mine.end; strip++)
+                for (int64_t piece = 0; piece < grid.down(); piece++) {
+                    load_block(values, width, grid.block(strip, piece), block);
+                    meter.measure(strip, piece, block);
+                }
+        });
     };
     if (rows * width < 2 * SMALL)
         work(0, 1);
     else
         parallel(grid.across(), work);
+    failure.rethrow();
     return {moments.merged(0), measure_row(isa, values + (rows - 1) * width, width)};
 }
 

@@ -1,12 +1,27 @@
 // Statistics of activations in one pass over memory; trace/stats.py says what they mean.
 //
-// One row is measured in chunks of 4096 values. Several rows are measured in blocks of 64 rows
-// by 16 columns, which is how products come into being, so that each is measured where it is
-// made; a block's values are taken row by row, lane = column. Chunks and blocks (those of the
-// first columns first) are merged in order.
+// An array is cut into blocks: one row into chunks of 1024 values, several rows into pieces of
+// 64 rows by 16 columns, which is how products come into being, so that each is measured where
+// it is made. A block's values are taken row by row, value i in lane i mod 16, 256 of them a
+// tile (and less than 16 at the end a tile of their own). In every lane of a tile run float32
+// sums of the values and of their squares (added before they are rounded), those of even and
+// those of odd 16s; the two are added, and tile to tile. A block's lanes are widened to float64
+// and folded by halves, blocks of the same columns summed in order, and then the columns'.
+//
+// How near that is, with u = 2^-24, n values and Q the sum of their squares: a value's sum is
+// rounded 7 times in a tile, once where even and odd meet and 4 times from tile to tile, so that
+// the array's errs by 12 u of the sum of |x|, which is sqrt(n Q) at most. A square is rounded
+// once more: Q errs by 13 u Q, and Q - sum^2 / n by (13 + 2 * 12) u Q. A block of which that is
+// less than Q / 4 is measured in float64 in two passes instead, and so is one with a value that
+// is not finite, or with squares that leave the middle of float32's range; its mean and
+// deviations are merged with the others' (which adds 2 * 12 u Q at most). So a mean errs by 12 u
+// of the rms at most, and a std by (37 + 12) u of the rms.
 #pragma once
 
 #include <cstdint>
+#include <mutex>
+#include <utility>
+#include <vector>
 
 #include "scratch.h"
 
@@ -23,23 +38,38 @@ struct BothMoments {
     Moments every, last;
 };
 
-// Of at most MOMENTS_CHUNK values.
-static constexpr int64_t MOMENTS_CHUNK = 4096;
-using MeasureChunk = void (*)(const float* values, int64_t count, Moments& moments);
-
-// A measurement that goes on, value i of a chunk in lane i mod 16.
-struct alignas(64) MomentLanes {
-    float least[16], greatest[16], nearest[16];  // nearest to 0: the least magnitude
-    double sums[16], squares[16];
-};
-
 static constexpr int64_t BLOCK_ROWS = 64, BLOCK_COLUMNS = 16;
 static constexpr int64_t BLOCK_VALUES = BLOCK_ROWS * BLOCK_COLUMNS;
+
+// What a block adds to its array's sums.
+struct BlockSums {
+    double sum, squares;
+};
+
+// Of whatever was measured with it, lane by lane.
+struct alignas(64) Extremes {
+    float least[16], greatest[16];
+    int64_t zero_count;
+};
+
+// Of a block whose tiles come one after the other.
+struct alignas(64) SumLanes {
+    float sums[16], squares[16];
+};
+
+// A block by itself. Its mean and deviations are there where `is_plain` is not.
+struct Chunk {
+    Moments moments;
+    BlockSums sums;
+    bool is_plain;
+};
 
 // A piece of an array, up to BLOCK_ROWS x BLOCK_COLUMNS. Taken out, a row is BLOCK_COLUMNS
 // apart from the next; what is past its columns may be anything.
 struct Block {
     int64_t first_row, rows, first_column, columns;
+
+    int64_t count() const { return rows * columns; }
 };
 
 // How an array is cut into blocks.
@@ -58,44 +88,107 @@ void store_block(const float* values, int64_t width, const Block& block, float* 
 
 struct Isa;
 
-// The moments of several arrays, measured block by block by whoever has one.
-// Memory is the making thread's: the next one takes its place.
+// The moments of one array, measured block by block by several threads.
+class ArrayMoments {
+  public:
+    void begin(const BlockGrid& grid, BlockSums* sums);
+    // When every meter has gone.
+    Moments merged();
+
+  private:
+    friend class Meter;
+    friend class GrowingRows;
+
+    BlockGrid grid_;
+    BlockSums* sums_;  // of every block
+    std::mutex mutex_;  // of what follows
+    Extremes extremes_;
+    std::vector<std::pair<int64_t, Moments>> others_;  // blocks that are not plain, by index
+};
+
+// Those of several arrays. Memory is the making thread's: the next one takes its place.
 class BlockMoments {
   public:
     static constexpr int MAX_ARRAYS = 5;
 
     BlockMoments(const BlockGrid* grids, int count);
-    void measure(const Isa& isa, int array, int64_t strip, int64_t piece, const float* values);
-    // The same of a block whose rows have all been added to `lanes`; false where they do not
-    // tell all, and the values are asked for.
-    bool finish(const Isa& isa, int array, int64_t strip, int64_t piece,
-                const MomentLanes& lanes);
-    Moments merged(int array) const;
-    const BlockGrid& grid(int array) const { return grids_[array]; }
+    // Null where there are not so many.
+    ArrayMoments* array(int index) { return index < count_ ? &arrays_[index] : nullptr; }
+    Moments merged(int index) { return arrays_[index].merged(); }
 
   private:
-    BlockGrid grids_[MAX_ARRAYS];
-    Moments* parts_[MAX_ARRAYS];
+    int count_;
+    ArrayMoments arrays_[MAX_ARRAYS];
+};
+
+// One thread's part in measuring an array; without an array it measures nothing. What it found
+// is the array's when it goes.
+class Meter {
+  public:
+    Meter(const Isa& isa, ArrayMoments* array);
+    Meter(const Meter&) = delete;
+    Meter& operator=(const Meter&) = delete;
+    ~Meter();
+
+    explicit operator bool() const { return array_ != nullptr; }
+    // A block taken out. Throws std::bad_alloc.
+    void measure(int64_t strip, int64_t piece, const float* values);
+
+  private:
+    friend class GrowingRows;
+    void measure_dense(int64_t index, const float* values, int64_t count);
+
+    const Isa& isa_;
+    ArrayMoments* const array_;
+    Extremes extremes_;
+};
+
+// One thread's meters of several arrays; of none without moments.
+class Meters {
+  public:
+    Meters(const Isa& isa, BlockMoments* moments);
+    Meter& of(int array) { return meters_[array]; }
+
+  private:
+    Meter meters_[BlockMoments::MAX_ARRAYS];
 };
 
 // A piece of an array (all blocks side by side) whose rows are made, or read, in order. The
 // lanes are the making thread's: the next one takes their place.
 class GrowingRows {
   public:
-    GrowingRows(const Isa& isa, int64_t width);
-    // Rows that follow those before, in the first cache.
+    GrowingRows(const Isa& isa, ArrayMoments* array);
+    explicit operator bool() const { return static_cast<bool>(meter_); }
+    // A tile's rows, or the piece's last, in the first cache.
     void add(const float* rows, int64_t num_rows);
     // When all rows of the piece are added; begins another.
-    void finish(BlockMoments& moments, int array, int64_t piece, const float* values);
+    void finish(int64_t piece, const float* array);
 
   private:
+    void start();
+
     const Isa& isa_;
-    const int64_t width_, strips_;  // strips of all columns
-    MomentLanes* lanes_;
+    Meter meter_;
+    int64_t width_ = 0, strips_ = 0;  // strips of all columns
+    SumLanes* lanes_ = nullptr;
+    Extremes extremes_;  // of this piece
 };
 
-// Of parts in order; at least one.
-Moments merge_moments(const Moments* parts, int64_t num_parts);
+// Parts to a whole.
+class Total {
+  public:
+    void add(const BlockSums& sums, int64_t count);
+    void add(const Extremes& extremes);
+    void add(const Moments& moments);
+    void add(const Chunk& chunk);
+    Moments moments() const;
+
+  private:
+    BlockSums sums_{0.0, 0.0};  // of plain blocks
+    int64_t plain_count_ = 0, zero_count_ = 0;
+    double least_ = __builtin_inf(), greatest_ = -__builtin_inf();
+    Moments others_{0, 0, 0, 0, __builtin_inf(), -__builtin_inf(), 0.0, 0.0};
+};
 
 // Of one row.
 Moments measure_row(const Isa& isa, const float* values, int64_t width);

@@ -1,4 +1,5 @@
-// Included once by each isa_*.cpp and compiled with its flags; see isa.h.
+// Included once by each isa_*.cpp and compiled with its flags; see isa.h. statistics.h says
+// what is computed: the same bits everywhere.
 #pragma once
 
 #include "statistics.h"
@@ -11,185 +12,215 @@
 namespace cotejar {
 namespace {
 
-// Sums and extremes of 16 lanes. Least and greatest are a < b ? a : b and a > b ? a : b, which
-// with NaN too are one instruction each. The square of a float32 is exact in a double, so a
-// fused sum has the same bits. Lanes are folded by halves, l and l + 8, + 4, + 2, + 1.
+// --- a vector as long as the CPU's ---------------------------------------------------------
+
+// Least and greatest are a < b ? a : b and a > b ? a : b, which with NaN too are one
+// instruction each.
 #if defined(__AVX512F__)
+typedef __m512 Vector;
+inline Vector vector_at(const float* at) { return _mm512_loadu_ps(at); }
+inline void put_vector(float* at, Vector x) { _mm512_storeu_ps(at, x); }
+inline Vector lesser(Vector a, Vector b) { return _mm512_min_ps(a, b); }
+inline Vector greater(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+inline Vector nearer_zero(Vector a, Vector b) { return _mm512_range_ps(a, b, 0b1010); }
+inline Vector plus_square(Vector x, Vector sum) { return _mm512_fmadd_ps(x, x, sum); }
+inline bool has_zero(Vector x) {
+    return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ) != 0;
+}
+#elif defined(__AVX2__) && defined(__FMA__)
+typedef __m256 Vector;
+inline Vector vector_at(const float* at) { return _mm256_loadu_ps(at); }
+inline void put_vector(float* at, Vector x) { _mm256_storeu_ps(at, x); }
+inline Vector lesser(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+inline Vector greater(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+inline Vector nearer_zero(Vector a, Vector b) {
+    return _mm256_min_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), b);
+}
+inline Vector plus_square(Vector x, Vector sum) { return _mm256_fmadd_ps(x, x, sum); }
+inline bool has_zero(Vector x) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ)) != 0;
+}
+#else
+typedef float Vector __attribute__((vector_size(16)));
+typedef int32_t VectorInts __attribute__((vector_size(16)));
+inline Vector vector_at(const float* at) {
+    Vector x;
+    __builtin_memcpy(&x, at, sizeof x);
+    return x;
+}
+inline void put_vector(float* at, Vector x) { __builtin_memcpy(at, &x, sizeof x); }
+inline Vector lesser(Vector a, Vector b) { return a < b ? a : b; }
+inline Vector greater(Vector a, Vector b) { return a > b ? a : b; }
+inline Vector nearer_zero(Vector a, Vector b) {
+    return lesser(reinterpret_cast<Vector>(reinterpret_cast<VectorInts>(a) & 0x7FFFFFFF), b);
+}
+inline Vector plus_square(Vector x, Vector sum) {
+    for (int lane = 0; lane < 4; lane++) sum[lane] = __builtin_fmaf(x[lane], x[lane], sum[lane]);
+    return sum;
+}
+inline bool has_zero(Vector x) {
+    for (int lane = 0; lane < 4; lane++)
+        if (x[lane] == 0.0f) return true;
+    return false;
+}
+#endif
 
-struct Running {
-    __m512 least, greatest, nearest;
-    __m512d sums[2], squares[2];
+constexpr int VECTOR_LANES = sizeof(Vector) / sizeof(float), VECTORS = LANES / VECTOR_LANES;
+constexpr int TILE_ROWS = 16, TILE_VALUES = TILE_ROWS * LANES;
 
-    explicit Running(const MomentLanes& lanes)
-        : least(_mm512_load_ps(lanes.least)),
-          greatest(_mm512_load_ps(lanes.greatest)),
-          nearest(_mm512_load_ps(lanes.nearest)),
-          sums{_mm512_load_pd(lanes.sums), _mm512_load_pd(lanes.sums + 8)},
-          squares{_mm512_load_pd(lanes.squares), _mm512_load_pd(lanes.squares + 8)} {}
+// --- a tile, VECTOR_LANES of its lanes -----------------------------------------------------
 
-    void keep(MomentLanes& lanes) const {
-        _mm512_store_ps(lanes.least, least);
-        _mm512_store_ps(lanes.greatest, greatest);
-        _mm512_store_ps(lanes.nearest, nearest);
-        for (int half = 0; half < 2; half++) {
-            _mm512_store_pd(lanes.sums + 8 * half, sums[half]);
-            _mm512_store_pd(lanes.squares + 8 * half, squares[half]);
-        }
-    }
-    void add_extremes(const float* at) {
-        const __m512 x = _mm512_loadu_ps(at);
-        least = _mm512_min_ps(x, least);
-        greatest = _mm512_max_ps(x, greatest);
-        nearest = _mm512_range_ps(x, nearest, 0b1010);  // the lesser magnitude
-    }
-    void add_sums(const float* at) {
-        for (int half = 0; half < 2; half++) {
-            const __m512d wide = _mm512_cvtps_pd(_mm256_loadu_ps(at + 8 * half));
-            sums[half] = _mm512_add_pd(sums[half], wide);
-            squares[half] = _mm512_fmadd_pd(wide, wide, squares[half]);
-        }
-    }
+// Of even and of odd 16s, since none of them can wait for the one before it.
+struct VectorExtremes {
+    Vector least[2], greatest[2], nearest[2];  // nearest to 0: the least magnitude
 
-    bool has_zero() const {
-        return _mm512_cmp_ps_mask(nearest, _mm512_setzero_ps(), _CMP_EQ_OQ) != 0;
+    void load(const Extremes& all, int lane) {
+        least[0] = least[1] = vector_at(all.least + lane);
+        greatest[0] = greatest[1] = vector_at(all.greatest + lane);
+        nearest[0] = nearest[1] = Vector{} + __builtin_inff();
     }
-    double folded_sum() const { return folded(_mm512_add_pd(sums[0], sums[1])); }
-    double folded_squares() const { return folded(_mm512_add_pd(squares[0], squares[1])); }
-    float folded_least() const {
-        const __m256 eight = _mm256_min_ps(_mm512_castps512_ps256(least),
-                                           _mm512_extractf32x8_ps(least, 1));
-        const __m128 four =
-            _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-        const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
-        return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
+    void store(Extremes& all, int lane) const {
+        put_vector(all.least + lane, lesser(least[0], least[1]));
+        put_vector(all.greatest + lane, greater(greatest[0], greatest[1]));
     }
-    float folded_greatest() const {
-        const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(greatest),
-                                           _mm512_extractf32x8_ps(greatest, 1));
-        const __m128 four =
-            _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-        const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-        return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    bool saw_zero() const { return has_zero(lesser(nearest[0], nearest[1])); }
+};
+
+struct VectorSums {
+    Vector sum, squares;
+
+    void load(const SumLanes& lanes, int lane) {
+        sum = vector_at(lanes.sums + lane);
+        squares = vector_at(lanes.squares + lane);
     }
-    static double folded(__m512d eight) {
-        const __m256d four =
-            _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
-        const __m128d two =
-            _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-        return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+    void store(SumLanes& lanes, int lane) const {
+        put_vector(lanes.sums + lane, sum);
+        put_vector(lanes.squares + lane, squares);
     }
 };
 
-#else
-
-// In pieces of 32 bytes: of longer vectors the compiler makes a detour through memory.
-typedef float Floats4 __attribute__((vector_size(16)));
-typedef int32_t Ints8 __attribute__((vector_size(32)));
-typedef double Doubles4 __attribute__((vector_size(32)));
-
-#if defined(__AVX__)
-inline HalfFloats lesser(HalfFloats a, HalfFloats b) {
-    return reinterpret_cast<HalfFloats>(
-        _mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+// Up to TILE_ROWS times 16 values, `stride` apart.
+__attribute__((always_inline)) inline void add_tile(const float* at, int64_t rows, int64_t stride,
+                                                    VectorSums& block, VectorExtremes& extremes) {
+    Vector sums[2] = {Vector{}, Vector{}}, squares[2] = {Vector{}, Vector{}};
+    const auto add = [&](int64_t row, int odd) {
+        const Vector x = vector_at(at + row * stride);
+        extremes.least[odd] = lesser(x, extremes.least[odd]);
+        extremes.greatest[odd] = greater(x, extremes.greatest[odd]);
+        extremes.nearest[odd] = nearer_zero(x, extremes.nearest[odd]);
+        sums[odd] = sums[odd] + x;
+        squares[odd] = plus_square(x, squares[odd]);
+    };
+    int64_t row = 0;
+#pragma GCC unroll 8
+    for (; row + 2 <= rows; row += 2) {
+        add(row, 0);
+        add(row + 1, 1);
+    }
+    if (row < rows) add(row, 0);
+    block.sum = block.sum + (sums[0] + sums[1]);
+    block.squares = block.squares + (squares[0] + squares[1]);
 }
-inline HalfFloats greater(HalfFloats a, HalfFloats b) {
-    return reinterpret_cast<HalfFloats>(
-        _mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+
+inline void add_some_rows(const float* at, int64_t rows, int64_t stride, VectorSums& block,
+                          VectorExtremes& extremes) {
+    if (rows == TILE_ROWS)  // so that the compiler knows it
+        add_tile(at, TILE_ROWS, stride, block, extremes);
+    else
+        add_tile(at, rows, stride, block, extremes);
 }
+
+// --- a block ---------------------------------------------------------------------------------
+
+inline double folded(const float* lanes) {
+#if defined(__AVX512F__)
+    const __m512d eight = _mm512_add_pd(_mm512_cvtps_pd(_mm256_load_ps(lanes)),
+                                        _mm512_cvtps_pd(_mm256_load_ps(lanes + 8)));
+    const __m256d four =
+        _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 #else
-inline HalfFloats lesser(HalfFloats a, HalfFloats b) { return a < b ? a : b; }
-inline HalfFloats greater(HalfFloats a, HalfFloats b) { return a > b ? a : b; }
+    double wide[LANES];
+    for (int lane = 0; lane < LANES; lane++) wide[lane] = static_cast<double>(lanes[lane]);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++) wide[lane] += wide[lane + half];
+    return wide[0];
 #endif
-
-inline HalfFloats magnitude(HalfFloats x) {
-    return reinterpret_cast<HalfFloats>(reinterpret_cast<Ints8>(x) & 0x7FFFFFFF);
 }
 
-struct Running {
-    HalfFloats least[2], greatest[2], nearest[2];
-    Doubles4 sums[4], squares[4];
+void start_lanes(SumLanes& lanes) {
+    for (int lane = 0; lane < LANES; lane++) lanes.sums[lane] = lanes.squares[lane] = 0.0f;
+}
 
-    explicit Running(const MomentLanes& lanes) {
-        __builtin_memcpy(least, lanes.least, sizeof least);
-        __builtin_memcpy(greatest, lanes.greatest, sizeof greatest);
-        __builtin_memcpy(nearest, lanes.nearest, sizeof nearest);
-        __builtin_memcpy(sums, lanes.sums, sizeof sums);
-        __builtin_memcpy(squares, lanes.squares, sizeof squares);
-    }
+// Within these, no square that is lost below float32's range counts, and none is above it.
+constexpr double LEAST_SQUARES = 0x1p-90, SQUARES_END = 0x1p140;
 
-    void keep(MomentLanes& lanes) const {
-        __builtin_memcpy(lanes.least, least, sizeof least);
-        __builtin_memcpy(lanes.greatest, greatest, sizeof greatest);
-        __builtin_memcpy(lanes.nearest, nearest, sizeof nearest);
-        __builtin_memcpy(lanes.sums, sums, sizeof sums);
-        __builtin_memcpy(lanes.squares, squares, sizeof squares);
-    }
-    void add_extremes(const float* at) {
-        for (int half = 0; half < 2; half++) {
-            HalfFloats x;
-            __builtin_memcpy(&x, at + 8 * half, sizeof x);
-            least[half] = lesser(x, least[half]);
-            greatest[half] = greater(x, greatest[half]);
-            nearest[half] = lesser(magnitude(x), nearest[half]);
-        }
-    }
-    void add_sums(const float* at) {
-        for (int quarter = 0; quarter < 4; quarter++) {
-            Floats4 x;
-            __builtin_memcpy(&x, at + 4 * quarter, sizeof x);
-            const Doubles4 wide = __builtin_convertvector(x, Doubles4);
-            sums[quarter] += wide;
-            squares[quarter] += wide * wide;
-        }
-    }
+__attribute__((always_inline)) inline bool finish(const SumLanes& lanes, int64_t count,
+                                                  BlockSums& block) {
+    block = {folded(lanes.sums), folded(lanes.squares)};
+    return block.squares >= LEAST_SQUARES && block.squares < SQUARES_END &&
+           block.sum * block.sum <= 0.75 * static_cast<double>(count) * block.squares;
+}
 
-    bool has_zero() const {
-        for (int half = 0; half < 2; half++)
-            for (int lane = 0; lane < 8; lane++)
-                if (nearest[half][lane] == 0.0f) return true;
-        return false;
+bool finish_lanes(const SumLanes& lanes, int64_t count, BlockSums& block) {
+    return finish(lanes, count, block);
+}
+
+__attribute__((noinline)) int64_t num_zeros(const float* values, int64_t count) {
+    int64_t zeros = 0;
+    for (int64_t i = 0; i < count; i++) zeros += values[i] == 0.0f;
+    return zeros;
+}
+
+struct DoubleLanes {
+    Doubles low, high;
+
+    void add(const float* at) {
+        low += load_doubles(at);
+        high += load_doubles(at + 8);
     }
-    double folded_sum() const { return folded(sums); }
-    double folded_squares() const { return folded(squares); }
-    float folded_least() const {
-        float lanes[LANES];
-        __builtin_memcpy(lanes, least, sizeof lanes);
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int l = 0; l < half; l++)
-                lanes[l] = lanes[l] < lanes[l + half] ? lanes[l] : lanes[l + half];
-        return lanes[0];
+    void add_squares(const float* at, double mean) {
+        const Doubles a = load_doubles(at) - mean, b = load_doubles(at + 8) - mean;
+        low += a * a;
+        high += b * b;
     }
-    float folded_greatest() const {
-        float lanes[LANES];
-        __builtin_memcpy(lanes, greatest, sizeof lanes);
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int l = 0; l < half; l++)
-                lanes[l] = lanes[l] > lanes[l + half] ? lanes[l] : lanes[l + half];
-        return lanes[0];
-    }
-    static double folded(const Doubles4* all) {
-        const Doubles4 low = all[0] + all[2], high = all[1] + all[3], four = low + high;
-        return (four[0] + four[2]) + (four[1] + four[3]);
+    double folded() const {
+        const Doubles eight = low + high;
+        return ((eight[0] + eight[4]) + (eight[2] + eight[6])) +
+               ((eight[1] + eight[5]) + (eight[3] + eight[7]));
     }
 };
 
-#endif
+// Less than 16 values: a tile of their own.
+inline void add_rest(const float* values, int64_t count, int lane, VectorSums& block,
+                     VectorExtremes& extremes) {
+    float x[LANES] = {};
+    VectorExtremes none = extremes;
+    __builtin_memcpy(x, values, static_cast<size_t>(count) * sizeof(float));
+    add_tile(x + lane, 1, LANES, block, none);
+    for (int64_t i = count; i < LANES; i++) x[i] = x[0];  // moves no extreme
+    VectorSums nothing = block;
+    add_tile(x + lane, 1, LANES, nothing, extremes);
+}
 
-// The finite values alone, in two passes.
-inline void measure_slowly(const float* values, int64_t count, Moments& moments) {
+// The finite values alone, and their extremes.
+__attribute__((noinline)) void measure_finite(const float* values, int64_t count,
+                                              Extremes& extremes, Moments& moments) {
+    moments = {count, 0, 0, 0, __builtin_inf(), -__builtin_inf(), 0.0, 0.0};
     double sum = 0.0;
     int64_t finite = 0;
     for (int64_t i = 0; i < count; i++) {
-        const double x = static_cast<double>(values[i]);
+        const float x = values[i];
         if (x != x) {
             moments.nan_count++;
-        } else if (x - x != 0.0) {
+        } else if (x - x != 0.0f) {
             moments.inf_count++;
         } else {
             finite++;
-            sum += x;
-            moments.least = x < moments.least ? x : moments.least;
-            moments.greatest = x > moments.greatest ? x : moments.greatest;
+            sum += static_cast<double>(x);
+            extremes.least[0] = x < extremes.least[0] ? x : extremes.least[0];
+            extremes.greatest[0] = x > extremes.greatest[0] ? x : extremes.greatest[0];
         }
     }
     if (finite == 0) return;
@@ -200,91 +231,94 @@ inline void measure_slowly(const float* values, int64_t count, Moments& moments)
     }
 }
 
-// Below this share of the sum of squares, the deviations may be rounding alone.
-constexpr double CANCELLED = 1e-4;
-
-inline int64_t num_zeros(const float* values, int64_t count) {
-    int64_t zeros = 0;
-    for (int64_t i = 0; i < count; i++) zeros += values[i] == 0.0f;
-    return zeros;
-}
-
-// `running` has seen `count` values; false where it does not tell all of them.
-inline bool finish(const Running& running, int64_t count, Moments& moments) {
-    const double n = static_cast<double>(count);
-    const double sum = running.folded_sum(), square = running.folded_squares();
-    const double deviations = square - sum * sum / n;
-    const bool is_plain = sum - sum == 0.0 && deviations >= CANCELLED * square;
-    if (!is_plain || running.has_zero()) return false;
-    moments = {count,     0, 0, 0, static_cast<double>(running.folded_least()),
-               static_cast<double>(running.folded_greatest()),
-               sum / n,   deviations};
-    return true;
-}
-
-void start_lanes(MomentLanes& lanes) {
-    const float infinite = __builtin_inff();
-    for (int lane = 0; lane < LANES; lane++) {
-        lanes.least[lane] = lanes.nearest[lane] = infinite;
-        lanes.greatest[lane] = -infinite;
-        lanes.sums[lane] = lanes.squares[lane] = 0.0;
+// All values, which are finite.
+__attribute__((noinline)) void measure_in_doubles(const float* values, int64_t count,
+                                                  Moments& moments) {
+    moments = {count, 0, 0, 0, __builtin_inf(), -__builtin_inf(), 0.0, 0.0};
+    const int64_t whole = count - count % LANES;
+    DoubleLanes sums{}, deviations{};
+    for (int64_t i = 0; i < whole; i += LANES) sums.add(values + i);
+    for (int64_t i = whole; i < count; i++) sums.low[0] += static_cast<double>(values[i]);
+    const double mean = sums.folded() / static_cast<double>(count);
+    for (int64_t i = 0; i < whole; i += LANES) deviations.add_squares(values + i, mean);
+    for (int64_t i = whole; i < count; i++) {
+        const double deviation = static_cast<double>(values[i]) - mean;
+        deviations.low[0] += deviation * deviation;
     }
+    moments.mean = mean;
+    moments.squared_deviations = deviations.folded();
 }
 
-void add_to_lanes(const float* values, int64_t count, MomentLanes& lanes) {
-    Running running(lanes);
-    for (int64_t i = 0; i + LANES <= count; i += LANES) {
-        running.add_extremes(values + i);
-        running.add_sums(values + i);
+bool measure_block(const float* values, int64_t count, Extremes& extremes, BlockSums& block,
+                   Moments& other) {
+    const int64_t rows = count / LANES;
+    SumLanes lanes;
+    VectorExtremes seen[VECTORS];
+    bool saw_zero = false;
+    for (int vector = 0; vector < VECTORS; vector++) {
+        const int lane = vector * VECTOR_LANES;
+        VectorSums sums{Vector{}, Vector{}};
+        VectorExtremes mine;
+        mine.load(extremes, lane);
+        for (int64_t row = 0; row < rows; row += TILE_ROWS)
+            add_some_rows(values + row * LANES + lane,
+                          rows - row < TILE_ROWS ? rows - row : TILE_ROWS, LANES, sums, mine);
+        if (count % LANES != 0)
+            add_rest(values + rows * LANES, count % LANES, lane, sums, mine);
+        sums.store(lanes, lane);
+        saw_zero |= mine.saw_zero();
+        seen[vector] = mine;
     }
-    running.keep(lanes);
+    const bool is_plain = finish(lanes, count, block);
+    if (saw_zero) extremes.zero_count += num_zeros(values, count);
+    const bool are_finite = block.squares < SQUARES_END;  // or they are very large
+    if (are_finite)
+        for (int vector = 0; vector < VECTORS; vector++)
+            seen[vector].store(extremes, vector * VECTOR_LANES);
+    else
+        measure_finite(values, count, extremes, other);
+    if (are_finite && !is_plain) measure_in_doubles(values, count, other);
+    return is_plain;
 }
 
-void add_rows_to_lanes(const float* values, int64_t rows, int64_t width, MomentLanes* lanes) {
-    for (int64_t column = 0; column + LANES <= width; column += LANES) {
-        Running running(lanes[column / LANES]);
-        for (int64_t row = 0; row < rows; row++) {
-            running.add_extremes(values + row * width + column);
-            running.add_sums(values + row * width + column);
+void add_rows_to_lanes(const float* values, int64_t rows, int64_t width, SumLanes* lanes,
+                       Extremes& extremes) {
+    const int64_t strips = width / LANES;
+    bool saw_zero = false;
+    for (int lane = 0; lane < LANES; lane += VECTOR_LANES) {
+        VectorExtremes mine;
+        mine.load(extremes, lane);
+        for (int64_t strip = 0; strip < strips; strip++) {
+            VectorSums sums;
+            sums.load(lanes[strip], lane);
+            add_some_rows(values + strip * LANES + lane, rows, width, sums, mine);
+            sums.store(lanes[strip], lane);
         }
-        running.keep(lanes[column / LANES]);
+        mine.store(extremes, lane);
+        saw_zero |= mine.saw_zero();
     }
+    if (!saw_zero) return;
+    for (int64_t row = 0; row < rows; row++)
+        extremes.zero_count += num_zeros(values + row * width, strips * LANES);
 }
 
-bool finish_lanes(const MomentLanes& lanes, int64_t count, Moments& moments) {
-    return finish(Running(lanes), count, moments);
-}
-
-void measure_chunk(const float* values, int64_t count, Moments& moments) {
-    MomentLanes lanes;
-    start_lanes(lanes);
-    Running running(lanes);
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        running.add_extremes(values + i);
-        running.add_sums(values + i);
+void measure_chunk(const float* values, int64_t count, Chunk& chunk) {
+    Extremes extremes;
+    for (int lane = 0; lane < LANES; lane++) {
+        extremes.least[lane] = __builtin_inff();
+        extremes.greatest[lane] = -__builtin_inff();
     }
-    if (i < count) {  // the rest, filled up with its own first value, which moves no extreme
-        float x[LANES];
-        for (int lane = 0; lane < LANES; lane++) x[lane] = values[i];
-        __builtin_memcpy(x, values + i, static_cast<size_t>(count - i) * sizeof(float));
-        running.add_extremes(x);
-        for (int64_t lane = count - i; lane < LANES; lane++) x[lane] = 0.0f;  // moves no sum
-        running.add_sums(x);
+    extremes.zero_count = 0;
+    Moments& moments = chunk.moments;
+    chunk.is_plain = measure_block(values, count, extremes, chunk.sums, moments);
+    if (chunk.is_plain) moments = {count, 0, 0, 0, __builtin_inf(), -__builtin_inf(), 0.0, 0.0};
+    moments.zero_count = extremes.zero_count;
+    for (int lane = 0; lane < LANES; lane++) {
+        const double least = static_cast<double>(extremes.least[lane]);
+        const double greatest = static_cast<double>(extremes.greatest[lane]);
+        moments.least = least < moments.least ? least : moments.least;
+        moments.greatest = greatest > moments.greatest ? greatest : moments.greatest;
     }
-    if (count > 0 && finish(running, count, moments)) return;
-    const double infinite = __builtin_inf();
-    moments = {count, 0, 0, 0, infinite, -infinite, 0.0, 0.0};
-    const double sum = running.folded_sum(), square = running.folded_squares();
-    const double n = static_cast<double>(count), deviations = square - sum * sum / n;
-    moments.zero_count = num_zeros(values, count);
-    if (count == 0) return;
-    if (sum - sum != 0.0 || deviations < CANCELLED * square)
-        return measure_slowly(values, count, moments);
-    moments.least = static_cast<double>(running.folded_least());
-    moments.greatest = static_cast<double>(running.folded_greatest());
-    moments.mean = sum / n;
-    moments.squared_deviations = deviations;
 }
 
 }  // namespace

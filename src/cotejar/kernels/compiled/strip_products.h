@@ -99,11 +99,11 @@ Scratch& strip_memory();
 // Weights whose strips are at work in one piece of work, at most.
 static constexpr int MOST_WEIGHTS = 3;
 
-// `work(unit, strips)` for all units, each thread with memory for so many strips of each weight,
-// those of one weight side by side.
+// `work(unit, strips, meters)` for all units, each thread with memory for so many strips of each
+// weight, those of one weight side by side, and with a meter of every array that is measured.
 template <class Work>
-void over_units(int64_t units, const Weight* weights, int num_weights, int strips_each,
-                Work work) {
+void over_units(const Isa& isa, int64_t units, const Weight* weights, int num_weights,
+                int strips_each, BlockMoments* measured, Work work) {
     constexpr int MOST = MOST_STRIPS * MOST_WEIGHTS;
     const int count = num_weights * strips_each;
     Weight of_strips[MOST];
@@ -113,8 +113,9 @@ void over_units(int64_t units, const Weight* weights, int num_weights, int strip
         const Range mine = range_of_part(units, part, parts);
         failure.guard([&] {
             Strip strips[MOST];
+            Meters meters(isa, measured);
             carve_strips(strip_memory(), of_strips, strips, count);
-            for (int64_t unit = mine.begin; unit < mine.end; unit++) work(unit, strips);
+            for (int64_t unit = mine.begin; unit < mine.end; unit++) work(unit, strips, meters);
         });
     };
     parallel(units, part_of);

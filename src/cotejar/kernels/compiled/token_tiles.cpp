@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 
 #include "failure.h"
 #include "thread_pool.h"
@@ -151,7 +150,7 @@ void round_part(const Isa& isa, const Weight& weight, const float* values, int64
 
 RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weights,
                            const float* activations, int64_t num_tokens,
-                           BlockMoments* measured) {
+                           ArrayMoments* measured) {
     Weight kinds[MAX_WEIGHTS];  // one of every type
     int num_kinds = 0;
     for (int one = 0; one < num_weights; one++) {
@@ -173,8 +172,7 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
     auto round = [&](int part, int parts) {
         const Range mine = range_of_part(pieces, part, parts);
         failure.guard([&] {
-            std::optional<GrowingRows> rows;
-            if (measured != nullptr) rows.emplace(isa, columns);
+            GrowingRows rows(isa, measured);
             for (int64_t piece = mine.begin; piece < mine.end; piece++) {
                 const int64_t end = std::min(count, (piece + 1) * at_once);
                 for (int64_t index = piece * at_once; index < end; index++) {
@@ -185,10 +183,10 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
                     round_tile(isa, kinds, num_kinds, activations + first * columns,
                                num_tokens - first, tiles);
                     if (rows)
-                        rows->add(activations + first * columns,
+                        rows.add(activations + first * columns,
                                   std::min<int64_t>(MAX_TILE, num_tokens - first));
                 }
-                if (rows) rows->finish(*measured, 0, piece, activations);
+                if (rows) rows.finish(piece, activations);
             }
         });
     };

@@ -17,9 +17,9 @@ class RoundedTiles {
     static constexpr int MAX_WEIGHTS = 3;
 
     // Up to MAX_WEIGHTS weights of one width, none of them in floats. With `measured`, the
-    // activations are measured on the way, as its first array. Throws std::bad_alloc.
+    // activations are measured on the way. Throws std::bad_alloc.
     RoundedTiles(const Isa& isa, const Weight* weights, int num_weights, const float* activations,
-                 int64_t num_tokens, BlockMoments* measured = nullptr);
+                 int64_t num_tokens, ArrayMoments* measured = nullptr);
 
     const Tiles& of(int weight) const { return tiles_[kind_of_[weight]]; }
 
