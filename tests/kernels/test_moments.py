@@ -178,3 +178,65 @@ def test_a_rotation_measures_on_its_way_what_a_pass_of_its_own_measures(
     expected = operations.rotate(values, *tables, adjacent=True, isa=isa)
     assert turned.tobytes() == expected.tobytes()
     assert moments == measure_raw(expected.reshape(tokens, -1), isa=isa)
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-12, 1e17, 1e30])
+def test_squares_that_float32_does_not_hold_are_no_less_near(scale: float, isa: str) -> None:
+    values = np.random.default_rng(2).standard_normal((130, 41)) * scale
+    values[:, 16:32] = np.random.default_rng(3).standard_normal((130, 16))
+    values = values.astype(F32)
+
+    both = measure_moments(values, isa=isa)
+
+    assert both is not None
+    assert near(both[0], reference(values.reshape(-1)))
+    assert near(both[1], reference(values[-1]))
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+def test_roundings_that_all_go_one_way_stay_within_the_bound(isa: str) -> None:
+    """Values of one size, whose squares are rounded alike everywhere."""
+    signs = np.where(np.random.default_rng(4).random((128, 64)) < 0.5, -1, 1)
+
+    for size in (0.1, 0.7, 1 / 3, 1.9999):
+        values = (signs * size).astype(F32)
+        both = measure_moments(values, isa=isa)
+        assert both is not None
+        assert near(both[0], reference(values.reshape(-1)))
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("shape", [(130, 41), (1, 5000)])
+def test_columns_that_hardly_spread_are_merged_with_those_that_do(
+    shape: tuple[int, int], isa: str
+) -> None:
+    values = np.random.default_rng(6).standard_normal(shape).astype(F32)
+    wavering = values[:, 8:30]
+    wavering[...] = 300.1 + 1e-4 * wavering
+
+    both = measure_moments(values, isa=isa)
+
+    assert both is not None
+    assert near(both[0], reference(values.reshape(-1)))
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30])
+@pytest.mark.parametrize("token", [0, 70, 149])
+def test_a_rotation_measures_values_that_are_unlike_others(
+    token: int, value: float, isa: str
+) -> None:
+    """What an infinite value does to the extremes of its piece is undone."""
+    rng = np.random.default_rng(7)
+    values = rng.standard_normal((150, 3, 24)).astype(F32)
+    values[token, 1, 20] = value  # beyond the pairs: it is not turned
+    tables = rng.standard_normal((2, 150, 8)).astype(F32)
+
+    turned, moments = operations.rotate_and_measure(values, *tables, adjacent=False, isa=isa)
+
+    flat = turned.reshape(150, -1)
+    assert moments == measure_raw(flat, isa=isa)
+    measured = measure_moments(flat, isa=isa)
+    assert measured is not None
+    assert near(measured[0], reference(flat.reshape(-1)))

@@ -45,7 +45,9 @@ def test_they_have_the_statistics_of_their_rows(tiny_gguf: Path) -> None:
         error = (STD_ERROR + 1e-12) * np.sqrt(np.mean(rows**2))
         assert record.stats[Scope.ALL].std == pytest.approx(rows.std(ddof=1), abs=error)
         last = whole.sites[name].stats[Scope.LAST]
-        assert record.stats[Scope.LAST].std == pytest.approx(last.std, rel=1e-12)
+        # Both are a kernel's, one perhaps of parts side by side.
+        error = 2 * STD_ERROR * last.rms
+        assert record.stats[Scope.LAST].std == pytest.approx(last.std, abs=error)
     assert other.sites == alone.sites
 
 
