@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cotejar.engines.tracing import join_recorders
+from cotejar.kernels.moments import STD_ERROR
 from cotejar.trace.forward_trace import BOTH_SCOPES, Capture, Scope, TraceRecorder
 
 ROWS_TW = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
@@ -37,7 +38,8 @@ def test_parts_are_joined_to_what_one_pass_records(
         assert record.shape == whole.sites[name].shape
         assert [*record.stats] == list(scopes)
         for scope in scopes:
-            # Sums of 36 float64 terms in another order.
-            np.testing.assert_allclose(
-                record.stats[scope].row(), whole.sites[name].stats[scope].row(), rtol=1e-13
-            )
+            found, expected = record.stats[scope], whole.sites[name].stats[scope]
+            assert found.row()[:6] == expected.row()[:6]
+            # A kernel measured either, in other blocks; STD_ERROR is the larger of its errors.
+            error = 2 * STD_ERROR * expected.rms
+            np.testing.assert_allclose(found.row()[6:], expected.row()[6:], rtol=0, atol=error)
