@@ -134,6 +134,36 @@ def test_gate_and_up_of_one_type_are_multiplied_side_by_side(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("down_type", [BlockType.Q4_1, BlockType.Q8_0])
+@pytest.mark.parametrize(("num_tokens", "rows"), [(2, 16), (64, 48), (69, 37), (200, 80)])
+def test_a_feed_forward_part_is_its_operations_one_after_the_other(
+    num_tokens: int, rows: int, down_type: BlockType, isa: str
+) -> None:
+    rng = np.random.default_rng(rows)
+    gate, up = weight_of(BlockType.Q4_1, 160, 96, 1), weight_of(BlockType.Q8_0, 160, 96, 2)
+    down, bias = weight_of(down_type, rows, 160, 3), rng.standard_normal(rows).astype(F32)
+    parts = [Product(gate, None), Product(up, None), Product(down, bias)]
+    inputs = rng.standard_normal((num_tokens, 96)).astype(F32)
+    residual = rng.standard_normal((num_tokens, rows)).astype(F32)
+
+    found, moments = layer_products.feed_forward(
+        *parts, inputs, residual, measured=True, isa=isa
+    )
+
+    gated, raised = (multiply_q8(w, inputs, isa=isa) for w in (gate, up))
+    activated = operations.silu(gated, isa=isa)
+    inner = operations.multiply_elements(activated, raised, isa=isa)
+    product = product_of(down, inner, bias, isa)
+    expected = operations.add(residual, product, isa=isa)
+    assert found.tobytes() == expected.tobytes()
+    between = (gated, raised, activated, inner, product)
+    assert moments == moments_of(isa, inputs, *between, expected)
+    again, unmeasured = layer_products.feed_forward(*parts, inputs, residual, isa=isa)
+    assert again.tobytes() == expected.tobytes()
+    assert unmeasured is None
+
+
+@pytest.mark.parametrize("isa", COMPILED)
 @pytest.mark.parametrize("rows", [64, 88])
 def test_activations_that_no_cache_holds_give_the_same_bits(rows: int, isa: str) -> None:
     weight = weight_of(BlockType.Q4_K, rows, 4608, 1)
@@ -299,13 +329,20 @@ def zeros(*shape: int) -> np.ndarray:
                 linear(),
                 zeros(2, 32),
                 zeros(2, 4),
+                False,
                 zeros(2, 4),
             ),
             "gate and up do not fit the activations or the weight after them",
         ),
         (
             lambda c: c.feed_forward(
-                "portable", *[linear(32)] * 2, linear(), zeros(2, 32), zeros(1, 4), zeros(2, 4)
+                "portable",
+                *[linear(32)] * 2,
+                linear(),
+                zeros(2, 32),
+                zeros(1, 4),
+                False,
+                zeros(2, 4),
             ),
             "the output has another shape than the product or what is added",
         ),
@@ -316,6 +353,7 @@ def zeros(*shape: int) -> np.ndarray:
                 linear(4, 256, BlockType.Q6_K),
                 zeros(2, 32),
                 zeros(2, 4),
+                False,
                 zeros(2, 4),
             ),
             "a weight whose blocks are too wide",

@@ -101,8 +101,9 @@ def feed_forward(
     down: Linear,
     activations: np.ndarray,
     residual: np.ndarray,
+    measured: bool,
     out: np.ndarray,
-) -> None: ...
+) -> bytes | None: ...
 def has_vector_kernel(isa: str, block_type: int) -> bool: ...
 
 class Linear:

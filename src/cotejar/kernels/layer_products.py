@@ -165,9 +165,14 @@ def feed_forward(
     inputs_TD: Float32[np.ndarray, "T D"],
     residual_TD: Float32[np.ndarray, "T D"],
     *,
+    measured: bool = False,
     isa: str | None = None,
-) -> Float32[np.ndarray, "T D"]:
+) -> tuple[Float32[np.ndarray, "T D"], bytes | None]:
     """`residual + down(silu(gate) * up)`, of which nothing in between comes to memory.
+
+    Returns:
+        It and, if `measured`, the moments of the activations, of gate, up, silu(gate), its
+        product with up, of what `down` gives and of what is returned.
 
     Raises:
         TensorShapeError: the arrays do not fit the weights, or the weights each other.
@@ -179,16 +184,17 @@ def feed_forward(
     output_TD = empty_array((len(inputs_TD), down.rows))
     if residual_TD.shape != output_TD.shape:
         raise _misfit(f"a residual of {output_TD.shape}", str(residual_TD.shape))
-    _compiled.feed_forward(
+    moments = _compiled.feed_forward(
         isa or chosen_isa(),
         gate.compiled,
         up.compiled,
         down.compiled,
         np.ascontiguousarray(inputs_TD),
         np.ascontiguousarray(residual_TD),
+        measured,
         output_TD,
     )
-    return output_TD
+    return output_TD, moments
 
 
 def _check(products: Sequence[Product], inputs_TC: Float32[np.ndarray, "T C"]) -> None:

@@ -120,13 +120,21 @@ class FusedPass(Pass):
         self, layer: int, hidden_TD: Float32[np.ndarray, "T D"]
     ) -> Float32[np.ndarray, "T D"]:
         config = self.model.config
-        is_plain = not self.recorder and config.activation == "silu" and not config.post_norms
+        is_plain = config.activation == "silu" and not config.post_norms
         x_TD = self.norm(layer, "ffn_norm", hidden_TD)
-        products = self._fused(layer, _FEED_FORWARD_PARTS, (), x_TD) if is_plain else None
-        if products and can_feed_forward(products[-1]):
-            gate, up, down = products
-            return feed_forward(gate, up, down, x_TD, hidden_TD)
-        return self._project_back(layer, "ffn", hidden_TD, self._gated(layer, x_TD))
+        slots = (*_GATED_SLOTS, *_JOINED_SLOTS["ffn"])
+        products = self._fused(layer, _FEED_FORWARD_PARTS, slots, x_TD) if is_plain else None
+        if not (products and can_feed_forward(products[-1])):
+            return self._project_back(layer, "ffn", hidden_TD, self._gated(layer, x_TD))
+        gate, up, down = products
+        output_TD, moments = feed_forward(
+            gate, up, down, x_TD, hidden_TD, measured=self.recorder is not None
+        )
+        if self.recorder and moments:
+            inner_shape = (len(x_TD), down.columns)
+            shapes = [x_TD.shape, *[inner_shape] * 4, *[output_TD.shape] * 2]
+            self.recorder.record_moments(slots, moments, shapes, layer)
+        return output_TD
 
     def _gated(
         self, layer: int, x_TD: Float32[np.ndarray, "T D"]

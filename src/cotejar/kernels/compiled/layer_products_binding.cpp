@@ -106,9 +106,9 @@ nb::object bind_gated(const std::string& isa_name, const BoundLinear& gate,
     return bytes_of(moments, 5);
 }
 
-void bind_feed_forward(const std::string& isa_name, const BoundLinear& gate,
+nb::object bind_feed_forward(const std::string& isa_name, const BoundLinear& gate,
                        const BoundLinear& up, const BoundLinear& down, const Matrix& activations,
-                       const Matrix& residual, const OutMatrix& out) {
+                       const Matrix& residual, bool measured, const OutMatrix& out) {
     const Isa& isa = isa_named(isa_name);
     const Weight &inner = gate.linear.weight, &last = down.linear.weight;
     check_tokens(activations);
@@ -122,9 +122,15 @@ void bind_feed_forward(const std::string& isa_name, const BoundLinear& gate,
     require(out.shape(0) == activations.shape(0) &&
                 static_cast<int64_t>(out.shape(1)) == last.rows && same_shape(residual, out),
             "the output has another shape than the product or what is added");
-    nb::gil_scoped_release released;
-    feed_forward(isa, gate.linear, up.linear, down.linear, activations.data(),
-                 static_cast<int64_t>(activations.shape(0)), residual.data(), out.data());
+    BothMoments moments[FEED_FORWARD_MOMENTS];
+    {
+        nb::gil_scoped_release released;
+        feed_forward(isa, gate.linear, up.linear, down.linear, activations.data(),
+                     static_cast<int64_t>(activations.shape(0)), residual.data(), out.data(),
+                     measured ? moments : nullptr);
+    }
+    if (!measured) return nb::none();
+    return bytes_of(moments, FEED_FORWARD_MOMENTS);
 }
 
 }  // namespace
@@ -144,7 +150,7 @@ void bind_layer_products(nb::module_& module) {
                [](const BoundLinear& down) { return can_feed_forward(down.linear.weight); });
     module.def("feed_forward", bind_feed_forward, nb::arg("isa"), nb::arg("gate"), nb::arg("up"),
                nb::arg("down"), nb::arg("activations").noconvert(),
-               nb::arg("residual").noconvert(), nb::arg("out").noconvert());
+               nb::arg("residual").noconvert(), nb::arg("measured"), nb::arg("out").noconvert());
 }
 
 }  // namespace cotejar

@@ -199,8 +199,9 @@ void Meter::measure_dense(int64_t index, const float* values, int64_t count) {
 Meters::Meters(const Isa& isa, BlockMoments* moments)
     : meters_{{isa, array_of(moments, 0)}, {isa, array_of(moments, 1)},
               {isa, array_of(moments, 2)}, {isa, array_of(moments, 3)},
-              {isa, array_of(moments, 4)}} {
-    static_assert(BlockMoments::MAX_ARRAYS == 5, "a meter for each");
+              {isa, array_of(moments, 4)}, {isa, array_of(moments, 5)},
+              {isa, array_of(moments, 6)}} {
+    static_assert(BlockMoments::MAX_ARRAYS == 7, "a meter for each");
 }
 
 GrowingRows::GrowingRows(const Isa& isa, ArrayMoments* array) : isa_(isa), meter_(isa, array) {

@@ -109,7 +109,7 @@ class ArrayMoments {
 // Those of several arrays. Memory is the making thread's: the next one takes its place.
 class BlockMoments {
   public:
-    static constexpr int MAX_ARRAYS = 5;
+    static constexpr int MAX_ARRAYS = 7;
 
     BlockMoments(const BlockGrid* grids, int count);
     // Null where there are not so many.
