@@ -104,14 +104,15 @@ def rotate_and_measure(
     *,
     adjacent: bool,
     isa: str | None = None,
+    out: Float32[np.ndarray, "T H E"] | None = None,
 ) -> tuple[Float32[np.ndarray, "T H E"], bytes | None]:
     """What `rotate` gives, and its moments as `measure_raw` gives them, a row a token.
 
     Raises:
-        TensorShapeError: the tables do not fit the values.
+        TensorShapeError: the tables, or `out`, do not fit the values.
     """
     isa = isa or chosen_isa()
-    return _rotate(isa, values_THE, cos_TP, sin_TP, adjacent=adjacent, measured=True)
+    return _rotate(isa, values_THE, cos_TP, sin_TP, adjacent=adjacent, measured=True, out=out)
 
 
 def _rotate(

@@ -88,7 +88,9 @@ class Pass:
 
         if last_only:
             hidden_TD = self.last_rows(hidden_TD)
-        hidden_TD = self.norm(None, "final_norm", hidden_TD)
+        return self._logits(self.norm(None, "final_norm", hidden_TD))
+
+    def _logits(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "N V"]:
         self._see("final_norm", hidden_TD)
         row_bytes = 4 * self.model.config.vocab_size
         if self.recorder and self.recorder.takes_parts(len(hidden_TD) * row_bytes):

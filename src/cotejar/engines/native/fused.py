@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _PROJECTED_SLOTS = ("attn_norm", "q", "k", "v")
 _GATED_SLOTS = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_inner")
 _FEED_FORWARD_PARTS = ("ffn_gate", "ffn_up", "ffn_out")
+_HEAD_SLOTS = ("final_norm", "logits")
 _JOINED_SLOTS = {
     "attn": ("attn_context", "attn_out", "attn_residual"),
     "ffn": ("ffn_out", "output"),
@@ -88,8 +89,12 @@ class FusedPass(Pass):
         ):
             return super()._turn(layer, values_THE, which)
         tokens, heads, head_size = values_THE.shape
+        places = self._places(layer, tokens) if which == "k" else None
         turned_THE, moments = operations.rotate_and_measure(
-            values_THE, *self.angles_of(layer, tokens), adjacent=self._adjacent
+            values_THE,
+            *self.angles_of(layer, tokens),
+            adjacent=self._adjacent,
+            out=places and places[0],
         )
         if moments:
             shape = (tokens, heads * head_size)
@@ -103,8 +108,9 @@ class FusedPass(Pass):
         *,
         which: Literal["q", "k"],
     ) -> Float32[np.ndarray, "T H E"]:
-        """As `Pass` has it; keys where the cache will keep them."""
-        places = self._places(layer, len(values_THE)) if which == "k" else None
+        """As `Pass` has it; keys where the cache will keep them, unless a recorder may."""
+        is_kept = which == "k" and not self.recorder
+        places = self._places(layer, len(values_THE)) if is_kept else None
         cos_TP, sin_TP = self.angles_of(layer, len(values_THE))
         return operations.rotate(
             values_THE, cos_TP, sin_TP, adjacent=self._adjacent, out=places and places[0]
@@ -114,7 +120,7 @@ class FusedPass(Pass):
         self, layer: int, num_tokens: int
     ) -> tuple[Float32[np.ndarray, "T K E"], Float32[np.ndarray, "T K E"]] | None:
         """Where keys and values will be kept, if they can be made there."""
-        return None if self.recorder else self.cache.places_for(layer, num_tokens)
+        return self.cache.places_for(layer, num_tokens)
 
     def _feed_forward(
         self, layer: int, hidden_TD: Float32[np.ndarray, "T D"]
@@ -181,6 +187,25 @@ class FusedPass(Pass):
             self.recorder.record_moments(slots, moments, shapes, layer)
         return sum_TD
 
+    def _logits(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "N V"]:
+        config, recorder = self.model.config, self.recorder
+        if (
+            not recorder
+            or not recorder.takes_moments(_HEAD_SLOTS)
+            or recorder.takes_parts(len(hidden_TD) * config.vocab_size * 4)
+            or self.multiply is not multiply_q8
+            or config.final_softcap is not None
+            or not can_multiply([self._head_product()], len(hidden_TD))
+        ):
+            return super()._logits(hidden_TD)
+        (logits_TV,), moments = multiply_together(
+            [self._head_product()], hidden_TD, measured=True
+        )
+        if moments:
+            shapes = [hidden_TD.shape, logits_TV.shape]
+            recorder.record_moments(_HEAD_SLOTS, moments, shapes, None)
+        return logits_TV
+
     def add_residual(
         self,
         layer: int,  # noqa: ARG002 - for a subclass
@@ -211,6 +236,12 @@ class FusedPass(Pass):
             return None
         products = [self._product(layer, part) for part in parts]
         return products if can_multiply(products, len(inputs_TC)) else None
+
+    def _head_product(self) -> Product:
+        key = (self.model.config.num_layers, "lm_head")
+        if key not in self._products:
+            self._products[key] = Product(self.model.weights.lm_head, None)
+        return self._products[key]
 
     def _product(self, layer: int, part: str) -> Product:
         if (layer, part) not in self._products:

@@ -33,8 +33,9 @@ void add_product(const Isa& isa, const Linear& linear, const Tiles& tiles, int64
                 products.fill(TileRows(blocks[0], at).index(), to);
                 for (int s = 0; s < count; s++) {
                     const TileRows tile(blocks[s], at);
-                    add_rows(isa, residual, width, tile.rows, to[s], sums.at(s, tile));
-                    store_rows(isa, sums.at(s, tile), width, tile.rows, out);
+                    float* const sum = sums.at(measured == nullptr ? 0 : s, tile);
+                    add_rows(isa, residual, width, tile.rows, to[s], sum);
+                    store_rows(isa, sum, width, tile.rows, out);
                 }
             }
             for (int s = 0; measured != nullptr && s < count; s++) {

@@ -22,17 +22,21 @@ constexpr int NUM_INNER = PRODUCT - GATE;
 static_assert(NUM_ARRAYS == FEED_FORWARD_MOMENTS && NUM_ARRAYS <= BlockMoments::MAX_ARRAYS,
               "all of them are measured");
 
-// Those of a block of 32 columns, by halves.
+// Those of a block of 32 columns, by halves. Where they are not measured, what comes of the gate
+// takes its place.
 class InnerBlocks {
   public:
-    explicit InnerBlocks(bool are_measured) : blocks_(are_measured) {}
+    explicit InnerBlocks(bool are_measured) : are_measured_(are_measured), blocks_(are_measured) {}
     float* at(Array array, int half, const TileRows& tile) {
-        return blocks_.at(index(array, half), tile);
+        const bool is_apart = are_measured_ || array == UP;
+        return blocks_.at(index(is_apart ? array : GATE, half), tile);
     }
     const float* whole(Array array, int half) const { return blocks_.whole(index(array, half)); }
 
   private:
     static int index(Array array, int half) { return 2 * (array - GATE) + half; }
+
+    const bool are_measured_;
     OwnBlocks<2 * NUM_INNER> blocks_;
 };
 
