@@ -87,6 +87,25 @@ def test_statistics_are_those_of_the_arrays(engine: Any) -> None:
         assert same(record.stats[Scope.LAST], measure_stats(array[-1]))
 
 
+@pytest.mark.parametrize("block_type", [BlockType.Q8_0, BlockType.Q4_1])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_of_many_tokens_what_is_measured_on_the_way_are_the_statistics_of_the_arrays(
+    tiny: Any, architecture: Any, block_type: BlockType
+) -> None:
+    model = tiny(TinyDecoder(architecture=architecture, block_type=block_type))
+    engine = engine_of("native+q8", model)
+    ids = [(7919 * at + 101) % 320 for at in range(45)]
+    arrays = engine.trace(ids, capture=EVERYTHING)
+
+    measured = engine.trace(ids, capture=Capture())
+
+    assert list(measured.sites) == list(arrays.sites)
+    for site, record in measured.sites.items():
+        assert record.shape == arrays.sites[site].shape
+        for scope, stats in record.stats.items():
+            assert same(stats, arrays.sites[site].stats[scope]), site
+
+
 def same(found: ActivationStats, expected: ActivationStats) -> bool:
     """But for a kernel's error of either: an engine may merge qkv of q, k and v."""
     rms = expected.rms

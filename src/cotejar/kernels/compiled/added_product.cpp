@@ -20,7 +20,7 @@ void add_product(const Isa& isa, const Linear& linear, const Tiles& tiles, int64
         const int count = products.count();
         OwnBlocks<MOST_STRIPS> values(measured != nullptr), sums(measured != nullptr);
         for (int64_t piece = 0; piece < grid.down(); piece++) {
-            Block blocks[MOST_STRIPS];
+            Block blocks[MOST_STRIPS] = {};
             for (int s = 0; s < count; s++) blocks[s] = grid.block(mine.begin + s, piece);
             for (int64_t at = 0; at < tiles_in(blocks[0]); at++) {
                 float* to[MOST_STRIPS];
