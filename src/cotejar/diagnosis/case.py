@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ProductInput, product_input
+from cotejar.diagnosis.arithmetic import ProductInput, can_round, product_input
 from cotejar.diagnosis.limits import ACCEPTED, divide
 from cotejar.diagnosis.observed import cap, replay
 from cotejar.diagnosis.operations import Project, vector
@@ -179,6 +179,27 @@ class Case:
         how, kind = self.observed.arithmetic.activations, self.matrix.block_type
         both = ["exact"] if how == "exact" else [how, "exact"]
         return [product_input(x_TC, one, kind) for one in both]
+
+    @cached_property
+    def other_givens(self) -> list[ProductInput]:
+        """The input as a weight of any type would have it: `givens`, and what others round to.
+
+        A weight that is taken for another is multiplied as that other is.
+        """
+        found = list(self.givens)
+        if self.observed.arithmetic.activations == "exact":
+            return found
+        for how in ("Q8_0", "Q8_K", "f16", "bf16"):
+            if can_round(how, self.inputs[0].shape[1]):
+                one = product_input(self.inputs[0], how, self.matrix.block_type)
+                if not any(np.array_equal(one.values, held.values) for held in found):
+                    found.append(one)
+        return found
+
+    @property
+    def exact_given(self) -> int:
+        """Which of `givens` is the input as it is."""
+        return len(self.givens) - 1
 
     @cached_property
     def products(self) -> list[Float64[np.ndarray, "T R"]]:

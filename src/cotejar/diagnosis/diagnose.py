@@ -32,6 +32,7 @@ from cotejar.diagnosis.reproduction import (
 from cotejar.diagnosis.request import Request, Traced, trace_sides
 from cotejar.diagnosis.result import Diagnosis, OtherFinding, Reproduction
 from cotejar.diagnosis.search import Cause, Found, find_causes
+from cotejar.diagnosis.unseen_part import find_parting
 from cotejar.errors import UsageError
 from cotejar.parity.compare import Plan, compare_traces
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture, parse_layers
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from cotejar.diagnosis.observed import SideName
     from cotejar.diagnosis.replay import LocalError
     from cotejar.diagnosis.result import WrongSide
+    from cotejar.diagnosis.unseen_part import Parting
     from cotejar.model.language_model import LanguageModel
     from cotejar.parity.compare import Comparison
     from cotejar.parity.preconditions import Precondition
@@ -155,7 +157,7 @@ def _examine(
         return _not_finite(result, observed, found, request.output)
     silent = [one for one in observed if one.side not in {error.side for error in errors}]
     if all(error.explained for error in errors):
-        return _nothing_unexplained(result, observed, layers, on_progress)
+        return _nothing_unexplained(result, observed, layers, on_progress, request.output)
     judged = _judge(
         result,
         observed,
@@ -174,10 +176,17 @@ def _nothing_unexplained(
     observed: Sequence[Observed],
     layers: frozenset[int] | None,
     on_progress: Callable[[str], None],
+    output: Path | None,
 ) -> Diagnosis:
     """Every operation that was replayed is right about its own side's file."""
     errors = result.errors
     silent = [one for one in observed if one.side not in {error.side for error in errors}]
+    unseen = find_unseen(observed, errors, layers)
+    if layers is None and unseen:
+        on_progress("looking for what one side alone was seen to do")
+        parting = find_parting(observed, result.comparison, unseen)
+        if parting is not None:
+            return _wrong_unseen(result, observed, parting, output)
     if silent:
         return replace(
             result,
@@ -186,7 +195,6 @@ def _nothing_unexplained(
             next_step=arrays_hint(silent[0].side, silent[0].trace),
         )
     result = replace(result, ladder=_ladders(errors, observed, None))
-    unseen = find_unseen(observed, errors, layers)
     if observed[0].truth is observed[1].truth:
         return _nothing_wrong(result, observed, unseen)
     on_progress("comparing the two files")
@@ -194,6 +202,28 @@ def _nothing_unexplained(
     if judged.verdict is Verdict.PASS and unseen:
         return _nothing_wrong(result, observed, unseen)
     return judged
+
+
+def _wrong_unseen(
+    result: Diagnosis, observed: Sequence[Observed], parting: Parting, output: Path | None
+) -> Diagnosis:
+    """The side of which little was recorded parts from one that is right."""
+    if output is not None:
+        write_reproduction(output, parting.case, parting.found)
+    wrong = next(one for one in observed if one.side == parting.side)
+    return replace(
+        result,
+        verdict=Verdict.FAIL,
+        site=parting.site,
+        wrong_side=parting.side,
+        summary=parting.sentence,
+        next_step=arrays_hint(wrong.side, wrong.trace),
+        causes=parting.found.causes,
+        nearest=parting.found.nearest,
+        num_tried=parting.found.num_tried,
+        ladder=_ladders(result.errors, observed, None),
+        reproduction=_reproduction(parting.case, output),
+    )
 
 
 def _not_finite(

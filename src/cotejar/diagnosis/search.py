@@ -42,6 +42,7 @@ from cotejar.diagnosis.hypotheses import (
     one_place,
     other_basis,
     other_inputs,
+    other_row_order,
     pairs,
     permutation,
     plain,
@@ -199,6 +200,7 @@ def _stages(case: Case) -> Iterator[tuple[tuple[object, ...], SomeRows | None]]:
     parts = list(rows_alone(case))
     for part in parts:
         yield FAMILIES, part
+    yield (other_row_order,), None
     yield (pairs, carried_pairs), None
     yield (plain,), None
     for part in parts:

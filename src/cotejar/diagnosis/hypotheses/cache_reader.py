@@ -55,6 +55,9 @@ class CacheReader:
 
     def left(self, read_k: Reading, read_v: Reading, *, ends: bool = False) -> float:
         """The greatest relative distance of a sampled step; or of the first and last alone."""
+        steps = range(self.first, len(self.attended.q))
+        if not ends and any(len(read_k(t)) != len(read_v(t)) for t in steps):
+            return np.inf
         places = range(len(self.attended.sample))
         farthest = 0.0
         for place in dict.fromkeys((places[0], places[-1])) if ends else places:

@@ -23,12 +23,14 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attended import Attended, weigh
 from cotejar.diagnosis.hypotheses.attention_heads import rows_of_layers
 from cotejar.diagnosis.hypotheses.attention_masks import best_slot
+from cotejar.diagnosis.hypotheses.cache_passes import chunk_ways
 from cotejar.diagnosis.hypotheses.cache_reader import ZEROS, CacheReader
 from cotejar.diagnosis.hypotheses.cache_ways import every_way
+from cotejar.diagnosis.hypotheses.undeclared_rounding import roundings_of_many_tokens
 from cotejar.diagnosis.some_rows import RowsCase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jaxtyping import Float64
 
@@ -57,12 +59,13 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         return
     if isinstance(case, RowsCase):
         return  # the whole case was asked, and tells as much
+    yield from _chunks(case, attended)
     first, passes, suffix = _first_step(case, attended)
     if first < 1 or int(attended.wrong[0]) < first:
         return
     reader = CacheReader(attended, first, passes)
     for family in (
-        _ways(reader),
+        _ways(reader, every_way(reader)),
         _one_slot(reader),
         _rounded(case, reader),
         _other_heads(reader),
@@ -98,10 +101,23 @@ _WHICH = (("kv", "keys and values"), ("k", "keys"), ("v", "values"))
 _OTHERS = {"keys": "values", "values": "keys"}
 
 
-def _ways(reader: CacheReader) -> Iterator[Alternative]:
-    """The nearest of every way, for keys, values and both."""
+def _chunks(case: Case, attended: Attended) -> Iterator[Alternative]:
+    """Later chunks of the prompt that were written to wrong slots."""
+    passes, tokens = case.observed.trace.passes, len(attended.q)
+    if not _is_chunked(passes) or sum(passes) != tokens or attended.wrong[0] < passes[0]:
+        return
+    reader = CacheReader(attended, passes[0], passes)
+    yield from _ways(reader, chunk_ways(reader, passes))
+
+
+def _is_chunked(passes: tuple[int, ...]) -> bool:
+    return any(size > 1 for size in passes[1:])
+
+
+def _ways(reader: CacheReader, ways: Iterator[Way]) -> Iterator[Alternative]:
+    """The nearest of these ways, for keys, values and both."""
     found: list[_Tried] = []
-    for way in every_way(reader):
+    for way in ways:
         for which, rows in _WHICH:
             read_k = way.read if "k" in which else reader.right
             read_v = way.read if "v" in which else reader.right
@@ -113,6 +129,7 @@ def _ways(reader: CacheReader) -> Iterator[Alternative]:
         replace(one, left=reader.left(one.read_k, one.read_v))
         for one in _distinct(reader, found)
     ]
+    few = [one for one in few if np.isfinite(one.left)]
     for one in sorted(few, key=lambda one: (one.left, one.turn))[:_OFFERED]:
         yield Alternative(
             id=one.way.id,
@@ -173,7 +190,31 @@ def _replaced(
     return rows if position < began else [source if s == slot else s for s in rows]
 
 
-_CACHE_ROUNDINGS = ("f16", "bf16", "Q8_0", "int8 a row", "int8 by 32", "int4 a row")
+_CACHE_ROUNDINGS = (
+    "f16",
+    "bf16",
+    "Q8_0",
+    "int8 a row",
+    "int8 by 32",
+    "int4 a row",
+    "int4 by 32",
+)
+_OF_HEADS = ("int8 a row", "int4 a row")
+
+
+def _cache_roundings(case: Case, e: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Of all rows: each by itself, each head's, or many tokens' with one scale."""
+    width = case.inputs[1].shape[1]
+    found = {how: ROUNDINGS[how] for how in _CACHE_ROUNDINGS if can_round(how, width)}
+    for how in _OF_HEADS:
+        found[f"{how} of a head"] = partial(_each_row_of_a_head, rounded=ROUNDINGS[how], e=e)
+    return found | roundings_of_many_tokens(case, e)
+
+
+def _each_row_of_a_head(
+    values_TW: np.ndarray, *, rounded: Callable[[np.ndarray], np.ndarray], e: int
+) -> np.ndarray:
+    return rounded(values_TW.reshape(-1, e)).reshape(values_TW.shape)
 
 
 def _rounded(case: Case, reader: CacheReader) -> Iterator[Alternative]:
@@ -181,26 +222,26 @@ def _rounded(case: Case, reader: CacheReader) -> Iterator[Alternative]:
     k_TW, v_TW = case.inputs[1], case.inputs[2]
     attended, e = reader.attended, reader.attended.step.head_dim
     steps = np.arange(len(k_TW)) >= reader.first
-    for how in _CACHE_ROUNDINGS:
-        if not can_round(how, k_TW.shape[1]):
-            continue
-        k, v = (exact.split_heads(ROUNDINGS[how](a), e) for a in (k_TW, v_TW))
+    near: list[tuple[float, str, dict[str, np.ndarray], np.ndarray]] = []
+    for how, rounded in _cache_roundings(case, e).items():
+        k, v = (exact.split_heads(rounded(a), e) for a in (k_TW, v_TW))
         for which, rows in _WHICH:
             changed = {name: array for name, array in (("k", k), ("v", v)) if name in which}
             whole_TW = attended.output(**changed)
             output_TW = np.where(
                 steps[:, None], whole_TW, exact.join_heads(reader.without_faults)
             )
-            yield Alternative(
-                id="cache-rounded",
-                title=f"{rows} that steps read are rounded to {how}",
-                output=output_TW,
-            )
-            yield Alternative(
-                id="cache-rounded",
-                title=f"{rows} that steps read are rounded to {how}, but for a step's own",
-                output=_own_exact(reader, changed, output_TW),
-            )
+            title = f"{rows} that steps read are rounded to {how}"
+            left = float(np.linalg.norm(case.recorded - output_TW))
+            near.append((left, title, changed, output_TW))
+            yield Alternative(id="cache-rounded", title=title, output=output_TW)
+    near.sort(key=lambda one: one[0])
+    for _, title, changed, output_TW in near[:_OFFERED]:  # each takes a loop over the steps
+        yield Alternative(
+            id="cache-rounded",
+            title=f"{title}, but for a step's own",
+            output=_own_exact(reader, changed, output_TW),
+        )
 
 
 def _other_heads(reader: CacheReader) -> Iterator[Alternative]:

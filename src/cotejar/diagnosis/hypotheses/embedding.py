@@ -5,6 +5,7 @@ Shape letters: T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,16 +34,43 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         return
     truth, ids = case.observed.truth, case.observed.trace.token_ids
     table = truth.weights[step.weight]
-    width = table.columns
     right = embed(step, truth, ids)
+    yield from _scaled(case, step, right)
+    yield from _positions_added(right)
+    yield from _waves_added(case, right)
+    yield from _normed(case, right)
+    yield from _cut_to_length(case, right)
+    yield from _one_row(case, right)
+    yield from _rows_late(case, step, table)
+    used = _nearest_tokens(table, case.recorded / step.scale)
+    yield from _other_tokens(case, step, used)
+    yield from _misread(case, step, table)
+
+
+def _scaled(
+    case: Case, step: Embed, right: Float64[np.ndarray, "T D"]
+) -> Iterator[Alternative]:
+    """The declared scale left out or rounded, or another."""
+    truth, ids = case.observed.truth, case.observed.trace.token_ids
+    width = right.shape[1]
     gain = float((case.recorded * right).sum() / max((right * right).sum(), 1e-300))
+    left_out = f"the embedding's scale of {factor_text(step.scale)} is left out"
+    if step.scale != 1.0:
+        yield Alternative(
+            id="embedding-scale",
+            title=left_out,
+            output=embed(replace(step, scale=1.0), truth, ids),
+            declared=True,
+        )
     for factor in (width**0.5, width**-0.5, gain):
-        id_ = "embedding-scale"
         title = f"the embedding is multiplied by {factor_text(factor)}"
         if step.scale != 1.0 and np.isclose(factor * step.scale, 1, rtol=1e-3):
-            title = f"the embedding's scale of {factor_text(step.scale)} is left out"
+            title = left_out
         yield Alternative(
-            id=id_, title=title, output=factor * right, parameters=int(factor == gain)
+            id="embedding-scale",
+            title=title,
+            output=factor * right,
+            parameters=int(factor == gain),
         )
     for how in ("bf16", "f16"):
         rounded = float(ROUNDINGS[how](np.array([step.scale]))[0])
@@ -53,14 +81,12 @@ def alternatives(case: Case) -> Iterator[Alternative]:
                 f"{rounded:.7g}",
                 output=rounded / step.scale * right,
             )
-    yield from _positions_added(right)
-    yield from _waves_added(case, right)
-    yield from _normed(case, right)
-    yield from _cut_to_length(case, right)
-    yield from _one_row(case, right)
-    yield from _rows_late(case, step, table)
-    used = _nearest_tokens(table, case.recorded / step.scale)
-    yield from _other_tokens(case, step, used)
+
+
+def _misread(case: Case, step: Embed, table: BlockMatrix) -> Iterator[Alternative]:
+    """The table transposed, or its blocks read in another way; and its scale left out."""
+    truth, ids = case.observed.truth, case.observed.trace.token_ids
+    plain_TD = embed(replace(step, scale=1.0), truth, ids)
     transposed = _transposed_rows(table, ids)
     for scale in dict.fromkeys((step.scale, 1.0)):
         words = "" if scale == step.scale else ", and its scale is left out"
@@ -70,12 +96,13 @@ def alternatives(case: Case) -> Iterator[Alternative]:
             output=scale * transposed,
         )
         for variant in weight_variants(table):
-            rows = [variant.rows(i, i + 1).values for i in ids]
-            yield Alternative(
-                id=variant.id,
-                title=f"{variant.title}{words}",
-                output=scale * np.concatenate(rows),
-            )
+            rows_TD = np.concatenate([variant.rows(i, i + 1).values for i in ids])
+            if not np.array_equal(rows_TD, plain_TD):  # else it is no other way to read them
+                yield Alternative(
+                    id=variant.id,
+                    title=f"{variant.title}{words}",
+                    output=scale * rows_TD,
+                )
 
 
 _BASES = (10_000.0, 1_000.0, 100_000.0, 500_000.0, 1_000_000.0)

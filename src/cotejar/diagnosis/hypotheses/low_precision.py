@@ -162,6 +162,10 @@ MORE_ROUNDINGS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
         1,
         partial(_to_integers, width=0, levels=127, whole=np.rint),
     ),
+    "int4 by one scale for all tokens": (
+        1,
+        partial(_to_integers, width=0, levels=7, whole=np.rint),
+    ),
     "int8 a row, cut and not rounded": (
         1,
         partial(_to_integers, width=None, levels=127, whole=np.trunc),

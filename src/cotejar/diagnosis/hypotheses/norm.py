@@ -15,7 +15,7 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT
 from cotejar.diagnosis.case import Alternative
-from cotejar.diagnosis.hypotheses.numbers import nice
+from cotejar.diagnosis.hypotheses.numbers import nice, power_of_ten
 from cotejar.diagnosis.hypotheses.order_names import order_words
 from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
 from cotejar.diagnosis.operations import Norm, vector
@@ -96,7 +96,7 @@ def _eps(
     fitted_T = 1 / gain_T**2 - square_T
     # The token of the smallest input shows eps best.
     fitted = float(fitted_T[np.argmin(square_T)])
-    for value in dict.fromkeys((0.0, nice(fitted), fitted)):
+    for value in dict.fromkeys((0.0, power_of_ten(fitted), nice(fitted), fitted)):
         if np.isfinite(value) and value >= 0 and value != eps:
             title = f"eps of the norm is {value:.3g} and ought to be {eps:.3g}"
             output = exact.rms_norm(x_TW, weight_W, value)

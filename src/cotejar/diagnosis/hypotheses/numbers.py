@@ -29,6 +29,11 @@ def nice(value: float, digits: int = 2) -> float:
     return float(f"{value:.{digits - 1}e}")
 
 
+def power_of_ten(value: float) -> float:
+    """The nearest one: what an epsilon mostly is."""
+    return 10.0 ** round(math.log10(value)) if 0 < value < math.inf else value
+
+
 def factor_text(value: float) -> str:
     """`2`, `1/8`, `sqrt(2)` or `1.06`."""
     for exact, name in _NAMES.items():

@@ -49,6 +49,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         yield Alternative(
             id=id_, title=title.format(skipped=skipped), output=a * stream + b * branch
         )
+    yield from _beside_attention(case)
     a, b = _fit(case.recorded, stream, branch)
     for digits in (2, 4, 12):
         x, y = nice(a, digits), nice(b, digits)
@@ -63,6 +64,31 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     yield from _other_parts(case)
     yield from _normed_sums(case)
     yield from _moved_rows(case)
+
+
+def _beside_attention(case: Case) -> Iterator[Alternative]:
+    """Attention's branch is missing behind attention, and is there at the layer's end."""
+    (stream, branch), site = case.inputs, case.operation.site
+    if site.slot != "attn_residual":
+        return
+    last = case.observed.truth.operations[str(Site("output", site.layer))]
+    recorded, behind = case.recorded_at(last.site), case.recorded_at(last.inputs[1])
+    if recorded is None or behind is None or recorded.shape != stream.shape:
+        return
+    with_it, without = stream + branch + behind, stream + behind
+    if np.linalg.norm(recorded - with_it) > _NEARER * np.linalg.norm(recorded - without):
+        return
+    yield Alternative(
+        id="parallel-block",
+        title="the feed-forward stands beside attention, not behind it: it reads the stream "
+        f"before attention is added, which {last.name} shows",
+        output=stream.copy(),
+        also=1,
+    )
+
+
+_NEARER = 1e-2
+"""Of the distance without attention's branch."""
 
 
 def _normed_sums(case: Case) -> Iterator[Alternative]:

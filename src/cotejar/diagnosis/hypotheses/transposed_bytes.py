@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.rounded_products import products
 from cotejar.diagnosis.operations import Project
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float64
 
-    from cotejar.diagnosis.case import Case
+    from cotejar.diagnosis.case import Alternative, Case
     from cotejar.quant.block_matrix import BlockMatrix
 
 _SAMPLE_ROWS = 2
 _BYTES_AT_ONCE = 8 << 20
 _DECODED_AT_ONCE = 4096
-_BETTER = 20.0
+_BETTER = 5.0
 """What is worth a whole product leaves so many times less of the sample, at every token."""
 
 
@@ -49,9 +49,9 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         if not (after * _BETTER <= before).all():
             case.screened.append(title)
             return
-    product_TR = _multiply(matrix, x_TC)
-    for words, output in case.finishes(product_TR):
-        yield Alternative(id="weight-transposed", title=f"{title}{words}", output=output)
+    yield from products(
+        case, "weight-transposed", title, lambda given: _multiply(matrix, given.values)
+    )
 
 
 def _rows_of_flat_transpose(

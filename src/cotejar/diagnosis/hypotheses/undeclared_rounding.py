@@ -255,7 +255,7 @@ def _keys_and_values(case: Case, step: Attend) -> Iterator[Alternative]:
     weights, declared = case.observed.truth.weights, case.observed.arithmetic
     q_TW, k_TW, v_TW = rounded_inputs(step, case.inputs, declared)
     raw_k, raw_v = case.inputs[1], case.inputs[2]
-    probabilities = ROUNDINGS[declared.probabilities]
+    last = ROUNDINGS[declared.probabilities]
     keys, values = {"": k_TW}, {"": v_TW}
     for how, rounded in roundings(k_TW.shape[1]).items():
         keys[how], values[how] = rounded(raw_k), rounded(raw_v)
@@ -266,9 +266,12 @@ def _keys_and_values(case: Case, step: Attend) -> Iterator[Alternative]:
                 for raw in (raw_k, raw_v)
             )
 
+    over_tokens = roundings_of_many_tokens(case, step.head_dim)
+    for how, rounded in over_tokens.items():
+        keys[how], values[how] = rounded(raw_k), rounded(raw_v)
+
     def output(key: str, value: str) -> np.ndarray:
-        given = (q_TW, keys[key], values[value])
-        return compute(step, given, weights, round_weights=probabilities)
+        return compute(step, (q_TW, keys[key], values[value]), weights, round_weights=last)
 
     def left(key: str, value: str) -> float:
         return float(np.linalg.norm(case.recorded - output(key, value)))
@@ -279,7 +282,9 @@ def _keys_and_values(case: Case, step: Attend) -> Iterator[Alternative]:
     key_first = min(keys, key=lambda how: left(how, ""))
     then_value = min(values, key=lambda how: left(key_first, how))
     pairs = [(best_key, best_value), (key_first, then_value)]
-    pairs += [(how, how) for how in keys if how in MORE_ROUNDINGS]
+    pairs += [
+        (how, how) for how in keys if how in MORE_ROUNDINGS or how.endswith("over a pass")
+    ]
     for key, value in dict.fromkeys(pairs):
         said = [f"keys are rounded to {key}"] if key else []
         said += [f"values are rounded to {value}"] if value else []
@@ -290,6 +295,50 @@ def _keys_and_values(case: Case, step: Attend) -> Iterator[Alternative]:
                 title=together if key == value else ", ".join(said),
                 output=output(key, value),
             )
+
+
+_OVER_TOKENS = {
+    "int8 by one scale": "int8 by one scale for all tokens",
+    "int4 by one scale": "int4 by one scale for all tokens",
+    "uint8 with a zero point, by one scale": "uint8 with a zero point, by one scale",
+    "int8 a channel": "int8 a channel",
+    "int4 a channel": "int4 a channel",
+}
+"""Whose scale is many tokens', by what a title says."""
+
+
+def roundings_of_many_tokens(
+    case: Case, head_dim: int
+) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """One scale for all that one pass stored, of all heads or of each; or a head's."""
+    passes = case.observed.trace.passes
+    cuts = np.cumsum(passes)[:-1] if sum(passes) == len(case.inputs[1]) else np.array([], int)
+    found: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    for words, how in _OVER_TOKENS.items():
+        rounded = MORE_ROUNDINGS[how][1]
+        ways = {"": rounded}
+        if "channel" not in how:  # which is a head's anyway
+            ways[" for each head"] = partial(_each_head, rounded=rounded, head_dim=head_dim)
+            found[f"{words} for each head"] = ways[" for each head"]
+        if len(cuts):
+            for whose, way in ways.items():
+                found[f"{words}{whose} over a pass"] = partial(
+                    _each_pass, rounded=way, cuts=cuts
+                )
+    return found
+
+
+def _each_head(
+    values_TW: np.ndarray, *, rounded: Callable[[np.ndarray], np.ndarray], head_dim: int
+) -> np.ndarray:
+    heads = np.split(values_TW, values_TW.shape[1] // head_dim, axis=1)
+    return np.concatenate([rounded(head) for head in heads], axis=1)
+
+
+def _each_pass(
+    values_TW: np.ndarray, *, rounded: Callable[[np.ndarray], np.ndarray], cuts: np.ndarray
+) -> np.ndarray:
+    return np.concatenate([rounded(part) for part in np.split(values_TW, cuts)])
 
 
 def _scaled_values(case: Case, step: Attend) -> Iterator[Alternative]:

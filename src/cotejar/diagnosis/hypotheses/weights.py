@@ -17,6 +17,7 @@ import numpy as np
 from cotejar.diagnosis.arithmetic import ROUNDINGS, ProductInput
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import nice, search_number
+from cotejar.diagnosis.hypotheses.rounded_products import products
 from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
 from cotejar.diagnosis.limits import ACCEPTED, divide
@@ -51,11 +52,13 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     yield from _changed_values(case)
     plain = WeightVariant(id="", title="", rows=partial(plain_rows, case.matrix))
     right = [_as_declared(case, plain).rows(r.start, r.stop).values for r in samples]
-    for read in [*_other_tensors(case), *weight_variants(case.matrix)]:
+    reads = [(one, case.other_givens) for one in _other_tensors(case)]
+    reads += [(one, case.givens) for one in weight_variants(case.matrix)]
+    for read, givens in reads:
         variant = _as_declared(case, read)
         if _is_right(variant, samples, right):
             continue
-        for given in case.givens:
+        for given in givens:
             if not explains_rows(case, variant, given, samples):
                 case.screened.append(variant.title)
             else:
@@ -222,14 +225,9 @@ def multiply_variant(
 
 def _transposed(case: Case) -> Iterator[Alternative]:
     """The weight's bytes, rows after rows, taken for columns after columns."""
-    for given in case.givens:
-        product_TR = _multiply_transposed(case.matrix, given)
-        for words, output in case.finishes(product_TR):
-            yield Alternative(
-                id="weight-transposed",
-                title=f"{case.project.weight} is read transposed{words}",
-                output=output,
-            )
+    title = f"{case.project.weight} is read transposed"
+    multiply = partial(_multiply_transposed, case.matrix)
+    yield from products(case, "weight-transposed", title, multiply)
 
 
 def _multiply_transposed(
