@@ -24,7 +24,11 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "decode-position-restart": ("decode-position: begins again",),
     "decode-stale": ("cache-stale: own keys and values are not written",),
     "decode-prompt-lost": ("cache-rows-lost: own keys and values alone",),
-    "decode-written-early": ("cache-rows-lost: of token",),
+    # Behind a window the row that is overwritten leaves room for one further back.
+    "decode-written-early": (
+        "cache-rows-lost: of token",
+        "cache-written-elsewhere: over those of the last prompt token",
+    ),
     "decode-slot-empty": ("cache-slots-unwritten",),
     "decode-ring": ("cache-ring-off-by-one",),
     "decode-kv-f16": ("cache-rounded: to f16",),
