@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cotejar.diagnosis.arithmetic import declared_arithmetic
+from cotejar.diagnosis.case import Case
 from cotejar.diagnosis.observed import Observed, declared_truth
+from cotejar.diagnosis.replay import replay_sides
 from cotejar.engines.native.engine import NativeEngine
 from cotejar.engines.native.forward import Pass
 from cotejar.engines.oracle import OracleEngine
@@ -91,3 +93,13 @@ def observe(
     declared = model.declared
     truth = declared_truth(declared.config, declared.weights)
     return Observed(side=side, trace=trace, truth=truth, arithmetic=arithmetic)
+
+
+def first_wrong_case(side: Observed) -> Case:
+    """The first operation of that side that its replay does not explain."""
+    error = next(e for e in replay_sides([side]) if not e.explained)
+    operation = side.truth.operations[error.site]
+    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
+    assert inputs is not None
+    assert recorded is not None
+    return Case(operation, side, inputs.arrays, recorded, error)

@@ -20,7 +20,7 @@ from cotejar.quant.block_type import BlockType
 from cotejar.quant.floats import round_to_bfloat16, round_to_float16
 from cotejar.trace.site import CONTRACT_SLOTS
 
-from .conftest import observe, run
+from .conftest import first_wrong_case, observe, run
 from .planted import attend, attention_inputs, find_planted, first, weight_of
 
 if TYPE_CHECKING:
@@ -41,15 +41,8 @@ E = 16
 def first_wrong(model: LanguageModel, trace: ForwardTrace) -> tuple[str, str, str]:
     """Site, id and title of the first cause at the first site that is wrong."""
     side = observe(trace, model)
-    error = next(e for e in replay_sides([side]) if not e.explained)
-    operation = side.truth.operations[error.site]
-    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
-    assert inputs is not None
-    assert recorded is not None
-    return (
-        error.site,
-        *first(find_causes(Case(operation, side, inputs.arrays, recorded, error))),
-    )
+    case = first_wrong_case(side)
+    return (case.error.site, *first(find_causes(case)))
 
 
 def of_ten_slots(trace: ForwardTrace, arrays: Arrays) -> ForwardTrace:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cotejar.diagnosis.case import Case
-from cotejar.diagnosis.replay import replay_sides
 from cotejar.diagnosis.search import Found, find_causes
 from cotejar.engines.native.forward import Pass
 from cotejar.model.language_model import open_language_model
@@ -20,7 +18,7 @@ from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
 from cotejar.trace.site import CONTRACT_SLOTS, parse_site
 
-from .conftest import observe, run
+from .conftest import first_wrong_case, observe, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,12 +52,8 @@ def find(
 ) -> tuple[str, Found]:
     model = models(name)
     side = observe(run(model, numerics, forward), model)
-    error = next(e for e in replay_sides([side]) if not e.explained)
-    operation = side.truth.operations[error.site]
-    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
-    assert inputs is not None
-    assert recorded is not None
-    return error.site, find_causes(Case(operation, side, inputs.arrays, recorded, error))
+    case = first_wrong_case(side)
+    return case.error.site, find_causes(case)
 
 
 def turned(by: Callable[[np.ndarray], np.ndarray]) -> Callable[..., object]:
@@ -195,15 +189,11 @@ def test_float32_that_multiplies_8_bit_blocks_is_found_out(models: Models) -> No
     trace = run(model, "q8")
     trace = replace(trace, engine=replace(trace.engine, numerics="f32"))
     side = observe(trace, model)
-    error = next(e for e in replay_sides([side]) if not e.explained)
-    operation = side.truth.operations[error.site]
-    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
-    assert inputs is not None
-    assert recorded is not None
+    case = first_wrong_case(side)
 
-    found = find_causes(Case(operation, side, inputs.arrays, recorded, error))
+    found = find_causes(case)
 
-    assert error.site == "layer.0.q"
+    assert case.error.site == "layer.0.q"
     assert [(c.id, c.title) for c in found.causes] == [
         (
             "activations-rounded",
@@ -261,16 +251,12 @@ def test_a_declared_scaling_applied_otherwise_is_named(
         kept = {n: a for n, a in trace.arrays.items() if parse_site(n).slot in CONTRACT_SLOTS}
         trace = replace(trace, arrays=kept)
     side = observe(trace, model)
-    error = next(e for e in replay_sides([side]) if not e.explained)
-    operation = side.truth.operations[error.site]
-    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
-    assert inputs is not None
-    assert recorded is not None
+    case = first_wrong_case(side)
 
-    found = find_causes(Case(operation, side, inputs.arrays, recorded, error))
+    found = find_causes(case)
 
     where = "" if slots == "all" else ", in layer.0.q_rope and layer.0.k_rope"
-    assert error.site == ("layer.0.q_rope" if slots == "all" else "layer.0.attn_out")
+    assert case.error.site == ("layer.0.q_rope" if slots == "all" else "layer.0.attn_out")
     assert (found.causes[0].id, found.causes[0].title) == ("rope-scaling", title + where)
 
 
@@ -280,12 +266,8 @@ def test_of_two_fitted_numbers_the_rounder_one_is_shown(models: Models) -> None:
     arrays = {n: np.asarray(a, np.float16).astype(F) for n, a in trace.arrays.items()}
     side = observe(replace(trace, arrays=arrays), model)
     side = replace(side, arithmetic=replace(side.arithmetic, recorded="f16"), _derived={})
-    error = next(e for e in replay_sides([side]) if not e.explained)
-    operation = side.truth.operations[error.site]
-    inputs, recorded = side.inputs(operation), side.recorded(operation.site)
-    assert inputs is not None
-    assert recorded is not None
+    case = first_wrong_case(side)
 
-    found = find_causes(Case(operation, side, inputs.arrays, recorded, error))
+    found = find_causes(case)
 
     assert found.causes[0].title == "theta is 500,000 and ought to be 10,000"
