@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cotejar.engines.registry import ENGINES, EngineSpec
+from cotejar.engines.spec import ENGINES, EngineSpec
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
 

@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import click, errno, os, signal, sys
-from cotejar.cli.entry import Terminated
+from cotejar.cli.signals import Terminated
 from cotejar.cli.run_command import run_command
 from cotejar.errors import FileError
 

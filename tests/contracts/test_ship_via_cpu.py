@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from cotejar.cli.apr.group import apr
 from cotejar.contracts.read import read_contract
-from cotejar.engines.registry import ENGINES
+from cotejar.engines.spec import ENGINES
 from cotejar.testing.tiny_models import write_tiny_gguf
 
 ROOT = Path(__file__).parents[2]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from cotejar.formats.convert import import_model
 from cotejar.formats.open_model import open_model
-from cotejar.tokenizer.spec import TokenizerSpec, read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from cotejar.tokenizer.spec import TokenizerSpec
 
 
 def differing(one: TokenizerSpec, other: TokenizerSpec) -> list[str]:

@@ -25,7 +25,7 @@ from cotejar.engines.oracle import OracleEngine
 from cotejar.model.language_model import open_language_model
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf
-from cotejar.tokenizer.spec import read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
 from cotejar.tokenizer.tokenizer import Tokenizer
 from cotejar.trace.forward_trace import Capture
 

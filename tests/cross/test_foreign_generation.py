@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cotejar.engines import generating
-from cotejar.engines.registry import ENGINES
+from cotejar.engines.spec import ENGINES
 from cotejar.evaluation.perplexity import measure_perplexity
 from cotejar.parity.compare import Plan
 from cotejar.parity.generation import GenerationRequest, Outcome, run_generation

@@ -21,7 +21,8 @@ from cotejar.formats.open_model import open_model, resolve_model_path
 from cotejar.tokenizer.byte_level import CHARACTERS
 from cotejar.tokenizer.chat import render_chat
 from cotejar.tokenizer.pre_tokenizer import KNOWN_PRE_TOKENIZERS
-from cotejar.tokenizer.spec import TokenType, read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
+from cotejar.tokenizer.spec import TokenType
 from cotejar.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

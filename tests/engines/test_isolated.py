@@ -22,7 +22,7 @@ import pytest
 
 from cotejar.engines.isolated_session import IsolatedGenerator, open_isolated
 from cotejar.engines.oracle import OracleEngine
-from cotejar.engines.registry import EngineSpec
+from cotejar.engines.spec import EngineSpec
 from cotejar.errors import (
     ConfigValueError,
     CotejarError,
@@ -457,7 +457,7 @@ def test_the_arrays_outlive_the_engine(model: LanguageModel) -> None:
 PARENT = """
     import sys
     from cotejar.engines.isolated import IsolatedEngine
-    from cotejar.engines.registry import EngineSpec
+    from cotejar.engines.spec import EngineSpec
     from cotejar.model.language_model import open_language_model
     from cotejar.trace.forward_trace import Capture
     spec = EngineSpec(name="fake", target="fake_engine:FakeEngine", numerics=("f64",))

@@ -10,7 +10,7 @@ import pytest
 
 from cotejar.engines import isolated_session
 from cotejar.engines.isolated_session import IsolatedGenerator, open_isolated
-from cotejar.engines.registry import EngineSpec
+from cotejar.engines.spec import EngineSpec
 from cotejar.errors import ContextLengthError, EngineDataError
 
 if TYPE_CHECKING:

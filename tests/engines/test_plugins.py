@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cotejar.engines.plugins import find_plugins, plugin_facts
-from cotejar.engines.registry import EngineSpec, find_engine, parse_engine_name
+from cotejar.engines.registry import find_engine, parse_engine_name
+from cotejar.engines.spec import EngineSpec
 from cotejar.errors import PluginError, UnknownEngineError
 from cotejar.testing.tiny_models import write_tiny_gguf
 
@@ -51,7 +52,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
 
 SPEC = (
-    "from cotejar.engines.registry import EngineSpec\n"
+    "from cotejar.engines.spec import EngineSpec\n"
     "SPEC = EngineSpec(name={name!r}, target={target!r}, numerics={numerics!r}{more})\n"
 )
 
@@ -152,7 +153,7 @@ def test_a_broken_plugin_is_refused_with_its_distribution(
         ("print('{}')\n" + spec_text(), None),
         (
             "SPEC = 7",
-            "expected a cotejar.engines.registry.EngineSpec, found int",
+            "expected a cotejar.engines.spec.EngineSpec, found int",
         ),
         (
             "import os; os.abort()",
@@ -192,7 +193,7 @@ def test_the_whole_message_of_a_refusal(site: Callable[..., Path]) -> None:
     assert str(refusal()) == (
         "error[APR-U011]: the plugin 'mine' of cotejar-mine 1.0 cannot be used\n"
         f"  where     entry point mine = {plugin.target}, group cotejar.engines\n"
-        "  expected  a cotejar.engines.registry.EngineSpec\n"
+        "  expected  a cotejar.engines.spec.EngineSpec\n"
         "  found     int\n"
         "  try       correct or uninstall cotejar-mine 1.0; other engines are not affected"
     )

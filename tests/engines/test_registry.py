@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cotejar.engines.registry import ENGINES, EngineName, create_engine, parse_engine_name
+from cotejar.engines.registry import EngineName, create_engine, parse_engine_name
+from cotejar.engines.spec import ENGINES
 from cotejar.errors import MissingExtraError, UnknownEngineError
 
 if TYPE_CHECKING:
@@ -198,4 +199,4 @@ def test_the_table_loads_no_engine() -> None:
         [sys.executable, "-c", code], capture_output=True, check=True, text=True
     )
 
-    assert run.stdout == "['cotejar.engines.registry']\n"
+    assert run.stdout == "['cotejar.engines.spec', 'cotejar.engines.registry']\n"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cotejar.engines.registry import ENGINES, create_engine, parse_engine_name
+from cotejar.engines.registry import create_engine, parse_engine_name
 from cotejar.engines.run_trace import TraceRequest, run_trace
+from cotejar.engines.spec import ENGINES
 from cotejar.engines.steps import MOST, choose_steps
 from cotejar.engines.trace_check import check_trace
 from cotejar.errors import CotejarError, EngineDataError, TraceError, UsageError

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from cotejar.engines.registry import ENGINES, create_engine, parse_engine_name
+from cotejar.engines.registry import create_engine, parse_engine_name
+from cotejar.engines.spec import ENGINES
 from cotejar.errors import ContextLengthError, EmptyPromptError, TokenIdError
 from cotejar.kernels.moments import MEAN_ERROR, STD_ERROR
 from cotejar.model.inventory import EMBEDDING, layer_tensor

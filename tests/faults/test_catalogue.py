@@ -13,8 +13,9 @@ from cotejar.engines.oracle import OracleEngine
 from cotejar.engines.registry import parse_engine_name
 from cotejar.errors import UsageError
 from cotejar.faults.catalogue import FAULTS, find_place, inject_fault, parse_fault
+from cotejar.faults.dose import Dose
 from cotejar.faults.engine import faulty_engine
-from cotejar.faults.fault import Dose, Extent, Fault
+from cotejar.faults.fault import Extent, Fault
 from cotejar.faults.weights import float_matrix
 from cotejar.model.language_model import open_language_model
 from cotejar.parity.compare import Plan, compare_traces

@@ -13,7 +13,7 @@ from cotejar.engines import plugins
 from cotejar.engines.native.engine import NativeEngine
 from cotejar.engines.oracle import OracleEngine
 from cotejar.engines.plugins import Plugin
-from cotejar.engines.registry import ENGINES, EngineSpec
+from cotejar.engines.spec import ENGINES, EngineSpec
 from cotejar.errors import (
     EmptyPromptError,
     MissingExtraError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cotejar.engines.registry import ENGINES
+from cotejar.engines.spec import ENGINES
 from cotejar.parity.self_noise import SELF_NOISE, self_limit
 
 

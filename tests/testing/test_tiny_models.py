@@ -15,7 +15,7 @@ from cotejar.testing.tiny_decoder import TinyDecoder, make_tensors
 from cotejar.testing.tiny_models import write_tiny_apr, write_tiny_gguf, write_tiny_hugging_face
 from cotejar.testing.tiny_tokenizer import make_vocabulary
 from cotejar.tokenizer.chat import apply_chat
-from cotejar.tokenizer.spec import read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
 from cotejar.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

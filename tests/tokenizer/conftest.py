@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cotejar.formats.open_model import open_model
-from cotejar.tokenizer.spec import read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
 from cotejar.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from cotejar.errors import TokenizerDataError, UnsupportedTokenizerError
 from cotejar.tokenizer import huggingface
 from cotejar.tokenizer.byte_level import CHARACTERS
 from cotejar.tokenizer.chat import apply_chat
-from cotejar.tokenizer.spec import TokenType, read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
+from cotejar.tokenizer.spec import TokenType
 from cotejar.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 CONFIG = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cotejar.errors import NoTokenizerError, TokenizerDataError, UnsupportedTokenizerError
-from cotejar.tokenizer.spec import TokenType, read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
+from cotejar.tokenizer.spec import TokenType
 
 BPE = {
     "tokenizer.ggml.model": "gpt2",

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from cotejar.cli.entry import report_interrupt
+from cotejar.cli.signals import report_interrupt
 from cotejar.errors import CotejarError, UsageError, WriteError, visible
 from cotejar.verdict import EXIT_OUR_BUG, Verdict
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from cotejar.engines.registry import ENGINES, create_engine, find_engine, parse_engine_name
+from cotejar.engines.registry import create_engine, find_engine, parse_engine_name
+from cotejar.engines.spec import ENGINES
 from cotejar.errors import UnknownEngineError
 from cotejar.model.language_model import LanguageModel, open_language_model
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cotejar.engines.registry import EngineSpec
+    from cotejar.engines.spec import EngineSpec
     from cotejar.model.language_model import LanguageModel
     from cotejar.trace.forward_trace import Capture, ForwardTrace
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-    from cotejar.engines.registry import EngineSpec
+    from cotejar.engines.spec import EngineSpec
     from cotejar.model.language_model import LanguageModel
 
 DTYPES = {"float32": 4, "float64": 8}

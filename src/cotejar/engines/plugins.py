@@ -22,7 +22,7 @@ import sys
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cotejar.engines.registry import DEMO, ENGINES, RECORDED, EngineSpec
+from cotejar.engines.spec import DEMO, ENGINES, RECORDED, EngineSpec
 from cotejar.errors import PluginError
 from cotejar.trace.site import CAPTURE_POINTS
 
@@ -95,7 +95,7 @@ def load_spec(plugin: Plugin, rivals: list[Plugin] | tuple[Plugin, ...] = ()) ->
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's module may raise anything
         _refuse(plugin, f"{plugin.target}, which can be imported", _brief(error))
     if not isinstance(spec, EngineSpec):
-        _refuse(plugin, "a cotejar.engines.registry.EngineSpec", type(spec).__name__)
+        _refuse(plugin, "a cotejar.engines.spec.EngineSpec", type(spec).__name__)
     _check_fields(plugin, spec)
     checked: EngineSpec = replace(spec, isolated=True)
     return checked

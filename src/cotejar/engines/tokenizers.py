@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cotejar
 from cotejar.engines.child_process import ChildProcess
 from cotejar.engines.isolated import rebuilt_error
-from cotejar.engines.registry import ENGINES, require_packages
+from cotejar.engines.registry import require_packages
+from cotejar.engines.spec import ENGINES
 from cotejar.errors import (
     EngineError,
     EngineProtocolError,

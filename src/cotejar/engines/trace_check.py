@@ -16,7 +16,7 @@ from cotejar.trace.site import CONTRACT_SLOTS, Site
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cotejar.engines.registry import EngineSpec
+    from cotejar.engines.spec import EngineSpec
     from cotejar.model.config import DecoderConfig
     from cotejar.trace.forward_trace import Capture, EngineInfo, ForwardTrace, SiteRecord
 

@@ -23,7 +23,8 @@ from cotejar.faults.activation import ACTIVATION_FAULTS
 from cotejar.faults.attention import ATTENTION_FAULTS
 from cotejar.faults.cache import CACHE_FAULTS
 from cotejar.faults.decoding import DECODING_FAULTS
-from cotejar.faults.fault import Dose, Extent, Fault, Injection, nothing_to_break
+from cotejar.faults.dose import Dose
+from cotejar.faults.fault import Extent, Fault, Injection, nothing_to_break
 from cotejar.faults.head import HEAD_FAULTS
 from cotejar.faults.norm import NORM_FAULTS
 from cotejar.faults.projection import PROJECTION_FAULTS

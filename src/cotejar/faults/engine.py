@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from cotejar.engines.native.engine import NativeEngine
-from cotejar.engines.registry import ENGINES, create_engine
+from cotejar.engines.registry import create_engine
+from cotejar.engines.spec import ENGINES
 from cotejar.errors import UsageError
 from cotejar.faults.catalogue import inject_fault
 

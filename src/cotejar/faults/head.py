@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.faults.fault import (
-    Dose,
-    Extent,
-    Fault,
-    FaultyPass,
-    Injection,
-    Strength,
-    in_the_pass,
-)
+from cotejar.faults.fault import Extent, Fault, FaultyPass, Injection, Strength, in_the_pass
 from cotejar.faults.needs import EMBEDDING_SCALE, NO_EMBEDDING_SCALE, OWN_HEAD, SOFTCAP
 from cotejar.model.inventory import EMBEDDING, LM_HEAD
 
@@ -23,6 +15,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float32
 
+    from cotejar.faults.dose import Dose
     from cotejar.faults.needs import ModelNeed
     from cotejar.model.language_model import LanguageModel
     from cotejar.quant.block_matrix import BlockMatrix

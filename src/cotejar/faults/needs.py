@@ -15,7 +15,7 @@ from cotejar.model.inventory import LINEAR_PARTS, LM_HEAD, layer_tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from cotejar.faults.fault import Dose
+    from cotejar.faults.dose import Dose
     from cotejar.model.language_model import LanguageModel
     from cotejar.quant.block_type import BlockType
     from cotejar.tokenizer.tokenizer import Tokenizer

@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.faults.fault import (
-    Dose,
-    Extent,
-    Fault,
-    FaultyPass,
-    Injection,
-    Strength,
-    in_the_pass,
-)
+from cotejar.faults.fault import Extent, Fault, FaultyPass, Injection, Strength, in_the_pass
 from cotejar.faults.needs import bias_on
 from cotejar.model.inventory import layer_tensor
 from cotejar.quant.block_matrix import BlockMatrix
@@ -25,6 +17,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float32
 
+    from cotejar.faults.dose import Dose
     from cotejar.model.language_model import LanguageModel
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cotejar.faults.fault import (
-    Dose,
     Extent,
     Fault,
     FaultyPass,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32
 
+    from cotejar.faults.dose import Dose
     from cotejar.faults.needs import ModelNeed, PromptNeed
     from cotejar.model.language_model import LanguageModel
 

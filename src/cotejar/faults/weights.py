@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.faults.fault import Dose, Extent, Fault, Injection
+from cotejar.faults.fault import Extent, Fault, Injection
 from cotejar.faults.needs import NEXT_LAYER, ModelNeed, first_of_type, weight_of
 from cotejar.model.inventory import LINEAR_PARTS, layer_tensor, norm_parts
 from cotejar.quant.block_matrix import BlockMatrix
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float32, UInt8
 
+    from cotejar.faults.dose import Dose
     from cotejar.model.language_model import LanguageModel
 
     Bytes = UInt8[np.ndarray, "N Y"]

@@ -16,7 +16,7 @@ from cotejar.errors import NoTokenizerError, TokenizerError
 from cotejar.formats.gguf.metadata import GgufMetadata
 from cotejar.model.architecture_summary import summarize_architecture
 from cotejar.parity.preconditions import FLOAT32_ROUNDING
-from cotejar.tokenizer.spec import read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
 
 if TYPE_CHECKING:
     from cotejar.formats.model_file import ModelFile

@@ -17,7 +17,7 @@ from cotejar.model.names import canonical_names
 from cotejar.model.read_config import read_config
 from cotejar.model.weights import Weights, fingerprint_weights
 from cotejar.quant.block_matrix import BlockMatrix
-from cotejar.tokenizer.spec import read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
 from cotejar.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

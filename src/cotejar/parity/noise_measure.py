@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from cotejar.engines.oracle import OracleEngine
 from cotejar.engines.plugins import find_plugins
-from cotejar.engines.registry import ENGINES, create_engine, find_engine, parse_engine_name
+from cotejar.engines.registry import create_engine, find_engine, parse_engine_name
 from cotejar.engines.run_trace import require_text
+from cotejar.engines.spec import ENGINES
 from cotejar.errors import CotejarError, NothingMeasuredError, PluginError, UsageError
 from cotejar.model.language_model import open_language_model
 from cotejar.parity.noise import EXACT, EngineNoise, MeasuredPrompt, NoiseProfile

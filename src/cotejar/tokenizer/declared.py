@@ -21,11 +21,13 @@ from cotejar.formats.convert.hugging_face_tokenizer import (
 from cotejar.formats.open_model import open_model, resolve_model_path
 from cotejar.formats.safetensors.folder import read_json_file, read_text_file
 from cotejar.tokenizer.pre_tokenizer import find_pre_tokenizer
-from cotejar.tokenizer.spec import TokenizerSpec, read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from cotejar.tokenizer.spec import TokenizerSpec
 
 _JSON_FILES = ("tokenizer.json", "tokenizer_config.json")
 _TEMPLATE_FILE = "chat_template.jinja"

@@ -20,9 +20,10 @@ from cotejar.cli.pv.prove import prove
 from cotejar.contracts.harnesses.sample_gate import (
     two_counts_agree_where_equal_and_above_0 as leaf,
 )
-from cotejar.contracts.prove import crosshair, crosshair_grid
+from cotejar.contracts.prove import crosshair_engine, crosshair_grid
 from cotejar.contracts.prove.counterexample import drawn_as_json, drawn_from_json
-from cotejar.contracts.prove.crosshair import load_crosshair, prove_by_crosshair
+from cotejar.contracts.prove.crosshair import prove_by_crosshair
+from cotejar.contracts.prove.crosshair_engine import load_crosshair
 from cotejar.contracts.prove.harness import HARNESSES
 from cotejar.contracts.prove.outcome import ProofVerdict
 from cotejar.contracts.prove.replay import replay
@@ -46,7 +47,7 @@ def decide(body: Callable[[Inputs], None], seconds: float = 300) -> Outcome:
 @pytest.fixture
 def few_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that would go on for ever ends by number, not by a clock."""
-    monkeypatch.setattr(crosshair, "MAX_PATHS", 100)
+    monkeypatch.setattr(crosshair_engine, "MAX_PATHS", 100)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cotejar.engines.llamacpp.graph import NOT_OBSERVED, expected_sites, node_sites
-from cotejar.engines.registry import ENGINES
+from cotejar.engines.spec import ENGINES
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.trace.forward_trace import Capture
 from cotejar.trace.site import CONTRACT_SLOTS

@@ -11,7 +11,8 @@ import pytest
 import cotejar
 from cotejar.engines.native.engine import NativeEngine
 from cotejar.engines.oracle import OracleEngine
-from cotejar.engines.registry import ENGINES, create_engine, parse_engine_name
+from cotejar.engines.registry import create_engine, parse_engine_name
+from cotejar.engines.spec import ENGINES
 from cotejar.errors import MissingExtraError, TokenIdError, UnknownEngineError
 from cotejar.model.language_model import open_language_model
 from cotejar.parity.compare import compare_traces

@@ -28,7 +28,7 @@ from cotejar.formats.tensor_names import to_gguf, to_hugging_face
 from cotejar.testing.refusals import refused
 from cotejar.testing.tiny_models import write_tiny_gguf
 from cotejar.tokenizer import tokenizer as tokenizer_room
-from cotejar.tokenizer.spec import read_tokenizer_spec
+from cotejar.tokenizer.read_spec import read_tokenizer_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from cotejar.contracts.prove.crosshair import Engine
+    from cotejar.contracts.prove.crosshair_engine import Engine
 
 NUMBERS = (-(2**64), -7, -1, 0, 1, 3)
 """Every pair of them is compared."""

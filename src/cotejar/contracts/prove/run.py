@@ -18,7 +18,7 @@ from cotejar.contracts.prove.counterexample import (
     drawn_from_json,
     save_counterexample,
 )
-from cotejar.contracts.prove.crosshair import load_crosshair
+from cotejar.contracts.prove.crosshair_engine import load_crosshair
 from cotejar.contracts.prove.harness import Strategy
 from cotejar.contracts.prove.outcome import Outcome, ProofVerdict
 from cotejar.contracts.prove.record import ProofRecorder
