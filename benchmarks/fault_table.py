@@ -107,7 +107,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "codes-wrap": ("code-offset: wrap",),
     "row-shift": ("rows-shifted",),
     "weight-int4": ("weights-rounded",),
-    "nibble-sign": ("code-offset", "code-sign"),
+    # Of codes with bits beside the nibble, a nibble of the other sign is one bit inverted.
+    "nibble-sign": ("code-offset", "code-sign", "code-bits: bit 3 of each code inverted"),
     "block-minimum-missing": ("block-offset",),
     "sub-scale-bits": ("block-scale", "high-bits", "sub-scales"),
     "token-embedded-wrong": ("tokens: 1 of",),

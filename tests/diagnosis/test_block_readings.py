@@ -63,6 +63,10 @@ def highest_bit_lost(raw: np.ndarray) -> None:
     raw[:, 2:] &= 0x77
 
 
+def third_bit_inverted(raw: np.ndarray) -> None:
+    raw[:, 2:] ^= 0x44
+
+
 def scale_shared_by_two(raw: np.ndarray) -> None:
     raw[1::2, :2] = raw[0::2, :2][: len(raw[1::2])]
 
@@ -135,6 +139,8 @@ CASES = {
     "AWQ": ("llama", awq, "code-order",
             "codes are read in another order within each 32: 0 2 4 6 1 3 5 7 ..."),
     "a bit lost": ("qwen2", highest_bit_lost, "code-sign", "codes lose their highest bit"),
+    "a bit inverted": ("qwen2", third_bit_inverted, "code-bits",
+                       "bit 2 of each code inverted"),
     "scale of two blocks": ("qwen2", scale_shared_by_two, "block-scale",
                             "each block has the scale of the first of 2 blocks"),
     "scale without minimum": ("Q4_K", half_the_scale, "block-scale",

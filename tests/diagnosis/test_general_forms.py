@@ -35,6 +35,13 @@ def by_table(right, _):
     return silu(np.clip(np.rint(gate / 0.0625) * 0.0625, -4, 4))
 
 
+def by_table_half_up(right, _):
+    """Inputs in the middle of two steps fall to the upper one, and not to the even one."""
+    gate = np.rint(right["layer.1.ffn_gate"].astype(np.float64) * 32) / 32
+    right["layer.1.ffn_gate"][:] = gate
+    return silu(np.clip(np.floor(gate / 0.0625 + 0.5) * 0.0625, -4, 4))
+
+
 def other_cubic(right, _):
     x = right["layer.1.ffn_gate"].astype(np.float64)
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.44715 * x**3)))
@@ -274,6 +281,9 @@ CASES = {
     "a table": (
         "llama", "layer.1.ffn_silu_gate", by_table,
         ("activation-table", "the gate falls to the nearest of steps of 0.06")),
+    "a table, half up": (
+        "llama", "layer.1.ffn_silu_gate", by_table_half_up,
+        ("activation-table", "the gate falls to the ")),
     "another constant": (
         "llama", "layer.1.ffn_silu_gate", other_cubic,
         ("activation", "the activation is GELU by its tanh formula with 0.44715 for 0.044715")),

@@ -224,6 +224,11 @@ def _name_bits(
     if len(wrong) == bits and (gains == gain).all() and fitted[bits] == gain * right[bits]:
         also = "" if same_offset else f", the minimum by {fitted[-1]:g}"
         return "block-scale", f"scales are multiplied by {factor_text(gain)}{also}", 1
+    inverted = fitted[:bits] == -right[:bits]
+    if len(wrong) and inverted[wrong].all() and added == right[wrong].sum() and same_offset:
+        which = "bit" if len(wrong) == 1 else "bits"
+        names = " and ".join(map(str, wrong))
+        return "code-bits", f"{which} {names} of each code inverted", len(wrong)
     said = [
         f"bit {bit} of a code counts {fitted[bit]:g}, not {right[bit]:g}" for bit in wrong[:3]
     ]

@@ -30,6 +30,8 @@ _STEEP = 0.1
 """Slope at which an entry tells its input."""
 _SAME = 1e-6
 """Relative distance of two outputs that are one entry."""
+_MIDDLE = 1e-4
+"""Of a step: an input so near to where two meet may fall to either, as floats round."""
 
 
 def alternatives(case: Case) -> Iterator[Alternative]:
@@ -93,13 +95,25 @@ def _tables(
         start = float(np.median(entries - index * size))
         for words, whole in (("nearest", np.rint), ("lower", np.floor)):
             for shift in (0.0, 0.5) if words == "lower" else (0.0,):
-                at = whole((x_TF - start) / size + shift) * size + start
                 low, high = (np.rint((e - start) / size) * size + start for e in ends)
-                at = np.clip(at, low, high)
+                steps = (x_TF - start) / size + shift
+                below, above = (
+                    function(np.clip(whole(steps + off) * size + start, low, high))
+                    for off in (-_MIDDLE, _MIDDLE)
+                )
+                is_above = np.abs(above - case.recorded) < np.abs(below - case.recorded)
                 yield Alternative(
                     id="activation-table",
-                    title=f"the gate falls to the {words} of steps of {size:.4g} between "
-                    f"{low:.4g} and {high:.4g}: a lookup table",
-                    output=function(at),
+                    title=f"the gate falls to the {words} of steps of {size:.4g}"
+                    f"{_ends_words(x_TF, low, high, size)}: a lookup table",
+                    output=np.where(is_above, above, below),
                     parameters=2,
                 )
+
+
+def _ends_words(x_TF: Float64[np.ndarray, "T F"], low: float, high: float, size: float) -> str:
+    """The ends that inputs ran into; where none did, a table may reach further."""
+    below, above = (x_TF < low - size).any(), (x_TF > high + size).any()
+    if below and above:
+        return f" between {low:.4g} and {high:.4g}"
+    return f" from {low:.4g} up" if below else f" up to {high:.4g}" if above else ""
