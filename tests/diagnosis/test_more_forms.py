@@ -141,7 +141,8 @@ CASES = {
         normed(lambda x: (x * x).sum(axis=1, keepdims=True) / 128),
         ("norm-width", "the sum of squares is divided by 128, not by the 96 values")),
     "no eps": ("llama", "layer.1.attn_norm", normed(own_mean, eps=0.0),
-               ("norm-eps", "eps of the norm is 0 and ought to be 0.000977")),
+               ("norm-eps",
+                "eps of the norm is 0 (or anything below 2e-07) and ought to be 0.000977")),
     "the first token's mean": (
         "llama", "layer.1.attn_norm", normed(lambda x: (x[:1] ** 2).mean()),
         ("norm-one-gain", "every token is divided by the mean square of the first one")),

@@ -252,11 +252,30 @@ def _scales(attention: _Attention) -> Iterator[Alternative]:
             output=attention(softcap=value),
             parameters=1,
         )
+    yield from _bounded_to_one(attention)
     yield Alternative(
         id="attention-sink",
         title="the softmax has a 1 more below (a sink)",
         output=attention(sink=0.0),
     )
+
+
+def _bounded_to_one(attention: _Attention) -> Iterator[Alternative]:
+    """The hyperbolic tangent of a softcap, not times the cap: scores between -1 and 1."""
+    right, own = attention.step.scale, attention.step.softcap
+
+    def bounded(cap: float) -> dict[str, Any]:
+        return {"scale": right / cap, "softcap": 1.0}
+
+    cap = search_number(lambda c: attention.distance(**bounded(c)), 0.5, 256)
+    for value in dict.fromkeys((own or nice(cap, 1), nice(cap), nice(cap, 3))):
+        yield Alternative(
+            id="softcap",
+            title=f"scores are the tanh of a {value:.4g}th of themselves: a softcap of "
+            f"{value:.4g} that does not multiply by the cap again",
+            output=attention(**bounded(value)),
+            parameters=1,
+        )
 
 
 def _head_maps(attention: _Attention) -> Iterator[Alternative]:

@@ -22,6 +22,7 @@ from cotejar.diagnosis.hypotheses import (
     activation,
     attention,
     carried_attention,
+    carried_layers,
     carried_products,
     carried_rope,
     norm,
@@ -32,7 +33,7 @@ from cotejar.diagnosis.hypotheses import (
 from cotejar.diagnosis.hypotheses.attended import Attended
 from cotejar.diagnosis.hypotheses.attention_masks import mask_kinds
 from cotejar.diagnosis.hypotheses.carried_norms import other_norms
-from cotejar.diagnosis.hypotheses.carried_numbers import fitted
+from cotejar.diagnosis.hypotheses.carried_numbers import eps_of_norms, fitted
 from cotejar.diagnosis.hypotheses.low_precision import roundings
 from cotejar.diagnosis.hypotheses.numbers import factor_text
 from cotejar.diagnosis.observed import replay
@@ -59,6 +60,8 @@ _MOST_MASKED = 48
 """Tokens of a prompt on which every mask is tried."""
 _CONTRADICTED = 4.0
 """Times as far from another reader as the right operation is: it happened elsewhere."""
+_ROUGH = 1e-3
+"""Limits from which on a number from a list may stand for another one near it."""
 _TOGETHER = {"q_rope": "k_rope"}
 """What one routine makes of both."""
 _NO_SITES: tuple[str, ...] = ()
@@ -72,12 +75,23 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         return
     case = _decoded(case)
     for family in _by_site(case):
-        explains = False
+        explaining = []
         for alternative in family:
             yield alternative
-            explains |= case.judge(alternative.output).accepted
-        if explains:
+            if case.judge(alternative.output).accepted:
+                explaining.append(alternative.id)
+        if explaining:
+            yield from _other_numbers(case, frozenset(explaining))
             return
+
+
+def _other_numbers(case: Case, ids: frozenset[str]) -> Iterator[Alternative]:
+    """Where much is honest a number from a list explains what another explains better."""
+    if float(np.median(case.error.limits)) < _ROUGH:
+        return
+    derived = sorted(case.error.derived, key=lambda name: parse_site(name).order)
+    for name in derived:
+        yield from _numbers(case, name, derived, ids)
 
 
 def _decoded(case: Case) -> Case:
@@ -112,11 +126,12 @@ def _by_site(case: Case) -> Iterator[Iterator[Alternative]]:
             continue
         partner = _TOGETHER.get(operation.site.slot)
         pair = name.replace(operation.site.slot, partner) if partner else ""
+        yield _eps(case, name, derived)
         yield _at(case, name, pair if pair in derived else "")
         yield carried_attention.alternatives(case, name, partial(_carried, case))
     yield _gate_and_up(case)
-    yield _other_kinds(case)
-    yield _other_layers(case)
+    yield carried_layers.other_kinds(case)
+    yield carried_layers.other_layers(case)
     yield _every_norm(case, derived)
     for name in derived:
         yield carried_products.alternatives(case, name, partial(_carried, case))
@@ -145,8 +160,24 @@ def _every_norm(case: Case, derived: list[str]) -> Iterator[Alternative]:
             yield from _carry(case, alternative, outputs, " and ".join(norms))
 
 
-def _numbers(case: Case, name: str, derived: list[str]) -> Iterator[Alternative]:
-    """One number of that operation; and of its pair, the same in both."""
+def _numbers(
+    case: Case, name: str, derived: list[str], ids: frozenset[str] = frozenset()
+) -> Iterator[Alternative]:
+    """One number of that operation; and of its pair, the same in both. `ids`: those alone."""
+    for there in _with_inputs(case, name, derived):
+        yield from fitted(case, there, partial(_carried, case), ids)
+
+
+def _eps(case: Case, name: str, derived: list[str]) -> Iterator[Alternative]:
+    """The eps of a norm there; of norms before turning in both, or in one."""
+    for there in _with_inputs(case, name, derived):
+        yield from eps_of_norms(case, there, partial(_carried, case))
+
+
+def _with_inputs(
+    case: Case, name: str, derived: list[str]
+) -> Iterator[dict[str, tuple[Operation, tuple[np.ndarray, ...]]]]:
+    """That operation and what it is given; and with its pair, where there is one."""
     operation = case.observed.truth.operations.get(name)
     if operation is None or isinstance(operation.step, Project):
         return
@@ -164,7 +195,7 @@ def _numbers(case: Case, name: str, derived: list[str]) -> Iterator[Alternative]
             if inputs is not None:
                 there[one] = (case.observed.truth.operations[one], inputs.arrays)
         if len(there) == len(names):
-            yield from fitted(case, there, partial(_carried, case))
+            yield there
 
 
 def _masks(case: Case, name: str) -> Iterator[Alternative]:
@@ -314,81 +345,6 @@ def _gate_and_up(case: Case) -> Iterator[Alternative]:
         yield from _carry(case, swapped, outputs, f"layer {layer}")
 
 
-def _other_kinds(case: Case) -> Iterator[Alternative]:
-    """This layer's weights with another layer's table and window: local for global."""
-    operations, layer = case.observed.truth.operations, case.operation.site.layer
-    own = [str(Site(slot, layer)) for slot in ("q_rope", "k_rope", "attn_context")]
-    if layer is None or not set(own) <= set(case.error.derived):
-        return
-    tried = {_kind(operations, layer)}
-    for other in range(case.observed.truth.config.num_layers):
-        kind = _kind(operations, other)
-        if kind in tried:
-            continue
-        tried.add(kind)
-        changed = {}
-        for name in own:
-            step = operations[name].step
-            if isinstance(step, Rotate):
-                step = replace(step, frequencies=kind[0], theta=kind[1])
-            elif isinstance(step, Attend):
-                step = replace(step, window=kind[2])
-            changed[name] = replace(operations[name], step=step)
-        truth = replace(case.observed.truth, operations={**operations, **changed})
-        observed = replace(case.observed, truth=truth, _derived={})
-        inputs = observed.inputs(case.operation)
-        if inputs is not None:
-            yield Alternative(
-                id="rope-other-layer",
-                title=f"layer {layer} turns and looks back as layer {other} does: a local "
-                "layer is taken for a global one, or the reverse",
-                output=replay(case.operation, inputs.arrays, observed),
-                declared=True,
-            )
-
-
-def _kind(
-    operations: Mapping[str, Operation], layer: int
-) -> tuple[tuple[float, ...], float, int | None]:
-    """Table, theta and window."""
-    turn = operations[str(Site("q_rope", layer))].step
-    attend = operations[str(Site("attn_context", layer))].step
-    if not isinstance(turn, Rotate) or not isinstance(attend, Attend):
-        return (), 0.0, None
-    return turn.frequencies, turn.theta, attend.window
-
-
-def _other_layers(case: Case) -> Iterator[Alternative]:
-    """The same inputs through another layer's operations."""
-    truth, layer = case.observed.truth, case.operation.site.layer
-    names = [*case.error.derived, case.operation.name]
-    has_weights = any(isinstance(truth.operations[n].step, Project) for n in names)
-    if layer is None or not has_weights:
-        return
-    for other in range(truth.config.num_layers):
-        steps = {
-            name: truth.operations.get(str(Site(parse_site(name).slot, other)))
-            for name in names
-        }
-        if other == layer or None in steps.values():
-            continue
-        changed = {
-            name: replace(truth.operations[name], step=found.step)
-            for name, found in steps.items()
-            if found is not None
-        }
-        there = replace(truth, operations={**truth.operations, **changed})
-        observed = replace(case.observed, truth=there, _derived={})
-        operation = changed[case.operation.name]
-        inputs = observed.inputs(operation)
-        if inputs is not None:
-            yield Alternative(
-                id="other-layer",
-                title=f"layer {layer} computes with the weights of layer {other}",
-                output=replay(operation, inputs.arrays, observed),
-            )
-
-
 def _offered(
     case: Case, name: str, before: Mapping[str, Float64[np.ndarray, "T W"]] | None = None
 ) -> dict[tuple[str, str, int], tuple[Alternative, Float64[np.ndarray, "T W"]]]:
@@ -402,7 +358,7 @@ def _offered(
         return {}
     operation, right_TW = there.operation, there.recorded
     found: dict[tuple[str, str, int], tuple[Alternative, np.ndarray]] = {}
-    offers = list(_from_lists(there, operation))
+    offers = list(_from_lists(there, operation, of_every_norm=before is not None))
     if before is not None and isinstance(operation.step, Norm):
         offers += norm.formulas(there, operation.step)
     else:
@@ -442,10 +398,12 @@ def _right_case(
     return Case(operation, observed, inputs.arrays, right_TW, error)
 
 
-def _from_lists(case: Case, operation: Operation) -> Iterator[Alternative]:
+def _from_lists(
+    case: Case, operation: Operation, *, of_every_norm: bool
+) -> Iterator[Alternative]:
     step = operation.step
     if isinstance(step, Norm):
-        for eps in _EPSILONS:
+        for eps in _EPSILONS if of_every_norm else ():  # of one alone `_eps` tells it
             yield Alternative(
                 id="norm-eps",
                 title=f"eps of the norm is {eps:.3g} and ought to be {step.eps:.3g}",

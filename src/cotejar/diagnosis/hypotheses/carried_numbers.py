@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cotejar.diagnosis.case import Alternative
+from cotejar.diagnosis.hypotheses.norm_eps import known_eps
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
 from cotejar.diagnosis.hypotheses.score_scales import scale_title
 from cotejar.diagnosis.observed import replay
@@ -33,6 +34,9 @@ Carry: TypeAlias = "Callable[[Mapping[str, np.ndarray]], np.ndarray | None]"
 """What comes out at the recorded site if operations give these arrays; None if nothing does."""
 _DIGITS = (1, 2, 3, 4, 9)
 """Of the number, the roundest first."""
+_USUAL_EPS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)
+_BROUGHT_NEARER = 0.5
+"""Share of the squares that the nearest of these leaves at the most, if eps is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +56,7 @@ def fitted(
     case: Case,
     there: Mapping[str, tuple[Operation, tuple[np.ndarray, ...]]],
     carry: Carry,
+    ids: frozenset[str] = frozenset(),
 ) -> Iterator[Alternative]:
     """The best value of every number of operations that one routine makes.
 
@@ -59,9 +64,10 @@ def fitted(
         case: what was recorded behind them.
         there: each operation and what it was given, by the site's name.
         carry: see `Carry`.
+        ids: of the numbers that are asked for; empty for all.
     """
     step = next(iter(there.values()))[0].step
-    for number in _numbers(case, step):
+    for number in (one for one in _numbers(case, step) if not ids or one.id in ids):
 
         def output(value: float, number: Number = number) -> Array | None:
             return carry(
@@ -78,17 +84,72 @@ def fitted(
         if not np.isfinite(left(number.right)):
             continue
         value = search_number(left, number.low, number.high)
+        where = " and ".join(there)
         for digits in _DIGITS:
             rounded = nice(value, digits)
             found = output(rounded)
             if found is not None:
-                where = " and ".join(there)
                 yield Alternative(
                     id=number.id,
                     title=f"{number.title(rounded)}, in {where}",
                     output=found,
                     parameters=1,
                 )
+
+
+def eps_of_norms(
+    case: Case,
+    there: Mapping[str, tuple[Operation, tuple[np.ndarray, ...]]],
+    carry: Carry,
+) -> Iterator[Alternative]:
+    """The eps of a norm, or of the norms of heads before they are turned, if one does it.
+
+    Arguments as of `fitted`. What no usual eps brings nearer is not searched.
+    """
+    steps = [operation.step for operation, _ in there.values()]
+    norms = [step.norm if isinstance(step, Rotate) else step for step in steps]
+    right = next((norm.eps for norm in norms if isinstance(norm, Norm)), None)
+    if right is None:
+        return
+
+    def output(eps: float) -> Array | None:
+        return carry({n: _with_eps(o, inputs, eps, case) for n, (o, inputs) in there.items()})
+
+    def left(eps: float) -> float:
+        found = output(eps)
+        if found is None or found.shape != case.recorded.shape:
+            return np.inf
+        off_T = np.linalg.norm(case.recorded - found, axis=1) / case.error.output_norm
+        return float(np.nan_to_num(np.square(off_T), nan=np.inf).sum())
+
+    usual = {eps: left(eps) for eps in _USUAL_EPS if eps != right}
+    nearest = min(usual, key=lambda eps: usual[eps])
+    if not usual[nearest] < _BROUGHT_NEARER * left(right):
+        return
+    value = search_number(left, max(nearest, 1e-11) / 100, max(nearest, 1e-7) * 100)
+    known = known_eps(left, value, len(case.recorded))
+    found = output(known.value)
+    if found is not None:
+        of_heads = isinstance(steps[0], Rotate)
+        what = "the norm of each head" if of_heads else "the norm"
+        yield Alternative(
+            id="head-norm-eps" if of_heads else "norm-eps",
+            title=f"eps of {what} is {known.text} and ought to be {right:.3g}, in "
+            + " and ".join(there),
+            output=found,
+            parameters=1,
+        )
+
+
+def _with_eps(
+    operation: Operation, inputs: tuple[np.ndarray, ...], eps: float, case: Case
+) -> Array:
+    step = operation.step
+    if isinstance(step, Rotate) and step.norm is not None:
+        step = replace(step, norm=replace(step.norm, eps=eps))
+    elif isinstance(step, Norm):
+        step = replace(step, eps=eps)
+    return replay(replace(operation, step=step), inputs, case.observed)
 
 
 def _numbers(case: Case, step: Step) -> list[Number]:
@@ -120,18 +181,6 @@ def _numbers(case: Case, step: Step) -> list[Number]:
                     low=0.5,
                     high=4096.0,
                 ),
-            ]
-        case Norm():
-            return [
-                Number(
-                    id="norm-eps",
-                    title=lambda e: f"eps of the norm is {e:.3g} and ought to be "
-                    f"{step.eps:.3g}",
-                    apply=changed(lambda e: {"eps": e}),
-                    right=step.eps,
-                    low=1e-9,
-                    high=10.0,
-                )
             ]
         case Add():
             return [_branch_factor()]

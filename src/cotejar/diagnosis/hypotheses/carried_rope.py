@@ -18,6 +18,7 @@ from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attended import weigh
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
+from cotejar.diagnosis.hypotheses.position_patterns import pattern_words, position_patterns
 from cotejar.diagnosis.hypotheses.rope_angles import table_words
 from cotejar.diagnosis.hypotheses.rope_ends import turned_in_part
 from cotejar.diagnosis.hypotheses.turning import wrong_scalings
@@ -47,6 +48,12 @@ _LATER = 8
 """Positions beyond the text that are tried."""
 _NEAREST = 3
 """Of all parts of heads that may turn, those that are computed whole."""
+_MOST_PATTERNS = 32
+"""Tokens of a text of which every pattern of positions is computed."""
+_USUAL = 0.5
+"""Standard deviation of what a frequency is of the right one, before anything is seen."""
+_SURE = 4.0
+"""Standard deviations from 1 at which a gain is one."""
 _STILL = 1e-4
 """Relative change of a gain that counts as none."""
 
@@ -114,11 +121,34 @@ def alternatives(case: Case, layer: int, carry: Carry) -> Iterator[Alternative]:
         if output is not None:
             title = f"{alternative.title}, in {where}"
             yield replace(alternative, title=title, output=output)
-    for title, given in _ends(fused):
-        output = carry(given)
-        if output is not None:
-            sites = " and ".join(given)
-            yield Alternative(id="rope-partial", title=f"{title}, in {sites}", output=output)
+    for id_, found in (
+        ("rope-partial", _ends(fused)),
+        ("rope-positions", _named_positions(fused)),
+    ):
+        for title, given in found:
+            output = carry(given)
+            if output is not None:
+                sites = " and ".join(given)
+                yield Alternative(id=id_, title=f"{title}, in {sites}", output=output)
+
+
+def _named_positions(fused: _Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Positions of queries or of keys alone that go wrong in a way that has a name."""
+    tokens, rows = len(fused.q), slice(len(fused.q))
+    if tokens > _MOST_PATTERNS:
+        return []
+    right = fused.turned(np.outer(np.arange(tokens), fused.frequencies))
+    found: list[tuple[float, int, str, dict[str, np.ndarray]]] = []
+    for words, positions_T in position_patterns(tokens):
+        turned = fused.turned(np.outer(positions_T, fused.frequencies))
+        for place, what in enumerate(("queries", "keys")):
+            heads = [turned[i] if i == place else right[i] for i in range(2)]
+            context = compute(fused.attend, (*heads, fused.v), fused.weights)
+            left = float(np.linalg.norm(fused.off_context(context, rows)))
+            title = f"positions of {what} are others: {words}"
+            found.append((left, len(found), title, {fused.names[place]: turned[place]}))
+    found.sort(key=lambda one: one[:2])
+    return [(title, given) for _, _, title, given in found[:_NEAREST]]
 
 
 def _ends(fused: _Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
@@ -232,7 +262,7 @@ def _positions(fused: _Fused) -> Iterator[Found]:
     moved = np.flatnonzero(found_T != np.arange(tokens))
     if len(moved):
         title = f"{len(moved)} of {tokens} positions are others; token {moved[0]} is turned "
-        title += f"as if at {found_T[moved[0]]}"
+        title += f"as if at {found_T[moved[0]]}{pattern_words(found_T)}"
         turned = fused.turned(np.outer(found_T, fused.frequencies))
         yield _found("rope-positions", title, 2), turned
 
@@ -240,16 +270,18 @@ def _positions(fused: _Fused) -> Iterator[Found]:
 def _frequencies(fused: _Fused) -> Iterator[Found]:
     """The frequencies, and the gain of queries and keys, that leave least."""
     tokens, right_P = len(fused.q), fused.frequencies
-    ratio_P, gain = np.ones(len(right_P)), 1.0
+    numbers = np.ones(len(right_P) + 1)
+    fit = _Fit(numbers=numbers, off=np.zeros_like(numbers), left=np.inf)
     for count in dict.fromkeys(min(n, tokens) for n in (*_FIRST_QUERIES, tokens)):
         before = float(np.linalg.norm(fused.added[:count]))
-        ratio_P, gain, left = _least_squares(fused, count, ratio_P, gain)
-        if not left < _PROMISING * before:
+        fit = _least_squares(fused, count, fit.numbers)
+        if not fit.left < _PROMISING * before:
             return
-    used_P = ratio_P * right_P
+    used_P, gain = fit.numbers[:-1] * right_P, float(fit.numbers[-1])
     angles_TP = np.outer(np.arange(tokens), used_P)
-    title = f"pairs turn by other frequencies{table_words(used_P, right_P)}"
-    if abs(gain - 1) < _STILL:
+    words = table_words(used_P, right_P, fit.off[:-1] * right_P)
+    title = f"pairs turn by other frequencies{words}"
+    if abs(gain - 1) < max(_STILL, _SURE * float(fit.off[-1])):
         yield _found("rope-frequencies", title, len(used_P)), fused.turned(angles_TP)
         return
     gain = nice(gain, 4) if abs(gain - nice(gain, 4)) < _STILL else gain
@@ -264,37 +296,55 @@ def _found(id_: str, title: str, numbers: int) -> Alternative:
     return Alternative(id=id_, title=title, output=np.empty((0, 0)), parameters=numbers)
 
 
-def _least_squares(
-    fused: _Fused, count: int, ratio_P: Float64[np.ndarray, "P"], gain: float
-) -> tuple[Float64[np.ndarray, "P"], float, float]:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Fit:
+    """What least squares found."""
+
+    numbers: np.ndarray
+    """Each frequency over the right one, then the gain."""
+    off: np.ndarray
+    """Their standard deviations."""
+    left: float
+
+
+def _least_squares(fused: _Fused, count: int, numbers: np.ndarray) -> _Fit:
     """Levenberg's and Marquardt's steps from there, over the first `count` queries.
+
+    What the record does not tell is drawn to the right number, by as much as it is unknown.
 
     Source: Marquardt, 1963, "An algorithm for least-squares estimation of nonlinear
     parameters"; the derivatives are differences.
     """
-    index_T = np.arange(count)
+    index_T, right = np.arange(count), np.ones(len(numbers))
 
     def off(numbers: np.ndarray) -> np.ndarray:
         angles_TP = np.outer(index_T, numbers[:-1] * fused.frequencies)
         return fused.off(angles_TP, float(numbers[-1])).reshape(-1)
 
-    numbers = np.append(ratio_P, gain)
-    left, damping, step = off(numbers), 1e-4, 1e-6
+    left, damping, step, draw = off(numbers), 1e-4, 1e-6, 0.0
     for _ in range(_STEPS):
         slopes = np.stack(
             [(off(numbers + step * one) - left) / step for one in np.eye(len(numbers))], axis=1
         )
-        normal, sums = slopes.T @ slopes, slopes.T @ left
+        draw = float(left @ left) / len(left) / _USUAL**2
+        normal = slopes.T @ slopes + draw * np.eye(len(numbers))
+        sums = slopes.T @ left + draw * (numbers - right)
         least = 1e-12 * float(np.trace(normal)) + 1e-300
-        before = float(np.linalg.norm(left))
+
+        def cost(numbers: np.ndarray, left: np.ndarray, draw: float = draw) -> float:
+            return float(left @ left + draw * ((numbers - right) ** 2).sum())
+
+        before = cost(numbers, left)
         for _ in range(_STEPS):
             held = np.diag(damping * np.diag(normal) + least)
             tried = numbers - np.linalg.solve(normal + held, sums)
             then = off(tried)
-            if np.linalg.norm(then) < before:
+            if cost(tried, then) < before:
                 numbers, left, damping = tried, then, damping / 8
                 break
             damping *= 8
-        if not np.linalg.norm(left) < (1 - 1e-3) * before:
+        if not cost(numbers, left) < (1 - 1e-3) * before:
             break
-    return numbers[:-1], float(numbers[-1]), float(np.linalg.norm(left))
+    variance = float(left @ left) / len(left)
+    off_N = np.sqrt(variance * np.diag(np.linalg.pinv(normal)))
+    return _Fit(numbers=numbers, off=off_N, left=float(np.linalg.norm(left)))

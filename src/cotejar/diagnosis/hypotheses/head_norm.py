@@ -16,7 +16,6 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative, Case
 from cotejar.diagnosis.hypotheses import norm
-from cotejar.diagnosis.hypotheses.numbers import nice, search_number
 from cotejar.diagnosis.operations import vector
 
 if TYPE_CHECKING:
@@ -71,7 +70,6 @@ def other_head_norms(case: Case, step: Rotate, plain_THE: np.ndarray) -> Iterato
         ),
     ):
         yield Alternative(id=id_, title=title, output=exact.join_heads(output_THE))
-    yield from _other_eps(case, step.norm.eps, plain_THE, weight_E, angles_TP)
     yield from _as_norms(case, step.norm, plain_THE, angles_TP)
 
 
@@ -123,37 +121,12 @@ def _as_norms(
             continue
         output_THE = exact.turn(one.output.reshape(tokens, heads, e), angles_TP)
         id_ = one.id.replace("norms-swapped", "norm-swapped")
+        title = f"the norm of each head: {one.title}"
+        if id_ == "norm-eps":
+            title = one.title.replace("of the norm", "of the norm of each head", 1)
         yield replace(
             one,
             id=f"head-{id_}" if id_.startswith("norm") else id_,
-            title=f"the norm of each head: {one.title}",
+            title=title,
             output=exact.join_heads(output_THE),
-        )
-
-
-def _other_eps(
-    case: Case,
-    eps: float,
-    plain_THE: Float64[np.ndarray, "T H E"],
-    weight_E: Float64[np.ndarray, "E"],
-    angles_TP: Float64[np.ndarray, "T P"],
-) -> Iterator[Alternative]:
-    """Zero, powers of ten, and the one that leaves least."""
-
-    def with_eps(value: float) -> Float64[np.ndarray, "T W"]:
-        return exact.join_heads(
-            exact.turn(exact.rms_norm(plain_THE, weight_E, value), angles_TP)
-        )
-
-    found = search_number(
-        lambda value: float(np.linalg.norm(case.recorded - with_eps(value))), 1e-9, 10.0
-    )
-    for value in dict.fromkeys(
-        (0.0, 10 * eps, eps / 10, nice(found, 1), nice(found, 2), found)
-    ):
-        yield Alternative(
-            id="head-norm-eps",
-            title=f"eps of the norm of each head is {value:.3g} and ought to be {eps:.3g}",
-            output=with_eps(value),
-            parameters=1,
         )

@@ -172,7 +172,7 @@ MORE_ROUNDINGS: Mapping[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     ),
     **{
         how: (width, rounded)
-        for width in (16, 32, 64, 128, 256)
+        for width in (8, 16, 32, 64, 128, 256)
         for how, rounded in group_roundings(width).items()
         if how.startswith(_OF_EVERY_WIDTH) or (width in _COMMON and not how.startswith(_RARE))
     },

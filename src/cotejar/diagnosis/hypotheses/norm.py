@@ -15,7 +15,7 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT
 from cotejar.diagnosis.case import Alternative
-from cotejar.diagnosis.hypotheses.numbers import nice, power_of_ten
+from cotejar.diagnosis.hypotheses import norm_eps
 from cotejar.diagnosis.hypotheses.order_names import order_words
 from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
 from cotejar.diagnosis.operations import Norm, vector
@@ -39,7 +39,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         return
     x_TW = case.inputs[0]
     weight_W = vector(case.observed.truth.weights, step.weight)
-    yield from _eps(case.recorded, x_TW, weight_W, step.eps)
+    yield from _eps(case, x_TW, weight_W, step.eps)
     yield from formulas(case, step)
     yield from _low_precision(case, x_TW, weight_W, step.eps)
     yield from _other_inputs(case, weight_W, step.eps)
@@ -84,26 +84,22 @@ def _gain(
 
 
 def _eps(
-    recorded_TW: Float64[np.ndarray, "T W"],
-    x_TW: Float64[np.ndarray, "T W"],
-    weight_W: Float64[np.ndarray, "W"],
-    eps: float,
+    case: Case, x_TW: Float64[np.ndarray, "T W"], weight_W: Float64[np.ndarray, "W"], eps: float
 ) -> Iterator[Alternative]:
-    """Gain = 1 / sqrt(mean square + eps), so eps = 1 / gain^2 - mean square."""
-    plain_TW = x_TW * weight_W
-    gain_T = _gain(recorded_TW, plain_TW)
-    square_T = np.mean(x_TW * x_TW, axis=1)
-    fitted_T = 1 / gain_T**2 - square_T
-    # The token of the smallest input shows eps best.
-    fitted = float(fitted_T[np.argmin(square_T)])
-    for value in dict.fromkeys((0.0, power_of_ten(fitted), nice(fitted), fitted)):
-        if np.isfinite(value) and value >= 0 and value != eps:
-            title = f"eps of the norm is {value:.3g} and ought to be {eps:.3g}"
-            output = exact.rms_norm(x_TW, weight_W, value)
-            yield Alternative(id="norm-eps", title=title, output=output, parameters=1)
-    outside = x_TW / (np.sqrt(square_T)[:, None] + eps) * weight_W
+    """As well as it is known."""
+    known = norm_eps.of_norm(case, weight_W, eps)
+    if known is not None and known.value != eps:
+        yield Alternative(
+            id="norm-eps",
+            title=f"eps of the norm is {known.text} and ought to be {eps:.3g}",
+            output=exact.rms_norm(x_TW, weight_W, known.value),
+            parameters=1,
+        )
+    square_T1 = np.mean(x_TW * x_TW, axis=1, keepdims=True)
     yield Alternative(
-        id="norm-eps-outside", title="eps is added outside the root", output=outside
+        id="norm-eps-outside",
+        title="eps is added outside the root",
+        output=x_TW / (np.sqrt(square_T1) + eps) * weight_W,
     )
 
 

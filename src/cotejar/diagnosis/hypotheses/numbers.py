@@ -46,6 +46,17 @@ def factor_text(value: float) -> str:
     return f"{value:.7g}" if abs(value - 1) < _NEAR_ONE else f"{value:.4g}"
 
 
+def as_known(value: float, known: float) -> str:
+    """With as many digits, three at most, as are known if it may be off by `known`."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    place = math.floor(math.log10(abs(value)))
+    for digits in (3, 2, 1):
+        if 10.0 ** (place - digits + 1) / 2 >= known:
+            return f"{value:.{digits}g}"
+    return f"about {value:.1g}"
+
+
 def search_number(distance: Callable[[float], float], low: float, high: float) -> float:
     """The least distance over one positive number: a grid, then golden sections of it."""
     grid = np.geomspace(low, high, 37)

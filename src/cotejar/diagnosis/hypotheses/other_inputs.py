@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.sampled_product import SampledProduct
 from cotejar.diagnosis.observed import replay
-from cotejar.diagnosis.operations import Attend, Embed, Project
+from cotejar.diagnosis.operations import Attend, Embed, Norm, Project, vector
 from cotejar.diagnosis.products import multiply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from jaxtyping import Float64
 
     from cotejar.diagnosis.case import Case
@@ -56,15 +58,31 @@ def _sites(
 
 def _products(case: Case) -> Iterator[Alternative]:
     """A few rows tell which input is worth the whole product."""
-    sample = SampledProduct.of(case)
-    for site, array in _sites(case, case.inputs[0].shape):
+    sample, own = SampledProduct.of(case), case.operation.inputs[0]
+    found = [
+        ("other-input", f"the input is {site}, not {own}", array)
+        for site, array in _sites(case, case.inputs[0].shape)
+    ]
+    for id_, title, array in (*found, *_normed_again(case)):
         if not sample.is_worth(array):
             continue
         for product_TR in multiply(
             case.matrix, case.round_input(array), weights=case.observed.arithmetic.weights
         ):
-            yield Alternative(
-                id="other-input",
-                title=f"the input is {site}, not {case.operation.inputs[0]}",
-                output=case.finish(product_TR),
-            )
+            yield Alternative(id=id_, title=title, output=case.finish(product_TR))
+
+
+def _normed_again(case: Case) -> Iterator[tuple[str, str, Float64[np.ndarray, "T W"]]]:
+    """By the norm that made it, where a norm did; and by none of the model's."""
+    x_TW, own, truth = case.inputs[0], case.operation.inputs[0], case.observed.truth
+    before = truth.operations.get(str(own))
+    ones_W, eps = np.ones(x_TW.shape[1]), truth.config.rms_eps
+    title = f"the input, {own}, is normed once more before the product"
+    if before is not None and isinstance(before.step, Norm):
+        weight_W = vector(truth.weights, before.step.weight)
+        yield (
+            "input-normed",
+            f"{title}, by the same norm",
+            exact.rms_norm(x_TW, weight_W, before.step.eps),
+        )
+    yield "input-normed", f"{title}, without a weight", exact.rms_norm(x_TW, ones_W, eps)

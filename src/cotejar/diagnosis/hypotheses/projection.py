@@ -323,17 +323,24 @@ def _head_order(order: Int[np.ndarray, "R"], case: Case) -> list[int] | None:
     return (heads[:, 0] // e).tolist() if whole else None
 
 
+_GAIN_KNOWN = 1e-4
+"""An output's gain is known better than that in float32; elsewhere to two limits."""
+
+
 def _row_gains(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alternative]:
     """Every output times a number of its own: scales of rows, rows of zeros."""
     right = case.finish(product_TR)
     squares_R = (right * right).sum(axis=0)
     gain_R = np.ones(right.shape[1])
     np.divide((case.recorded * right).sum(axis=0), squares_R, out=gain_R, where=squares_R > 0)
-    wrong = np.flatnonzero(np.abs(gain_R - 1) > 1e-4)  # noqa: PLR2004 - well above rounding
+    known = max(_GAIN_KNOWN, 2 * float(np.median(case.error.limits)))
+    is_wrong = np.abs(gain_R - 1) > known
+    wrong = np.flatnonzero(is_wrong)
     if not len(wrong):
         return
     values = gain_R[wrong]
-    if np.allclose(values, values[0], rtol=1e-3, atol=1e-6):
+    if np.allclose(values, values[0], rtol=max(1e-3, known), atol=1e-6):
+        gain_R[~is_wrong] = 1.0
         if len(wrong) == len(gain_R):
             return  # a gain of the whole output, which `plain` names
         zero = abs(values[0]) < 1e-6  # noqa: PLR2004 - a row of zeros

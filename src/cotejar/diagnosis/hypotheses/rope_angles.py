@@ -15,7 +15,8 @@ import numpy as np
 
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
-from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
+from cotejar.diagnosis.hypotheses.numbers import as_known, factor_text, nice, search_number
+from cotejar.diagnosis.hypotheses.position_patterns import pattern_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ def _measured(turning: Turning) -> Iterator[Alternative]:
     """Read the angles off; then say what they are."""
     quotient_TP = turning.quotients
     yield from _positions(turning, quotient_TP)
-    used_P, offset = _fit_frequencies(quotient_TP, turning.first_position)
+    used_P, off_P, offset = _fit_frequencies(quotient_TP, turning.first_position)
     if not np.isfinite(used_P).all():
         return
     right_P = turning.frequencies
@@ -73,7 +74,7 @@ def _measured(turning: Turning) -> Iterator[Alternative]:
     yield from _theta_by_token(turning)
     yield Alternative(
         id="rope-frequencies",
-        title=f"pairs turn by other frequencies{table_words(used_P, right_P)}",
+        title=f"pairs turn by other frequencies{table_words(used_P, right_P, off_P)}",
         output=turning.turned(used_P, turning.positions + offset),
         parameters=len(used_P),
     )
@@ -117,12 +118,24 @@ def _theta_by_token(turning: Turning) -> Iterator[Alternative]:
 
 _ALIKE = 1e-3
 """Two frequencies that near each other, relatively, are one."""
+_DEVIATIONS = 4.0
+"""Standard deviations within which a frequency is known."""
+_TOLD = 0.25
+"""A frequency that is known less well, relatively, is not spoken of."""
 
 
-def table_words(used_P: Float64[np.ndarray, "P"], right_P: Float64[np.ndarray, "P"]) -> str:
-    """What a table of frequencies has in common with the right one."""
+def table_words(
+    used_P: Float64[np.ndarray, "P"],
+    right_P: Float64[np.ndarray, "P"],
+    off_P: Float64[np.ndarray, "P"],
+) -> str:
+    """What a table of frequencies has in common with the right one.
+
+    `off_P` is by how much each may be off: what is not known better is not spoken of.
+    """
     with np.errstate(all="ignore"):
         ratio_P = used_P / right_P
+        known_P = np.maximum(_DEVIATIONS * off_P / right_P, _ALIKE)
     close = np.isclose(np.sort(used_P), np.sort(right_P), rtol=_ALIKE, atol=_STILL)
     if close.all():
         first = int(np.argmin(np.isclose(ratio_P, 1, rtol=_ALIKE)))
@@ -131,19 +144,36 @@ def table_words(used_P: Float64[np.ndarray, "P"], right_P: Float64[np.ndarray, "
             f", the right ones in another order: pair {first} by that of pair {source} "
             "(sections of mrope?)"
         )
-    fast = int(np.argmin([*np.isclose(ratio_P, 1, rtol=_ALIKE), False]))
-    slow_P = np.isclose(ratio_P, ratio_P[-1], rtol=_ALIKE)
-    slow = int(np.argmin([*slow_P[::-1], False]))
-    if fast and slow > 1 and fast + slow <= len(ratio_P) and not slow_P[:fast].any():
+    told = known_P < _TOLD
+    if not told.any():
+        return ""
+    last = int(np.flatnonzero(told)[-1])
+    is_right = np.abs(ratio_P - 1) <= known_P
+    fast = int(np.argmin([*is_right[: last + 1], False]))
+    slow_P = np.abs(ratio_P - ratio_P[last]) <= known_P + known_P[last]
+    slow = int(np.argmin([*slow_P[last::-1], False]))
+    if fast and slow > 1 and fast + slow <= last + 1 and not slow_P[:fast].any():
+        slowest = told & (np.arange(len(ratio_P)) > last - slow)
+        weights_P = np.where(slowest, known_P**-2.0, 0.0)
+        factor = float((weights_P * ratio_P).sum() / weights_P.sum())
+        times = _factor_known(factor, float(weights_P.sum() ** -0.5))
         return (
-            f": the {fast} fastest are right, the {slow} slowest turn "
-            f"{factor_text(float(ratio_P[-slow]))} times as fast, a scaling by frequency as "
-            "YaRN or llama3 have it"
+            f": the {fast} fastest are right, the {len(ratio_P) - last - 1 + slow} slowest "
+            f"turn {times} times as fast, a scaling by frequency as YaRN or llama3 have it"
         )
-    return (
-        ", as another scaling or table gives: "
-        f"{ratio_P.min():.3g} to {ratio_P.max():.3g} times the right ones"
-    )
+    ends = [
+        int(i) for i in np.flatnonzero(told)[[ratio_P[told].argmin(), ratio_P[told].argmax()]]
+    ]
+    low, high = (as_known(float(ratio_P[i]), float(known_P[i])) for i in ends)
+    return f", as another scaling or table gives: {low} to {high} times the right ones"
+
+
+def _factor_known(factor: float, known: float) -> str:
+    """`1/8`, if one over a whole number is as near as it is known."""
+    divisor = round(1 / factor) if factor > 0 else 0
+    if divisor > 1 and abs(factor - 1 / divisor) <= known:
+        return f"1/{divisor}"
+    return as_known(factor, known)
 
 
 def _searched(turning: Turning) -> Iterator[Alternative]:
@@ -183,8 +213,13 @@ def _searched(turning: Turning) -> Iterator[Alternative]:
         )
 
 
-def _fit_frequencies(quotient_TP: np.ndarray, first: int) -> tuple[np.ndarray, float]:
-    """Radians a position of every pair, and how far positions, from `first` on, are off."""
+def _fit_frequencies(
+    quotient_TP: np.ndarray, first: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Radians a position of every pair, their standard deviations, and an offset.
+
+    The offset is how far positions, from `first` on, are off.
+    """
     unit_TP = quotient_TP / np.maximum(np.abs(quotient_TP), 1e-300)
     steps_P = np.angle((unit_TP[1:] * unit_TP[:-1].conj()).sum(axis=0))
     positions_T1 = np.arange(len(unit_TP))[:, None]
@@ -193,12 +228,15 @@ def _fit_frequencies(quotient_TP: np.ndarray, first: int) -> tuple[np.ndarray, f
     centred_T1 = positions_T1 - positions_T1.mean()
     slope_P = (centred_T1 * rest_TP).sum(axis=0) / (centred_T1**2).sum()
     used_P = steps_P + slope_P
+    left_TP = rest_TP - centred_T1 * slope_P
+    spread_P = np.sqrt(np.square(left_TP - left_TP.mean(axis=0)).mean(axis=0))
+    off_P = spread_P / np.sqrt((centred_T1**2).sum())
     at_0 = np.angle((unit_TP * np.exp(-1j * positions_T1 * used_P)).sum(axis=0))
     moving = np.abs(used_P) > _STILL
     # Where the text begins later, the angle there says itself only up to whole turns.
     at_0 = np.angle(np.exp(1j * (at_0 - first * used_P)))
     offset = float(np.median(at_0[moving] / used_P[moving])) if moving.any() else 0.0
-    return used_P, offset
+    return used_P, off_P, offset
 
 
 def _theta(
@@ -276,7 +314,7 @@ def _positions(turning: Turning, quotient_TP: np.ndarray) -> Iterator[Alternativ
     yield Alternative(
         id="rope-positions",
         title=f"{moved} of {tokens} positions are others; token {first} is turned as if at "
-        f"{found_T[first]}",
+        f"{found_T[first]}{pattern_words(found_T - start)}",
         output=output,
         parameters=2,
     )
