@@ -59,6 +59,7 @@ from cotejar.diagnosis.hypotheses import (
     weights,
     whole_run,
 )
+from cotejar.diagnosis.some_outputs import outputs_alone
 from cotejar.diagnosis.some_rows import rows_alone
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float64
 
     from cotejar.diagnosis.case import Alternative, Case, Judged
+    from cotejar.diagnosis.some_outputs import SomeOutputs
     from cotejar.diagnosis.some_rows import SomeRows
 
 FAMILIES = (
@@ -110,6 +112,9 @@ FAMILIES = (
     carried,
 )
 """Those that say why; `plain` is asked if none of them explains it."""
+
+OF_SOME_OUTPUTS = (projection, weights, rounding, block_codes, undeclared_rounding)
+"""Those that speak of each row of a weight by itself, or of rows beside one another."""
 
 FEW_PARAMETERS = 3
 """What is fitted with more numbers is named only where nothing simpler explains it."""
@@ -194,12 +199,16 @@ def find_causes(case: Case) -> Found:
     )
 
 
-def _stages(case: Case) -> Iterator[tuple[tuple[object, ...], SomeRows | None]]:
+def _stages(
+    case: Case,
+) -> Iterator[tuple[tuple[object, ...], SomeRows | SomeOutputs | None]]:
     """What is asked, one after the other, until something simple explains it."""
     yield FAMILIES, None
     parts = list(rows_alone(case))
     for part in parts:
         yield FAMILIES, part
+    for outputs in outputs_alone(case):
+        yield OF_SOME_OUTPUTS, outputs
     yield (other_row_order,), None
     yield (pairs, carried_pairs), None
     yield (plain,), None

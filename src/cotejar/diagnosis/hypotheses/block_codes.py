@@ -112,6 +112,7 @@ def _changes(sample: Sample, kind: BlockType) -> Iterator[Reading]:
     yield from _bits(sample, kind)
     yield from _cut_codes(kind)
     yield from _packed_scales(kind)
+    yield from _code_bytes(kind)
     yield from _orders(sample, kind)
     yield from scale_readings(sample, kind)
     yield from code_value_readings(sample, kind)
@@ -155,6 +156,44 @@ def _packed_scales(kind: BlockType) -> Iterator[Reading]:
         moved = whole.copy()
         moved[4:16] = bytes_
         yield "sub-scales", f"the packed bytes of scales are read {words}", 0, moved
+
+
+_CODE_BYTES = {
+    BlockType.Q2_K: (16, 80, 84),
+    BlockType.Q3_K: (32, 96, 110),
+    BlockType.Q4_K: (16, 144, 144),
+    BlockType.Q5_K: (48, 176, 176),
+    BlockType.Q6_K: (0, 128, 210),
+}
+"""Where the bytes of codes begin and end, of the high bits of codes aside; and a block."""
+
+
+def _code_bytes(kind: BlockType) -> Iterator[Reading]:
+    """The bytes of codes in another order, which is none of whole codes in some types."""
+    if kind not in _CODE_BYTES:
+        return
+    first, last, size = _CODE_BYTES[kind]
+    stored = np.arange(first, last)
+    for words, order in (
+        ("backwards", stored[::-1]),
+        *((f"backwards in each {n}", _backwards_in(stored, n)) for n in (16, 32, 64)),
+        *((f"{n} late", np.roll(stored, n)) for n in (1, 16, 32, 64)),
+        *((f"{n} early", np.roll(stored, -n)) for n in (1, 16, 32)),
+        *((f"in runs of {n} backwards", _runs_backwards(stored, n)) for n in (16, 32)),
+    ):
+        moved = np.arange(size)
+        moved[first:last] = order
+        yield "code-order", f"the bytes of codes are read {words}", 0, moved
+
+
+def _backwards_in(stored: Int64[np.ndarray, "Y"], size: int) -> Int64[np.ndarray, "Y"]:
+    turned: np.ndarray = stored.reshape(-1, size)[:, ::-1].reshape(-1)
+    return turned
+
+
+def _runs_backwards(stored: Int64[np.ndarray, "Y"], size: int) -> Int64[np.ndarray, "Y"]:
+    turned: np.ndarray = stored.reshape(-1, size)[::-1].reshape(-1)
+    return turned
 
 
 # --- how much each bit counts ----------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy as np
 from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT
 from cotejar.diagnosis.case import TIES, Alternative, Case
 from cotejar.diagnosis.hypotheses import residual, rounding
+from cotejar.diagnosis.hypotheses.numbers import nice
 from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Add, Norm
 from cotejar.diagnosis.replay import LocalError
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _CLEARLY = 16.0
 """So many times less does a wrong sum leave, at every token at which it says another thing, to
 be what was recorded rather than the right one."""
+_MEET, _FEWEST_MEET = 1e-5, 3
+"""Values that are as near one another, relatively, meet; and how many make a bound."""
 _TYPES = ("f16", "bf16", "bf16 cut")
 """Of a stream that is kept in one of them, the next sum is rounded as well."""
 
@@ -96,12 +99,29 @@ def _sums(there: Case, then: _Next) -> Iterator[Alternative]:
     """Every other sum; a rounded one too where the next sum was rounded again."""
     yield from residual.alternatives(there)
     yield from rounding.alternatives(there)
+    yield from _clipped(there, then)
     for how in _TYPES:
         yield Alternative(
             id="output-rounded",
             title=f"the output is rounded to {how}",
             output=ROUNDINGS[how](then.right),
         )
+
+
+def _clipped(there: Case, then: _Next) -> Iterator[Alternative]:
+    """A bound is one at which several of the greatest values meet."""
+    size_TD = np.abs(there.recorded)
+    bound = float(size_TD.max())
+    meet = size_TD[size_TD >= (1 - _MEET) * bound]
+    if len(meet) < _FEWEST_MEET or not bound < np.abs(then.right).max():
+        return
+    bound = nice(float(np.median(meet)), 4)
+    yield Alternative(
+        id="output-clipped",
+        title=f"the output is clipped to {bound:.4g}",
+        output=np.clip(then.right, -bound, bound),
+        parameters=1,
+    )
 
 
 def _next(case: Case, site: Site) -> _Next | None:

@@ -1,0 +1,152 @@
+"""A weight that is wrong in some of its rows, its bytes in another order, a bounded sum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from cotejar.diagnosis.search import find_causes
+from cotejar.model.language_model import open_language_model
+from cotejar.quant.block_matrix import BlockMatrix
+from cotejar.quant.block_type import BlockType
+from cotejar.testing.tiny_decoder import TinyDecoder
+from cotejar.testing.tiny_models import write_tiny_gguf
+from cotejar.trace.site import CONTRACT_SLOTS
+
+from .conftest import first_wrong_case, observe, run
+from .planted import find_planted, first, weight_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cotejar.model.language_model import LanguageModel
+
+    from .conftest import Models
+
+    Arrays = dict[str, np.ndarray]
+
+GATE = "model.layers.1.mlp.gate_proj.weight"
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+
+
+def with_bytes(matrix: BlockMatrix, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Decoded, from blocks (rows, blocks, bytes) that were changed."""
+    raw = np.array(matrix.raw).reshape(matrix.rows, -1, matrix.block_type.bytes_per_block)
+    changed = np.ascontiguousarray(change(raw)).reshape(-1)
+    other = BlockMatrix(
+        block_type=matrix.block_type, rows=matrix.rows, columns=matrix.columns, raw=changed
+    )
+    return other.decode_rows(0, other.rows).astype(np.float64)
+
+
+def nibbles_in(start: int, stop: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Low and high four bits of Q4_0's and Q4_1's codes change places in those rows."""
+
+    def change(raw: np.ndarray) -> np.ndarray:
+        header = raw.shape[2] - 16
+        codes = raw[start:stop, :, header:]
+        raw[start:stop, :, header:] = codes >> 4 | codes << 4
+        return raw
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "stop", "with_bias"),
+    [("llama", 80, 160, False), ("llama", 156, 160, False), ("qwen2", 0, 48, True)],
+)
+def test_nibbles_that_are_exchanged_in_some_rows(
+    models: Models, name: str, start: int, stop: int, *, with_bias: bool
+) -> None:
+    """The upper half, the last four rows, the first heads of queries that have a bias."""
+    model = models(name)
+    tensor, slot, read = (
+        (QUERY, "q", "attn_norm") if with_bias else (GATE, "ffn_gate", "ffn_norm")
+    )
+
+    def fault(right: Arrays, _: LanguageModel) -> np.ndarray:
+        wrong = with_bytes(model.declared.weights[tensor], nibbles_in(start, stop))
+        output = right[f"layer.1.{read}"] @ wrong.T
+        bias = tensor.replace(".weight", ".bias")
+        return output + (model.declared.weights.vector(bias) if with_bias else 0.0)
+
+    found = find_planted(model, f"layer.1.{slot}", fault)
+
+    assert first(found) == (
+        "nibble-order",
+        f"the wrong half of each byte is read first, in rows {start}..{stop - 1} of the weight "
+        "alone",
+    )
+
+
+def test_rows_that_are_something_else_are_no_reading_of_them(models: Models) -> None:
+    def fault(right: Arrays, model: LanguageModel) -> np.ndarray:
+        weight = weight_of(model, GATE)
+        weight[80:] = 0.1 * np.random.default_rng(1).normal(size=weight[80:].shape)
+        return right["layer.1.ffn_norm"] @ weight.T
+
+    found = find_planted(models("llama"), "layer.1.ffn_gate", fault)
+
+    assert not [cause for cause in found.causes if "of the weight alone" in cause.title]
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (np.arange(128)[::-1], "backwards"),
+        (np.roll(np.arange(128), 32), "32 late"),
+        (np.roll(np.arange(128), -1), "1 early"),
+    ],
+)
+def test_bytes_of_codes_in_another_order(tmp_path: Path, order: np.ndarray, words: str) -> None:
+    decoder = TinyDecoder(
+        hidden_size=256, num_heads=8, ffn_size=512, num_layers=2, block_type=BlockType.Q4_K
+    )
+    model = open_language_model(write_tiny_gguf(tmp_path / "tiny.gguf", decoder))
+
+    def fault(right: Arrays, _: LanguageModel) -> np.ndarray:
+        def change(raw: np.ndarray) -> np.ndarray:
+            return np.concatenate([raw[..., :16], raw[..., 16:][..., order]], axis=2)
+
+        return right["layer.1.ffn_norm"] @ with_bytes(model.declared.weights[GATE], change).T
+
+    found = find_planted(model, "layer.1.ffn_gate", fault)
+
+    assert first(found) == ("code-order", f"the bytes of codes are read {words}")
+
+
+@pytest.mark.parametrize(
+    ("change", "id_", "words"),
+    [
+        (lambda x: np.clip(x, -1.5, 1.5), "output-clipped", "the output is clipped to 1.5"),
+        (lambda x: np.clip(x, -0.25, 0.25), "output-clipped", "the output is clipped to 0.25"),
+        (lambda x: np.where(np.abs(x) > 1.5, 0.75 * x, x), "", ""),
+    ],
+)
+def test_a_sum_that_is_bounded_and_that_nobody_recorded(
+    models: Models, change: Callable[[np.ndarray], np.ndarray], id_: str, words: str
+) -> None:
+    """Of the ten slots; what is smaller where it was great has no bound."""
+    model = models("llama")
+    trace = run(model, "f32")
+    arrays = {name: np.asarray(a, np.float64) for name, a in trace.arrays.items()}
+    changed = change(arrays["layer.1.attn_residual"])
+    norm = weight_of(model, "model.layers.1.post_attention_layernorm.weight")[0]
+    gain = 1 / np.sqrt(np.square(changed).mean(axis=1, keepdims=True) + 2.0**-10)
+    arrays["layer.1.ffn_norm"] = changed * gain * norm
+    arrays["layer.1.output"] = changed + arrays["layer.1.ffn_out"]
+    kept = (*CONTRACT_SLOTS, "embed")
+    few = {n: a.astype(np.float32) for n, a in arrays.items() if n.split(".")[-1] in kept}
+
+    case = first_wrong_case(observe(replace(trace, arrays=few), model))
+    found = first(find_causes(case))
+
+    assert case.error.site == "layer.1.ffn_norm"
+    if id_:
+        assert found == (id_, f"{words}, in layer.1.attn_residual")
+    else:
+        assert found[0] != "output-clipped"
