@@ -295,6 +295,30 @@ def test_a_scale_in_bfloat16_is_not_the_nearest_of_a_list(
     assert float(said) == pytest.approx(0.25 * factor, abs=0.0005)
 
 
+@pytest.mark.parametrize("theta", [15_000.0, 8_000.0])
+def test_theta_in_bfloat16_is_not_taken_for_fewer_pairs(models: Models, theta: float) -> None:
+    """Of queries alone, near the right one: fewer turning pairs are within the limit too."""
+    model = models("llama")
+    trace, arrays = stranger_in_bf16(model)
+    heads = arrays["layer.1.q"].reshape(12, -1, 16)
+    angles = np.outer(np.arange(12), theta ** (-np.arange(8) / 8))[:, None]
+    a, b = heads[..., :8], heads[..., 8:]
+    both = [a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)]
+    q = to_bf16(np.concatenate(both, axis=-1).reshape(12, -1))
+    k = to_bf16(turned(arrays["layer.1.k"], np.arange(12)))
+    planted = with_context(
+        trace, model, arrays, to_bf16(attend(q, k, arrays["layer.1.v"], CAUSAL))
+    )
+    planted.arrays["layer.1.attn_out"][:] = to_bf16(planted.arrays["layer.1.attn_out"])
+
+    found = find_at(planted, model, "layer.1.attn_out")
+
+    assert found == (
+        "rope-theta",
+        f"theta is {theta:,.6g} and ought to be 10,000, in layer.1.q_rope",
+    )
+
+
 # --- products -------------------------------------------------------------------------------
 
 

@@ -150,3 +150,60 @@ def test_a_sum_that_is_bounded_and_that_nobody_recorded(
         assert found == (id_, f"{words}, in layer.1.attn_residual")
     else:
         assert found[0] != "output-clipped"
+
+
+def test_rows_that_are_moved_in_one_half(models: Models) -> None:
+    def fault(right: Arrays, model: LanguageModel) -> np.ndarray:
+        weight = weight_of(model, GATE)
+        weight[80:] = np.roll(weight[80:], 1, axis=0)
+        return right["layer.1.ffn_norm"] @ weight.T
+
+    found = find_planted(models("llama"), "layer.1.ffn_gate", fault)
+
+    words = (
+        "80 of 160 outputs are in another order: 80..159 are those of the rows 1 late, in a "
+    )
+    assert first(found) == ("rows-shifted", words + "ring")
+
+
+def other_norm(right: Arrays, model: LanguageModel) -> np.ndarray:
+    used, own = (
+        weight_of(model, f"model.layers.{layer}.input_layernorm.weight")[0] for layer in (0, 1)
+    )
+    return right["layer.1.attn_norm"] / own * used
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_norm_of_another_layer_says_nothing_of_the_rest(
+    models: Models, *, whole: bool
+) -> None:
+    """With the other layer's q behind it the layer is taken for the other."""
+    model = models("llama")
+    trace = run(model, "f32")
+    arrays = {name: np.asarray(a, np.float64) for name, a in trace.arrays.items()}
+    arrays["layer.1.attn_norm"] = other_norm(arrays, model)
+    for slot in "qkv":
+        weight = weight_of(
+            model, f"model.layers.{0 if whole else 1}.self_attn.{slot}_proj.weight"
+        )
+        if slot in "qk":  # stored in neighbouring pairs, recorded in halves
+            weight = (
+                weight.reshape(-1, 8, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+            )
+        arrays[f"layer.1.{slot}"] = arrays["layer.1.attn_norm"] @ weight.T
+    planted = {name: a.astype(np.float32) for name, a in arrays.items()}
+
+    case = first_wrong_case(observe(replace(trace, arrays=planted), model))
+    id_, title = first(find_causes(case))
+
+    assert case.error.site == "layer.1.attn_norm"
+    if whole:
+        assert (id_, title) == (
+            "layer-repeated", "layer 1 takes the weights of layer 0, which has them as well"
+        )  # fmt: skip
+    else:
+        assert (id_, title) == (
+            "other-layer",
+            "layer 1 takes the weight of layer 0: the weight is model.layers.0."
+            "input_layernorm.weight and ought to be model.layers.1.input_layernorm.weight",
+        )

@@ -62,6 +62,9 @@ _CONTRADICTED = 4.0
 """Times as far from another reader as the right operation is: it happened elsewhere."""
 _ROUGH = 1e-3
 """Limits from which on a number from a list may stand for another one near it."""
+_WIDE, _WELL_WITHIN = 1e-2, 1 / 8
+"""Where limits are that wide, what is right leaves less than so much of one, and what is not
+may be within it as well."""
 _TOGETHER = {"q_rope": "k_rope"}
 """What one routine makes of both."""
 _NO_SITES: tuple[str, ...] = ()
@@ -74,15 +77,19 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     if not case.error.derived:
         return
     case = _decoded(case)
+    wide = float(np.median(case.error.limits)) >= _WIDE
     for family in _by_site(case):
-        explaining = []
+        explaining: dict[str, float] = {}
         for alternative in family:
             yield alternative
-            if case.judge(alternative.output).accepted:
-                explaining.append(alternative.id)
+            judged = case.judge(alternative.output)
+            if judged.accepted:
+                explaining.setdefault(alternative.id, judged.ratio)
+                explaining[alternative.id] = min(explaining[alternative.id], judged.ratio)
         if explaining:
             yield from _other_numbers(case, frozenset(explaining))
-            return
+            if not wide or min(explaining.values()) <= _WELL_WITHIN:
+                return
 
 
 def _other_numbers(case: Case, ids: frozenset[str]) -> Iterator[Alternative]:

@@ -18,6 +18,7 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses import norm_eps
 from cotejar.diagnosis.hypotheses.order_names import order_words
 from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
+from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Norm, vector
 from cotejar.trace.site import SLOTS, Site
 
@@ -367,7 +368,7 @@ def _other_weights(case: Case, step: Norm) -> Iterator[Alternative]:
     nearest = min(distances, key=lambda n: distances[n], default=None)
     if nearest is not None and nearest != step.weight:
         id_, title = name_swap(step.weight, nearest)
-        if id_ == "other-layer":
+        if id_ == "other-layer" and not _others_have_their_own(case):
             id_, title = _whole_layers(case, step.weight, nearest)
         yield Alternative(
             id=id_,
@@ -393,6 +394,33 @@ def _other_weights(case: Case, step: Norm) -> Iterator[Alternative]:
             output=normed_TW * used_W,
             parameters=width,
         )
+
+
+_AS_RIGHT = 1e-2
+"""What another operation of a layer leaves at the most, if it has its own weight."""
+_READ_FIRST = ("q", "k", "v", "ffn_norm", "ffn_gate", "attn_norm")
+
+
+def _others_have_their_own(case: Case) -> bool:
+    """Does another operation of the layer compute with this layer's weights?
+
+    Then the norm's is not the whole layer's. One that was recorded with its input tells.
+    """
+    observed, layer = case.observed, case.operation.site.layer
+    for slot in _READ_FIRST:
+        operation = observed.truth.operations.get(str(Site(slot, layer)))
+        if operation is None or operation.name == case.operation.name:
+            continue
+        recorded_TW = observed.recorded(operation.site)
+        given = [observed.recorded(site) for site in operation.inputs]
+        arrays = [one for one in given if one is not None]
+        if recorded_TW is None or len(arrays) < len(given):
+            continue
+        right_TW = replay(operation, arrays, observed)
+        if right_TW.shape == recorded_TW.shape:
+            off = float(np.linalg.norm(right_TW - recorded_TW))
+            return off <= _AS_RIGHT * float(np.linalg.norm(recorded_TW))
+    return False
 
 
 def _whole_layers(case: Case, right: str, used: str) -> tuple[str, str]:
