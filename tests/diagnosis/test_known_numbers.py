@@ -353,3 +353,24 @@ def test_an_input_that_is_normed_once_more(models: Models, *, weighted: bool) ->
     by = "by the same norm" if weighted else "without a weight"
     title = f"the input, final_norm, is normed once more before the product, {by}"
     assert first(found) == ("input-normed", title)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_the_stream_before_the_last_norm_that_nobody_recorded(
+    models: Models, *, is_stream: bool
+) -> None:
+    """Of logits and `final_norm` alone; tokens of other lengths are not another input."""
+    model = models("qwen3")
+    trace, arrays = right_run(model)
+    x = arrays["layer.1.output"] if is_stream else arrays["final_norm"]
+    gains = 1.0 if is_stream else np.linspace(2, 3, 12)[:, None]
+    few = {
+        "final_norm": arrays["final_norm"],
+        "logits": gains * x @ weight_of(model, "lm_head.weight").T,
+    }
+    planted = replace(trace, arrays={n: a.astype(np.float32) for n, a in few.items()})
+
+    id_, title = find_at(planted, model, "logits")
+
+    stream = ("other-input", "the input is layer.1.output, before the norm, not final_norm")
+    assert ((id_, title) == stream) == is_stream

@@ -30,6 +30,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     step = case.operation.step
     if isinstance(step, Project):
         yield from _products(case)
+        yield from _before_its_norm(case)
     elif not isinstance(step, Attend | Embed):
         for place, values in enumerate(case.inputs):
             for site, array in _sites(case, values.shape):
@@ -56,6 +57,10 @@ def _sites(
             yield site, array
 
 
+_A_NORM_S = 1e-3
+"""So far from 1 is the gain of a norm that does something to every token."""
+
+
 def _products(case: Case) -> Iterator[Alternative]:
     """A few rows tell which input is worth the whole product."""
     sample, own = SampledProduct.of(case), case.operation.inputs[0]
@@ -70,6 +75,39 @@ def _products(case: Case) -> Iterator[Alternative]:
             case.matrix, case.round_input(array), weights=case.observed.arithmetic.weights
         ):
             yield Alternative(id=id_, title=title, output=case.finish(product_TR))
+
+
+def _before_its_norm(case: Case) -> Iterator[Alternative]:
+    """What the norm was given, where nobody recorded it: the input without gain and weight.
+
+    The gain is a token's own and is fitted; that all outputs agree with it is what tells.
+    """
+    x_TW, own, truth = case.inputs[0], case.operation.inputs[0], case.observed.truth
+    before = truth.operations.get(str(own))
+    if before is None or not isinstance(before.step, Norm) or case.project.softcap is not None:
+        return
+    if case.recorded_at(before.inputs[0]) is not None:
+        return  # `_sites` has it
+    weight_W = vector(truth.weights, before.step.weight)
+    if not weight_W.all():
+        return
+    bias_R = 0.0 if case.bias is None else case.in_order(case.bias[None])
+    for product_TR in multiply(
+        case.matrix, case.round_input(x_TW / weight_W), weights=case.observed.arithmetic.weights
+    ):
+        plain_TR, wanted_TR = case.in_order(product_TR), case.recorded - bias_R
+        size_T1 = (plain_TR * plain_TR).sum(axis=1, keepdims=True)
+        gain_T1 = (plain_TR * wanted_TR).sum(axis=1, keepdims=True) / np.maximum(
+            size_T1, 1e-300
+        )
+        if not (np.abs(gain_T1 - 1) > _A_NORM_S).all():
+            continue
+        yield Alternative(
+            id="other-input",
+            title=f"the input is {before.inputs[0]}, before the norm, not {own}",
+            output=plain_TR * gain_T1 + bias_R,
+            parameters=2,
+        )
 
 
 def _normed_again(case: Case) -> Iterator[tuple[str, str, Float64[np.ndarray, "T W"]]]:
