@@ -207,3 +207,27 @@ def test_a_norm_of_another_layer_says_nothing_of_the_rest(
             "layer 1 takes the weight of layer 0: the weight is model.layers.0."
             "input_layernorm.weight and ought to be model.layers.1.input_layernorm.weight",
         )
+
+
+@pytest.mark.parametrize("gain", [0.5, 10.0])
+def test_a_scale_of_the_embedding_is_said_whole(models: Models, gain: float) -> None:
+    """Of a model that has one: not by how much it is off, but what it is."""
+    model = models("gemma3")
+    scale = float(model.declared.config.embedding_scale or 1.0)
+
+    found = find_planted(model, "embed", lambda right, _: gain * right["embed"])
+
+    title = f"the embedding's scale is {gain * scale:.4g} and ought to be {scale:.4g}"
+    assert first(found) == ("embedding-scale", title)
+
+
+def test_heads_of_the_context_are_said_to_be_heads(models: Models) -> None:
+    def fault(right: Arrays, model: LanguageModel) -> np.ndarray:
+        heads = right["layer.1.attn_context"].reshape(12, 6, 16)[:, [1, 0, 2, 3, 4, 5]]
+        weight = weight_of(model, "model.layers.1.self_attn.o_proj.weight")
+        return heads.reshape(12, 96) @ weight.T
+
+    found = find_planted(models("llama"), "layer.1.attn_out", fault)
+
+    words = "columns are read with tiles 0 and 1 of 16 exchanged: each is a head of the context"
+    assert first(found) == ("mis-tiled", words)

@@ -66,6 +66,9 @@ def _scaled(
         title = f"the embedding is multiplied by {factor_text(factor)}"
         if step.scale != 1.0 and np.isclose(factor * step.scale, 1, rtol=1e-3):
             title = left_out
+        elif step.scale != 1.0:
+            used, scale = factor_text(factor * step.scale), factor_text(step.scale)
+            title = f"the embedding's scale is {used} and ought to be {scale}"
         yield Alternative(
             id="embedding-scale",
             title=title,

@@ -8,6 +8,7 @@ Shape letters: T tokens, R rows (outputs), C columns (inputs), V vocabulary.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -64,9 +65,19 @@ def alternatives(case: Case) -> Iterator[Alternative]:
             else:
                 product_TR = multiply_variant(variant, given, case.matrix)
                 for words, output in case.finishes(product_TR):
-                    yield Alternative(
-                        id=variant.id, title=f"{variant.title}{words}", output=output
-                    )
+                    title = f"{variant.title}{_as_heads(case, variant)}{words}"
+                    yield Alternative(id=variant.id, title=title, output=output)
+
+
+def _as_heads(case: Case, variant: WeightVariant) -> str:
+    """Of columns of the output projection: what a tile is of the context."""
+    if case.operation.site.slot != "attn_out" or variant.id != "mis-tiled":
+        return ""
+    config = case.observed.truth.config
+    e, heads = config.head_dim, config.num_heads
+    if variant.title.endswith("transposed") and re.search(rf"\b({e}|{heads})\b", variant.title):
+        return ": the context's heads and their values change axes"
+    return ": each is a head of the context" if f" of {e}" in variant.title else ""
 
 
 def _changed_values(case: Case) -> Iterator[Alternative]:
