@@ -374,3 +374,24 @@ def test_the_stream_before_the_last_norm_that_nobody_recorded(
 
     stream = ("other-input", "the input is layer.1.output, before the norm, not final_norm")
     assert ((id_, title) == stream) == is_stream
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(lambda w: w[::-1], "in reverse order"), (lambda w: np.roll(w, 1), "one channel late")],
+)
+def test_a_norm_s_weight_in_another_order_in_bfloat16(
+    models: Models, change: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    """Sorted by size, rounded weights would stand in an order that nobody made."""
+    model = models("llama")
+    trace, arrays = stranger_in_bf16(model)
+    weight = weight_of(model, "model.layers.1.input_layernorm.weight")[0]
+    x = arrays["layer.0.output"]
+    arrays["layer.1.attn_norm"] = to_bf16(normed(x, change(weight), 2.0**-10))
+    planted = {n: a.astype(np.float32) for n, a in arrays.items()}
+
+    found = find_at(replace(trace, arrays=planted), model, "layer.1.attn_norm")
+
+    title = f"the weight's channels are in another order: {words}"
+    assert found == ("norm-weight-order", title)

@@ -83,6 +83,27 @@ def test_nibbles_that_are_exchanged_in_some_rows(
     )
 
 
+@pytest.mark.parametrize("name", ["qwen2", "llama"])
+@pytest.mark.parametrize("slot", ["q", "k"])
+@pytest.mark.parametrize("rows", [slice(0, 3), slice(21, 30), slice(24, 32)])
+def test_a_part_of_a_head_is_no_whole_one(
+    models: Models, name: str, slot: str, rows: slice
+) -> None:
+    """What knows of heads passes over rows that are none; rows of noise have no name."""
+    weight = f"model.layers.1.self_attn.{slot}_proj.weight"
+
+    def fault(right: Arrays, model: LanguageModel) -> np.ndarray:
+        change = np.random.default_rng(5).normal(size=(rows.stop - rows.start, 96))
+        output = right[f"layer.1.{slot}"].astype(np.float64)
+        output[:, rows] += 0.1 * right["layer.1.attn_norm"] @ change.T
+        return output
+
+    found = find_planted(models(name), f"layer.1.{slot}", fault)
+
+    assert weight_of(models(name), weight).shape[1] == 96
+    assert not [cause for cause in found.causes if "of the weight alone" in cause.title]
+
+
 def test_rows_that_are_something_else_are_no_reading_of_them(models: Models) -> None:
     def fault(right: Arrays, model: LanguageModel) -> np.ndarray:
         weight = weight_of(model, GATE)

@@ -386,6 +386,7 @@ def _other_weights(case: Case, step: Norm) -> Iterator[Alternative]:
             output=normed_TW * right_W[order_W],
             parameters=2,
         )
+    yield from _named_orders(normed_TW, right_W, used_W)
     if len(x_TW) > _FEWEST_TOKENS:
         wrong = int((np.abs(used_W - right_W) > 1e-4 * np.abs(right_W)).sum())
         yield Alternative(
@@ -394,6 +395,29 @@ def _other_weights(case: Case, step: Norm) -> Iterator[Alternative]:
             output=normed_TW * used_W,
             parameters=width,
         )
+
+
+def _named_orders(
+    normed_TW: Float64[np.ndarray, "T W"],
+    right_W: Float64[np.ndarray, "W"],
+    used_W: Float64[np.ndarray, "W"],
+) -> Iterator[Alternative]:
+    """Of orders that programs have the nearest: roundings do not make another one of it."""
+    width = len(right_W)
+    named = {
+        "in reverse order": right_W[::-1],
+        "one channel late": np.roll(right_W, 1),
+        "one channel early": np.roll(right_W, -1),
+        "its halves change places": np.roll(right_W, width // 2),
+        "even channels, then odd ones": np.concatenate([right_W[::2], right_W[1::2]]),
+    }
+    words = min(named, key=lambda one: float(np.linalg.norm(used_W - named[one])))
+    yield Alternative(
+        id="norm-weight-order",
+        title=f"the weight's channels are in another order: {words}",
+        output=normed_TW * named[words],
+        parameters=1,
+    )
 
 
 _AS_RIGHT = 1e-2

@@ -212,7 +212,7 @@ def _order(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alter
     """Outputs that are all there, in another order."""
     step = case.project
     right = case.finish(product_TR)
-    if case.operation.site.slot in {"q", "k"}:
+    if _in_turned_heads(case, right.shape[1]):
         # Neighbouring pairs for halves, or the reverse, in what is computed or captured.
         config = case.observed.truth.config
         order = exact.half_split_order(config.head_dim, config.rope.dim)
@@ -243,6 +243,12 @@ def _order(case: Case, product_TR: Float64[np.ndarray, "T R"]) -> Iterator[Alter
             id_, title = _name_order(matched, case)
             output = found[:, matched] + added
             yield Alternative(id=id_, title=title, output=output, parameters=2)
+
+
+def _in_turned_heads(case: Case, outputs: int) -> bool:
+    """Are these heads that RoPE turns? Some rows of a weight need not be whole ones."""
+    is_turned = case.operation.site.slot in {"q", "k"}
+    return is_turned and outputs % case.observed.truth.config.head_dim == 0
 
 
 def match_outputs(
@@ -285,7 +291,7 @@ def _name_order(order: Int[np.ndarray, "R"], case: Case) -> tuple[str, str]:
             "rows-shifted",
             f"outputs are shifted by {step if step < size / 2 else step - size}",
         )
-    if case.operation.site.slot in {"q", "k"}:
+    if _in_turned_heads(case, size):
         paired = paired_for(order, size // e)
         if paired is not None:
             return "rope-pairing", _pairs_of(paired, size // e, case)
