@@ -187,6 +187,23 @@ def test_rows_that_are_moved_in_one_half(models: Models) -> None:
     assert first(found) == ("rows-shifted", words + "ring")
 
 
+def test_rows_that_are_moved_where_pairs_are_stored_side_by_side(models: Models) -> None:
+    """Queries are compared in halves, and a row of the file is another there."""
+
+    def fault(right: Arrays, model: LanguageModel) -> np.ndarray:
+        weight = weight_of(model, QUERY)
+        weight[48:] = np.roll(weight[48:], -1, axis=0)
+        halves = weight.reshape(-1, 8, 2, 96).swapaxes(1, 2).reshape(96, 96)
+        return right["layer.1.attn_norm"] @ halves.T
+
+    found = find_planted(models("llama"), "layer.1.q", fault)
+
+    words = (
+        "48 of 96 outputs are in another order: 48..95 are in the file's order those of the "
+    )
+    assert first(found) == ("rows-shifted", words + "rows 1 early, in a ring")
+
+
 def other_norm(right: Arrays, model: LanguageModel) -> np.ndarray:
     used, own = (
         weight_of(model, f"model.layers.{layer}.input_layernorm.weight")[0] for layer in (0, 1)

@@ -41,7 +41,8 @@ def neighbours(
         )
     for size in (2, 4, 8):
         yield f"the first of {size} blocks", partial(_first_of, size=size, within=count)
-        yield f"the first of {size} blocks", partial(_first_of, size=size, within=per_row)
+        if size < per_row:  # else it is the row's first
+            yield f"the first of {size} blocks", partial(_first_of, size=size, within=per_row)
     yield "its neighbour, exchanged in pairs", lambda i: np.minimum(i ^ 1, count - 1)
     yield "its row's first block", lambda i: i // per_row * per_row
     yield "the tensor's first block", lambda i: i * 0

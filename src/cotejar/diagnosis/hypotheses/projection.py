@@ -298,16 +298,21 @@ def _name_order(order: Int[np.ndarray, "R"], case: Case) -> tuple[str, str]:
     words = order_words(order)
     if words is not None:
         return "output-order", f"outputs are in another order: {words}"
-    first, last = (int(i) for i in np.flatnonzero(order != np.arange(size))[[0, -1]])
     title = f"{moved} of {size} outputs are in another order"
-    part = order[first : last + 1] - first
-    if case.project.row_order is None and _is_rolled(part):
+    in_rows, what = order, "those"
+    if case.project.row_order is not None:
+        rows = np.array(case.project.row_order)
+        in_rows, what = np.empty_like(order), "in the file's order those"
+        in_rows[rows] = rows[order]
+    first, last = (int(i) for i in np.flatnonzero(in_rows != np.arange(size))[[0, -1]])
+    part = in_rows[first : last + 1] - first
+    if _is_rolled(part):
         step, count = int(part[0]), len(part)
         step = step if step < count / 2 else step - count
         far = f"{abs(step)} {'early' if step > 0 else 'late'}"
         return (
             "rows-shifted",
-            f"{title}: {first}..{last} are those of the rows {far}, in a ring",
+            f"{title}: {first}..{last} are {what} of the rows {far}, in a ring",
         )
     return "output-order", title
 
