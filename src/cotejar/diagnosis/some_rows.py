@@ -35,6 +35,8 @@ class RowsCase(Case):
 
     looked_at: Int[np.ndarray, "N"] | None = None
     """The others are right, whatever an alternative makes of them."""
+    made: Int[np.ndarray, "N"] | None = None
+    """Whose keys are made wrongly, where those are not the same: others read them too."""
 
     def judge(self, output_TW: Float64[np.ndarray, "T W"], slack: float = 0.0) -> Judged:
         """Of those rows alone."""
@@ -86,6 +88,11 @@ def rows_alone(case: Case) -> Iterator[SomeRows]:
         if wrong[0] < later:
             return
         yield _of(case, np.arange(later, tokens), "in the passes after the first")
+        if case.error.derived and first > later and len(wrong) > first - later:
+            # What later chunks made wrongly steps read as well.
+            part = _of(case, np.arange(later, tokens), "in later chunks of the prompt")
+            if isinstance(part.case, RowsCase):
+                yield replace(part, case=replace(part.case, made=np.arange(later, first)))
     if len(wrong) < tokens and not np.array_equal(wrong, steps) and _tells(case, wrong):
         yield _of(case, wrong, _which(wrong, tokens))
 

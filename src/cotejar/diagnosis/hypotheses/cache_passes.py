@@ -1,96 +1,207 @@
-"""A later chunk of the prompt, written to wrong slots of the KV cache."""
+"""Rows of a later chunk of the prompt, or of steps, written to wrong slots of the KV cache.
+
+Shape letters: T tokens.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cotejar.diagnosis.hypotheses.cache_reader import ZEROS
-from cotejar.diagnosis.hypotheses.cache_ways import Way
+from cotejar.diagnosis.hypotheses.cache_reader import ZEROS, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cotejar.diagnosis.hypotheses.cache_reader import CacheReader
-
-_MOST_CHUNKS = 4
-"""Of which each is tried alone; and all of them at once."""
+    from cotejar.diagnosis.hypotheses.fed_tokens import FedTokens
 
 
-def chunk_ways(reader: CacheReader, passes: Sequence[int]) -> Iterator[Way]:
-    """Of a trace whose passes are known, and of which one more than the first is a chunk."""
-    ends = [sum(passes[: i + 1]) for i in range(len(passes))]
-    spans = [range(end - size, end) for end, size in zip(ends, passes, strict=True)]
-    chunks = [i for i, span in enumerate(spans) if i and len(span) > 1]
-    sets = [(chunks, "each later chunk of the prompt", 0)] if len(chunks) > 1 else []
-    sets += [
-        (
-            [i],
-            f"the chunk of tokens {spans[i][0]} to {spans[i][-1]}",
-            int(len(chunks) > 1),
-        )
-        for i in chunks[:_MOST_CHUNKS]
-    ]
-    for wrong, whose, numbers in sets:
-        for where, slot in _slots(spans):
-            held = _played(spans, wrong, slot)
-            fills = [(", whose own slots hold zeros", False), ("", True)]
-            if all(token in held[i] for i in wrong for token in spans[i]):
-                fills = [("", False)]
-            for fill, skips in fills:
-                for alone, own in (("", False), ("; it reads its own as they are", True)):
-                    yield Way(
-                        id="cache-written-elsewhere",
-                        words=f"the {{rows}} of {whose} are written {where}{fill}{alone}",
-                        read=partial(
-                            _read, reader, spans, held, wrong=wrong if own else [], skips=skips
-                        ),
-                        numbers=numbers,
-                    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Written:
+    """Tokens whose rows go to wrong slots."""
+
+    words: str
+    spans: tuple[range, ...]
+    """Of each of these passes; steps are passes of one token."""
+    numbers: int = 0
+
+
+def pass_ways(reader: CacheReader, fed: FedTokens) -> Iterator[Way]:
+    """Of a trace whose passes are known: chunks written wrongly, and steps within a window."""
+    for written in _chunks(reader, fed):
+        for id_, where, slot in _slots(fed, written):
+            yield from _ways(reader, fed, written, id_, where, slot)
+    if reader.attended.step.window is not None and fed.is_step.any():
+        steps = tuple(range(t, t + 1) for t in range(fed.first_step, len(fed.pass_of)))
+        written = _Written(words="steps", spans=steps)
+        for id_, where, slot in _slots_of_steps(fed):
+            yield from _ways(reader, fed, written, id_, where, slot)
+
+
+def _chunks(reader: CacheReader, fed: FedTokens) -> Iterator[_Written]:
+    """All later chunks; those from the first wrong one on; and that one, or the one before.
+
+    A chunk that reads its own rows as they are shows only in the pass behind it.
+    """
+    chunks, first = fed.chunks, int(reader.attended.wrong[0])
+    if len(chunks) > 1:
+        yield _Written(words="each later chunk of the prompt", spans=tuple(chunks))
+    began = [i for i, chunk in enumerate(chunks) if chunk[0] <= first]
+    for i in began[::-1][:2]:
+        words = fed.chunk_words(chunks[i])
+        yield _Written(words=words, spans=(chunks[i],), numbers=int(len(chunks) > 1))
+        if 0 < i < len(chunks) - 1:
+            words = f"each chunk of the prompt from token {chunks[i][0]} on"
+            yield _Written(words=words, spans=tuple(chunks[i:]), numbers=1)
 
 
 def _slots(
-    spans: Sequence[range],
-) -> list[tuple[str, Callable[[int, int], int | None]]]:
-    """Of a pass and one of its tokens: the slot that its rows are written to."""
-    return [
-        ("from slot 0 on again", lambda i, t: t - spans[i][0]),
-        ("over those of the pass before", lambda i, t: spans[i - 1][0] + t - spans[i][0]),
-        ("one slot early", lambda _, t: t - 1),
-        ("one slot late", lambda _, t: t + 1),
-        ("to its first slot, one over the other", lambda i, _: spans[i][0]),
-        ("in reverse order", lambda i, t: spans[i][0] + spans[i][-1] - t),
-        ("nowhere", lambda _i, _t: None),
-    ]
+    fed: FedTokens, written: _Written
+) -> Iterator[tuple[str, str, Callable[[int], int | None]]]:
+    """Id, words, and of a token the slot that its rows are written to."""
+    start, last = fed.start_of, fed.last_of
+    elsewhere = "cache-written-elsewhere"
+    before = [int(start[start[t] - 1]) if start[t] else 0 for t in range(len(start))]
+    yield elsewhere, "are written from slot 0 on again", lambda t: t - int(start[t])
+    yield (
+        elsewhere,
+        "are written over those of the pass before",
+        lambda t: before[t] + t - int(start[t]),
+    )
+    yield elsewhere, "are written one slot early", lambda t: t - 1
+    yield elsewhere, "are written one slot late", lambda t: t + 1
+    yield (
+        elsewhere,
+        "are written to its first slot, one over the other",
+        lambda t: int(start[t]),
+    )
+    yield (
+        elsewhere,
+        "are written in reverse order, or its {others}",
+        lambda t: int(start[t] + last[t]) - t,
+    )
+    yield (
+        elsewhere,
+        "are written one slot late, its last token's to its first slot, or its {others} early",
+        lambda t: t + 1 if t < last[t] else int(start[t]),
+    )
+    yield (
+        elsewhere,
+        "are written one slot early, its first token's to its last slot, or its {others} late",
+        lambda t: t - 1 if t > start[t] else int(last[t]),
+    )
+    yield elsewhere, "are written nowhere", lambda _t: None
+    if all(len(span) > 1 for span in written.spans):
+        unwritten = "cache-slots-unwritten"
+        yield (
+            unwritten,
+            "are written but for its last token's",
+            lambda t: t if t < last[t] else None,
+        )
+        yield (
+            unwritten,
+            "are written but for its first token's",
+            lambda t: t if t > start[t] else None,
+        )
+        yield (
+            unwritten,
+            "are not written but for its last token's",
+            lambda t: t if t == last[t] else None,
+        )
+        yield (
+            unwritten,
+            "are not written but for its first token's",
+            lambda t: t if t == start[t] else None,
+        )
+
+
+def _slots_of_steps(
+    fed: FedTokens,
+) -> Iterator[tuple[str, str, Callable[[int], int | None]]]:
+    """Likewise, of a window's last rows in a cache that keeps all."""
+    n = fed.first_step
+    id_ = "cache-written-elsewhere"
+    yield id_, "are written one slot early", lambda t: t - 1
+    yield id_, "are written one slot late", lambda t: t + 1
+    yield (
+        id_,
+        f"are written to slot {n} whatever the step: the counter does not move",
+        (lambda _: n),
+    )
+    yield (
+        id_,
+        f"are written to slot {n - 1} whatever the step: the counter does not move",
+        (lambda _: n - 1),
+    )
+    yield id_, "are written from slot 0 on again", lambda t: t - n
+    yield id_, "are written to slot 0 whatever the step", lambda _: 0
+    yield id_, "are written two slots apart", lambda t: n + 2 * (t - n)
+    yield id_, "are written nowhere", lambda _: None
+
+
+def _ways(
+    reader: CacheReader,
+    fed: FedTokens,
+    written: _Written,
+    id_: str,
+    where: str,
+    slot: Callable[[int], int | None],
+) -> Iterator[Way]:
+    """With what is read in slots that nobody wrote, and with what a pass reads of its own."""
+    held = _played(fed, written, slot)
+    wrong = {int(fed.pass_of[span[0]]) for span in written.spans}
+    fills = [(", whose own slots hold zeros", False), ("", True)]
+    whole = [held[p] for p in wrong]
+    if all(t in h for span, h in zip(written.spans, whole, strict=False) for t in span):
+        fills = [("", False)]
+    steps = written.words == "steps"
+    for fill, skips in fills:
+        for alone, own in (("", False), ("; it reads its own as they are", True)):
+            if own and steps:
+                alone = "; a step reads its own as they are"  # noqa: PLW2901 - of steps
+            yield Way(
+                id=id_,
+                words=f"the {{rows}} of {written.words} {where}{fill}{alone}",
+                read=partial(
+                    _read, reader, fed, held, own=wrong if own else set(), skips=skips
+                ),
+                numbers=written.numbers,
+            )
 
 
 def _played(
-    spans: Sequence[range], wrong: Sequence[int], slot: Callable[[int, int], int | None]
+    fed: FedTokens, written: _Written, slot: Callable[[int], int | None]
 ) -> list[dict[int, int]]:
     """After each pass: of every slot that was written, the token whose rows it holds."""
     held: dict[int, int] = {}
-    after = []
-    for i, span in enumerate(spans):
-        for token in span:
-            to = slot(i, token) if i in wrong else token
-            if to is not None:
-                held[to] = token
-        after.append(dict(held))
+    after: list[dict[int, int]] = []
+    wrong = {t for span in written.spans for t in span}
+    for token in range(len(fed.pass_of)):
+        to = slot(token) if token in wrong else token
+        if to is not None:
+            held[to] = token
+        if token == fed.last_of[token]:
+            after.append(dict(held))
     return after
 
 
 def _read(
     reader: CacheReader,
-    spans: Sequence[range],
+    fed: FedTokens,
     held: Sequence[dict[int, int]],
     position: int,
     *,
-    wrong: Sequence[int],
+    own: set[int],
     skips: bool,
 ) -> list[int]:
-    """What a token finds; those of the `wrong` passes find what they ought to."""
-    i = next(i for i, span in enumerate(spans) if position in span)
-    if i in wrong:
-        return reader.right(position)
-    found = [held[i].get(s, ZEROS) for s in reader.right(position)]
+    """What a token finds; those of the passes in `own` find their own pass's as they ought."""
+    i = int(fed.pass_of[position])
+    rows, start = reader.right(position), int(fed.start_of[position])
+    if i not in own:
+        found = [held[i].get(s, ZEROS) for s in rows]
+    else:
+        before = held[i - 1] if i else {}
+        found = [s if s >= start else before.get(s, ZEROS) for s in rows]
     return [s for s in found if s != ZEROS] if skips else found

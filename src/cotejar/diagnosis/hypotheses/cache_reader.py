@@ -5,6 +5,7 @@ Shape letters: T tokens, N sampled steps, H heads, E head size, L slots read.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -26,6 +27,18 @@ _COMPARED_STEPS = 12
 
 Reading: TypeAlias = "Callable[[int], list[int]]"
 """Of a step's position: the tokens whose rows it finds, slot by slot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One way to keep or read the cache."""
+
+    id: str
+    words: str
+    """With `{rows}` for keys, values or both, `{others}` for those that are read rightly."""
+    read: Reading
+    numbers: int = 0
+    """That were fitted."""
 
 
 class CacheReader:

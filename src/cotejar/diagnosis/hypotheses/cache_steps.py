@@ -18,25 +18,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.diagnosis import exact
-from cotejar.diagnosis.arithmetic import ROUNDINGS, can_round
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attended import Attended, weigh
 from cotejar.diagnosis.hypotheses.attention_heads import rows_of_layers
 from cotejar.diagnosis.hypotheses.attention_masks import best_slot
-from cotejar.diagnosis.hypotheses.cache_passes import chunk_ways
+from cotejar.diagnosis.hypotheses.cache_forms import form_alternatives
+from cotejar.diagnosis.hypotheses.cache_passes import pass_ways
 from cotejar.diagnosis.hypotheses.cache_reader import ZEROS, CacheReader
+from cotejar.diagnosis.hypotheses.cache_slots import slots_one_by_one
 from cotejar.diagnosis.hypotheses.cache_ways import every_way
-from cotejar.diagnosis.hypotheses.undeclared_rounding import roundings_of_many_tokens
+from cotejar.diagnosis.hypotheses.fed_tokens import FedTokens
+from cotejar.diagnosis.hypotheses.foreign_rows import foreign_rows
+from cotejar.diagnosis.hypotheses.pass_masks import mask_alternatives
+from cotejar.diagnosis.hypotheses.row_forms import WHICH, cache_roundings
+from cotejar.diagnosis.hypotheses.seen_rows import solved_rows
+from cotejar.diagnosis.hypotheses.split_reads import split_alternatives
 from cotejar.diagnosis.some_rows import RowsCase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from jaxtyping import Float64
 
     from cotejar.diagnosis.case import Case
-    from cotejar.diagnosis.hypotheses.cache_reader import Reading
-    from cotejar.diagnosis.hypotheses.cache_ways import Way
+    from cotejar.diagnosis.hypotheses.cache_reader import Reading, Way
 
 _MOST_TOKENS = 256
 """Of a longer text there are too many ways."""
@@ -59,17 +64,27 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         return
     if isinstance(case, RowsCase):
         return  # the whole case was asked, and tells as much
-    yield from _chunks(case, attended)
+    yield from _of_steps(case, attended)
+    yield from _by_pass(case, attended)
+
+
+def _of_steps(case: Case, attended: Attended) -> Iterator[Alternative]:
+    """Every way of every step, where steps alone are wrong."""
     first, passes, suffix = _first_step(case, attended)
     if first < 1 or int(attended.wrong[0]) < first:
         return
     reader = CacheReader(attended, first, passes)
+    counted = () if suffix else solved_rows(reader)  # of a mask, else: hidden_ranges
     for family in (
         _ways(reader, every_way(reader)),
         _one_slot(reader),
         _rounded(case, reader),
         _other_heads(reader),
         _other_layers(case, reader),
+        slots_one_by_one(reader),
+        counted,
+        split_alternatives(reader),
+        foreign_rows(reader),
     ):
         for one in family:
             if suffix:  # where steps began was fitted too, and that there were any assumed
@@ -97,28 +112,29 @@ def _first_step(case: Case, attended: Attended) -> tuple[int, tuple[int, ...], s
     return began, (), f" (a step: each token from {began} on)"
 
 
-_WHICH = (("kv", "keys and values"), ("k", "keys"), ("v", "values"))
 _OTHERS = {"keys": "values", "values": "keys"}
 
 
-def _chunks(case: Case, attended: Attended) -> Iterator[Alternative]:
-    """Later chunks of the prompt that were written to wrong slots."""
-    passes, tokens = case.observed.trace.passes, len(attended.q)
-    if not _is_chunked(passes) or sum(passes) != tokens or attended.wrong[0] < passes[0]:
+def _by_pass(case: Case, attended: Attended) -> Iterator[Alternative]:
+    """Where the trace says how tokens were fed: slots, masks and forms of rows by pass."""
+    fed = FedTokens.of(case)
+    if fed is None or fed.pass_of[attended.wrong[0]] == 0:
         return
-    reader = CacheReader(attended, passes[0], passes)
-    yield from _ways(reader, chunk_ways(reader, passes))
-
-
-def _is_chunked(passes: tuple[int, ...]) -> bool:
-    return any(size > 1 for size in passes[1:])
+    first = int(fed.last_of[0]) + 1
+    reader = CacheReader(attended, first, case.observed.trace.passes)
+    yield from _ways(reader, pass_ways(reader, fed))
+    yield from mask_alternatives(attended, fed)
+    yield from form_alternatives(case, attended, fed)
+    if int(attended.wrong[0]) < fed.first_step:
+        yield from slots_one_by_one(reader)
+        yield from solved_rows(reader)
 
 
 def _ways(reader: CacheReader, ways: Iterator[Way]) -> Iterator[Alternative]:
     """The nearest of these ways, for keys, values and both."""
     found: list[_Tried] = []
     for way in ways:
-        for which, rows in _WHICH:
+        for which, rows in WHICH:
             read_k = way.read if "k" in which else reader.right
             read_v = way.read if "v" in which else reader.right
             left = reader.left(read_k, read_v, ends=True)
@@ -167,7 +183,7 @@ def _one_slot(reader: CacheReader) -> Iterator[Alternative]:
     """From some step on one slot holds another token's rows, or zeros."""
     attended = reader.attended
     began = int(attended.wrong[0])
-    for which, rows in _WHICH:
+    for which, rows in WHICH:
         slot, source = best_slot(attended, which)
         source = ZEROS if source == len(attended.q) else source
         read = partial(_replaced, reader, slot, source, began)
@@ -190,42 +206,15 @@ def _replaced(
     return rows if position < began else [source if s == slot else s for s in rows]
 
 
-_CACHE_ROUNDINGS = (
-    "f16",
-    "bf16",
-    "Q8_0",
-    "int8 a row",
-    "int8 by 32",
-    "int4 a row",
-    "int4 by 32",
-)
-_OF_HEADS = ("int8 a row", "int4 a row")
-
-
-def _cache_roundings(case: Case, e: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Of all rows: each by itself, each head's, or many tokens' with one scale."""
-    width = case.inputs[1].shape[1]
-    found = {how: ROUNDINGS[how] for how in _CACHE_ROUNDINGS if can_round(how, width)}
-    for how in _OF_HEADS:
-        found[f"{how} of a head"] = partial(_each_row_of_a_head, rounded=ROUNDINGS[how], e=e)
-    return found | roundings_of_many_tokens(case, e)
-
-
-def _each_row_of_a_head(
-    values_TW: np.ndarray, *, rounded: Callable[[np.ndarray], np.ndarray], e: int
-) -> np.ndarray:
-    return rounded(values_TW.reshape(-1, e)).reshape(values_TW.shape)
-
-
 def _rounded(case: Case, reader: CacheReader) -> Iterator[Alternative]:
     """Rounded when it was stored; the prompt's own pass read it as it was."""
     k_TW, v_TW = case.inputs[1], case.inputs[2]
     attended, e = reader.attended, reader.attended.step.head_dim
     steps = np.arange(len(k_TW)) >= reader.first
     near: list[tuple[float, str, dict[str, np.ndarray], np.ndarray]] = []
-    for how, rounded in _cache_roundings(case, e).items():
+    for how, rounded in cache_roundings(case, e).items():
         k, v = (exact.split_heads(rounded(a), e) for a in (k_TW, v_TW))
-        for which, rows in _WHICH:
+        for which, rows in WHICH:
             changed = {name: array for name, array in (("k", k), ("v", v)) if name in which}
             whole_TW = attended.output(**changed)
             output_TW = np.where(
@@ -262,7 +251,7 @@ def _other_heads(reader: CacheReader) -> Iterator[Alternative]:
     for where, heads in maps.items():
         if heads == tuple(range(count)):
             continue
-        for which, rows in _WHICH:
+        for which, rows in WHICH:
             changed = {name: getattr(attended, name).copy() for name in which}
             for array in changed.values():
                 array[steps] = array[steps][:, list(heads)]
@@ -282,7 +271,7 @@ def _other_layers(case: Case, reader: CacheReader) -> Iterator[Alternative]:
     """Steps read another layer's cache, and their own rows as they are."""
     attended = reader.attended
     for other, rows in rows_of_layers(case, attended):
-        for which, names in _WHICH:
+        for which, names in WHICH:
             if all(name in rows for name in which):
                 changed = {name: rows[name] for name in which}
                 yield Alternative(

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cotejar.diagnosis.hypotheses.cache_reader import ZEROS, Reading
+from cotejar.diagnosis.hypotheses.cache_places import moved_rows, rolled_rows
+from cotejar.diagnosis.hypotheses.cache_reader import ZEROS, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cotejar.diagnosis.hypotheses.cache_reader import CacheReader
 
-_SHIFTS = (1, -1, 2, -2)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
-    """One way to keep or read the cache."""
-
-    id: str
-    words: str
-    """With `{rows}` for keys, values or both, `{others}` for those that are read rightly."""
-    read: Reading
-    numbers: int = 0
-    """That were fitted."""
+_BLOCKS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def every_way(reader: CacheReader) -> Iterator[Way]:
     """All of them, the simpler first; a few need what was wrong first."""
+    yield from _rings(reader, near=True)
     yield from _lost_rows(reader)
     if reader.attended.step.window is not None:
         yield from _last_of_all(reader, reader.attended.step.window)
-    yield from _rings(reader)
-    yield from _moved_rows(reader)
-    yield from _rolled_rows(reader)
+    yield from _rings(reader, near=False)
+    yield from moved_rows(reader)
+    yield from rolled_rows(reader)
     yield from _written_elsewhere(reader)
     yield from _writing_stops(reader)
     if reader.attended.step.window is not None:
@@ -80,6 +70,15 @@ def _lost_rows(reader: CacheReader) -> Iterator[Way]:
             read=partial(without, lost=partial(is_slot, slot=slot)),
             numbers=1,
         )
+    for size in _BLOCKS:
+        yield Way(
+            id="cache-slots-unwritten",
+            words=f"steps read {{rows}} of all slots up to the next multiple of {size}: behind "
+            "their own those hold zeros",
+            read=lambda position, size=size: with_zeros(  # type: ignore[misc]  # bound here
+                position, -(position + 1) % size
+            ),
+        )
     for count in dict.fromkeys((*range(1, 9), *(b - tokens % b for b in (16, 32, 64, 256)))):
         yield Way(
             id="cache-slots-unwritten",
@@ -89,8 +88,8 @@ def _lost_rows(reader: CacheReader) -> Iterator[Way]:
         )
 
 
-def _rings(reader: CacheReader) -> Iterator[Way]:
-    """A ring of every size: the last rows alone."""
+def _rings(reader: CacheReader, *, near: bool) -> Iterator[Way]:
+    """A ring of every size: the last rows alone. First those beside the right size."""
     tokens = len(reader.attended.q)
     for size in range(1, tokens):
 
@@ -98,122 +97,14 @@ def _rings(reader: CacheReader) -> Iterator[Way]:
             return list(range(max(0, position - size + 1), position + 1))
 
         ought = reader.attended.step.window
-        near = ought is not None and abs(size - ought) == 1
+        if near != (ought is not None and abs(size - ought) == 1):
+            continue
         yield Way(
             id="cache-ring-off-by-one" if near else "cache-ring",
             words=f"steps read the {{rows}} of the last {size} tokens"
             + (f" and ought to read {ought}" if ought else " and ought to read all"),
             read=last,
-            numbers=1,
-        )
-
-
-def _moved_rows(reader: CacheReader) -> Iterator[Way]:
-    """Rows in the place of others, for every step in the same way."""
-    n, right = reader.first, reader.right
-
-    def own(position: int, source: Callable[[int], int]) -> list[int]:
-        return [*right(position)[:-1], source(position)]
-
-    def twice(position: int, source: Callable[[int], int]) -> list[int]:
-        return [*right(position), source(position)]
-
-    for words, source in (
-        (
-            "a step's own {rows} are not written: those of the token before are read",
-            lambda t: t - 1,
-        ),
-        ("a step's own {rows} are not written: zeros are read", lambda _: ZEROS),
-        (
-            "a step's own {rows} are not written: those of the last prompt token are read",
-            lambda _: n - 1,
-        ),
-        ("a step's own {rows} are not written: those of token 0 are read", lambda _: 0),
-    ):
-        yield Way(id="cache-stale", words=words, read=partial(own, source=source))
-    for words, is_lost in (
-        ("the prompt's {rows} are zeros to steps", lambda s, _: s < n),
-        ("the {rows} of steps before are zeros", lambda s, t: n <= s < t),
-        ("all {rows} but a step's own are zeros", lambda s, t: s < t),
-    ):
-        yield Way(
-            id="cache-slots-unwritten",
-            words=words,
-            read=partial(_zeros_where, reader, is_lost),
-        )
-    yield from _exchanged(reader)
-    for shift in _SHIFTS:
-        words = f"steps read the {{rows}} {abs(shift)} {'late' if shift > 0 else 'early'}"
-        for fill, tail in ((None, ""), (ZEROS, ", behind zeros")):
-
-            def moved(position: int, shift: int = shift, fill: int | None = fill) -> list[int]:
-                rows = [s - shift for s in right(position)]
-                end = reader.end(position)
-                return [
-                    s if 0 <= s < end else (min(max(s, 0), end - 1) if fill is None else fill)
-                    for s in rows
-                ]
-
-            yield Way(id="cache-shifted", words=f"{words}{tail}", read=moved)
-    for words, again in (
-        ("a step's own {rows} are written twice", lambda t: t),
-        ("the last prompt token's {rows} are written twice", lambda _: n - 1),
-        ("the {rows} of token 0 are written twice", lambda _: 0),
-    ):
-        yield Way(
-            id="cache-rows-twice",
-            words=words,
-            read=partial(twice, source=again),
-        )
-
-
-def _zeros_where(
-    reader: CacheReader, is_lost: Callable[[int, int], bool], position: int
-) -> list[int]:
-    return [ZEROS if is_lost(s, position) else s for s in reader.right(position)]
-
-
-_MOST_EXCHANGED = 32
-"""Tokens among which every two are tried; of more, neighbours alone."""
-
-
-def _exchanged(reader: CacheReader) -> Iterator[Way]:
-    """Two slots change places, of keys or of values: of both it changes nothing."""
-    tokens = len(reader.attended.q)
-
-    def swapped(position: int, one: int, other: int) -> list[int]:
-        if position < other:
-            return reader.right(position)
-        places = {one: other, other: one}
-        return [places.get(s, s) for s in reader.right(position)]
-
-    for one in range(tokens - 1):
-        reach = tokens if tokens <= _MOST_EXCHANGED else one + 2
-        for other in range(one + 1, reach):
-            yield Way(
-                id="cache-slot",
-                words=f"the {{rows}} of tokens {one} and {other} change places in the cache",
-                read=partial(swapped, one=one, other=other),
-                numbers=2,
-            )
-
-
-def _rolled_rows(reader: CacheReader) -> Iterator[Way]:
-    """What leaves at one end comes in at the other.
-
-    Of keys and values alike it changes nothing; keys late are values early, slot for slot.
-    """
-    for shift in (s for s in _SHIFTS if s > 0):
-
-        def rolled(position: int, shift: int = shift) -> list[int]:
-            rows = reader.right(position)
-            return [rows[(place - shift) % len(rows)] for place in range(len(rows))]
-
-        yield Way(
-            id="cache-shifted",
-            words=f"steps read the {{rows}} {shift} late against the {{others}}, around: "
-            f"{{rows}} are rolled by {shift}, or {{others}} by -{shift}",
-            read=rolled,
+            numbers=int(not near),
         )
 
 

@@ -23,6 +23,7 @@ from cotejar.diagnosis.hypotheses import (
     attention,
     carried_attention,
     carried_layers,
+    carried_positions,
     carried_products,
     carried_rope,
     norm,
@@ -34,11 +35,13 @@ from cotejar.diagnosis.hypotheses.attended import Attended
 from cotejar.diagnosis.hypotheses.attention_masks import mask_kinds
 from cotejar.diagnosis.hypotheses.carried_norms import other_norms
 from cotejar.diagnosis.hypotheses.carried_numbers import eps_of_norms, fitted
+from cotejar.diagnosis.hypotheses.carried_rows import beside_right_rows, later_passes_alone
 from cotejar.diagnosis.hypotheses.low_precision import roundings
 from cotejar.diagnosis.hypotheses.numbers import factor_text
 from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Attend, Norm, Project, Rotate
 from cotejar.diagnosis.replay import LocalError
+from cotejar.diagnosis.some_rows import RowsCase
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
 from cotejar.trace.site import Site, parse_site
@@ -131,6 +134,8 @@ def _by_site(case: Case) -> Iterator[Iterator[Alternative]]:
         operation = case.observed.truth.operations.get(name)
         if operation is None or isinstance(operation.step, Project):
             continue
+        if isinstance(operation.step, Rotate) and later_passes_alone(case):
+            continue  # what turns wrongly turns so from the second token on
         partner = _TOGETHER.get(operation.site.slot)
         pair = name.replace(operation.site.slot, partner) if partner else ""
         yield _eps(case, name, derived)
@@ -148,6 +153,7 @@ def _by_site(case: Case) -> Iterator[Iterator[Alternative]]:
         yield _numbers(case, name, derived)
     if case.operation.site.layer is not None:
         layer = case.operation.site.layer
+        yield carried_positions.alternatives(case, layer, partial(_carried, case))
         yield carried_rope.alternatives(case, layer, partial(_carried, case))
 
 
@@ -323,6 +329,8 @@ def _carried(
     case: Case, outputs: Mapping[str, Float64[np.ndarray, "T W"]]
 ) -> Float64[np.ndarray, "T W"] | None:
     """What comes of these outputs at the recorded site."""
+    if isinstance(case, RowsCase):
+        outputs = beside_right_rows(case, outputs)
     held = {site: (output, _NO_SITES) for site, output in outputs.items()}
     observed = replace(case.observed, _derived=held)
     inputs = observed.inputs(case.operation)

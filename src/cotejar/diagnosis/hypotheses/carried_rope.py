@@ -16,14 +16,13 @@ import numpy as np
 
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
-from cotejar.diagnosis.hypotheses.attended import weigh
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice
-from cotejar.diagnosis.hypotheses.position_patterns import pattern_words, position_patterns
+from cotejar.diagnosis.hypotheses.position_patterns import position_patterns
 from cotejar.diagnosis.hypotheses.rope_angles import table_words
 from cotejar.diagnosis.hypotheses.rope_ends import turned_in_part
 from cotejar.diagnosis.hypotheses.turning import wrong_scalings
-from cotejar.diagnosis.observed import cap, replay
-from cotejar.diagnosis.operations import Attend, Project, Rotate, compute, key_heads
+from cotejar.diagnosis.observed import replay
+from cotejar.diagnosis.operations import Attend, Project, Rotate, compute
 from cotejar.trace.site import Site
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ _STILL = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Fused:
+class Fused:
     """RoPE, attention and its output projection as one."""
 
     names: tuple[str, str]
@@ -112,11 +111,11 @@ def alternatives(case: Case, layer: int, carry: Carry) -> Iterator[Alternative]:
         layer: of the attention.
         carry: what comes out at the recorded site if sites give these arrays.
     """
-    fused = _fuse(case, layer)
+    fused = fuse(case, layer)
     if fused is None:
         return
     where = " and ".join(fused.names)
-    for alternative, outputs in (*_scalings(fused), *_positions(fused), *_frequencies(fused)):
+    for alternative, outputs in (*_scalings(fused), *_frequencies(fused)):
         output = carry(dict(zip(fused.names, outputs, strict=True)))
         if output is not None:
             title = f"{alternative.title}, in {where}"
@@ -132,7 +131,7 @@ def alternatives(case: Case, layer: int, carry: Carry) -> Iterator[Alternative]:
                 yield Alternative(id=id_, title=f"{title}, in {sites}", output=output)
 
 
-def _named_positions(fused: _Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
+def _named_positions(fused: Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Positions of queries or of keys alone that go wrong in a way that has a name."""
     tokens, rows = len(fused.q), slice(len(fused.q))
     if tokens > _MOST_PATTERNS:
@@ -151,7 +150,7 @@ def _named_positions(fused: _Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
     return [(title, given) for _, _, title, given in found[:_NEAREST]]
 
 
-def _ends(fused: _Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
+def _ends(fused: Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Parts of heads that turn and do not start where heads do, in both or in one of two.
 
     The nearest over the first queries.
@@ -178,7 +177,8 @@ def _ends(fused: _Fused) -> list[tuple[str, dict[str, np.ndarray]]]:
     return [(title, given) for _, _, title, given in found[:_NEAREST]]
 
 
-def _fuse(case: Case, layer: int) -> _Fused | None:
+def fuse(case: Case, layer: int) -> Fused | None:
+    """Of a layer whose queries, keys and context were derived; None where it cannot be."""
     operations = case.observed.truth.operations
     names = (str(Site("q_rope", layer)), str(Site("k_rope", layer)))
     context = operations.get(str(Site("attn_context", layer)))
@@ -205,7 +205,7 @@ def _fuse(case: Case, layer: int) -> _Fused | None:
     added_TR = case.recorded_rows - (case.products[-1] + bias_R)
     if len(added_TR) != len(heads[0]):
         return None
-    return _Fused(
+    return Fused(
         names=names,
         q=heads[0],
         k=heads[1],
@@ -225,7 +225,7 @@ Found = tuple[Alternative, tuple[np.ndarray, np.ndarray]]
 """An alternative without its output, and queries and keys."""
 
 
-def _scalings(fused: _Fused) -> Iterator[Found]:
+def _scalings(fused: Fused) -> Iterator[Found]:
     """What the model declares, applied in other ways."""
     index_T = np.arange(len(fused.q))
     for title, frequencies_P in wrong_scalings(fused.frequencies, fused.theta):
@@ -233,41 +233,7 @@ def _scalings(fused: _Fused) -> Iterator[Found]:
         yield found, fused.turned(np.outer(index_T, frequencies_P))
 
 
-def _positions(fused: _Fused) -> Iterator[Found]:
-    """The whole position at which each token fits best, the first one's being 0."""
-    tokens, scale = len(fused.q), fused.attend.scale
-    heads = list(key_heads(fused.attend, fused.q.shape[1]))
-    values = exact.split_heads(fused.v, fused.attend.head_dim)[:, heads]
-    visible = exact.visible_keys(tokens, fused.attend.window)
-    tried_N = np.arange(tokens + _LATER)
-    angles_NP = np.outer(tried_N, fused.frequencies)
-    found_T = np.zeros(tokens, int)
-    keys = exact.turn(fused.k[:1], np.zeros((1, len(fused.frequencies))))[:, heads]
-    for token in range(1, tokens):
-        q_NHE = exact.turn(np.repeat(fused.q[token][None], len(tried_N), 0), angles_NP)
-        own_H = np.einsum("he,he->h", fused.q[token], fused.k[token][heads])
-        scores = np.empty((len(tried_N), len(heads), token + 1))
-        scores[..., :token] = np.einsum("nhe,she->nhs", q_NHE, keys)
-        scores[..., token] = own_H
-        scores = cap(scores * scale, fused.attend.softcap)
-        weights = weigh(np.where(visible[token, : token + 1], scores, -np.inf))
-        context = np.einsum("nhs,she->nhe", weights, values[: token + 1])
-        left_N = np.linalg.norm(
-            fused.off_context(context.reshape(len(tried_N), -1), slice(token, token + 1)),
-            axis=1,
-        )
-        found_T[token] = int(tried_N[left_N.argmin()])
-        own = exact.turn(fused.k[token][None], angles_NP[found_T[token]][None])
-        keys = np.concatenate([keys, own[:, heads]])
-    moved = np.flatnonzero(found_T != np.arange(tokens))
-    if len(moved):
-        title = f"{len(moved)} of {tokens} positions are others; token {moved[0]} is turned "
-        title += f"as if at {found_T[moved[0]]}{pattern_words(found_T)}"
-        turned = fused.turned(np.outer(found_T, fused.frequencies))
-        yield _found("rope-positions", title, 2), turned
-
-
-def _frequencies(fused: _Fused) -> Iterator[Found]:
+def _frequencies(fused: Fused) -> Iterator[Found]:
     """The frequencies, and the gain of queries and keys, that leave least."""
     tokens, right_P = len(fused.q), fused.frequencies
     numbers = np.ones(len(right_P) + 1)
@@ -307,7 +273,7 @@ class _Fit:
     left: float
 
 
-def _least_squares(fused: _Fused, count: int, numbers: np.ndarray) -> _Fit:
+def _least_squares(fused: Fused, count: int, numbers: np.ndarray) -> _Fit:
     """Levenberg's and Marquardt's steps from there, over the first `count` queries.
 
     What the record does not tell is drawn to the right number, by as much as it is unknown.

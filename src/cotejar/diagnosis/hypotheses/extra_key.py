@@ -87,7 +87,7 @@ def _one_more(
         moved_NE = attended.recorded[:, mine].reshape(from_NE.shape) - from_NE
         q_NE = attended.q[:, mine].reshape(from_NE.shape) * attended.step.scale
         below_N = sums_TH[:, mine].reshape(-1)
-        value_E = _meeting_point(from_NE, moved_NE)
+        value_E = meeting_point(from_NE, moved_NE)
         part_N1 = np.zeros((len(below_N), 1))
         for _ in range(_TIMES):  # the value by the key's weights, the key by the value's
             to_NE = value_E - from_NE
@@ -115,7 +115,7 @@ def _one_more(
     )
 
 
-def _meeting_point(
+def meeting_point(
     from_NE: Float64[np.ndarray, "N E"], along_NE: Float64[np.ndarray, "N E"]
 ) -> Float64[np.ndarray, "E"]:
     """The point that is nearest to all lines, each weighed by how far it is known."""

@@ -43,9 +43,10 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     who = (
         f"tokens {first_query} to {last_query}" if ends else f"the tokens from {first_query} on"
     )
+    what = f"token {first}" if first == last else f"tokens {first} to {last}"
     yield Alternative(
         id="mask-range-hidden",
-        title=f"{who} do not see tokens {first} to {last}",
+        title=f"{who} do not see {what}",
         output=attended.output(visible_TT=attended.visible & ~hidden),
         parameters=3 + ends,
     )

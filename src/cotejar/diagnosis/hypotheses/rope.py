@@ -51,7 +51,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         frequencies=frequencies_P,
         theta=step.theta,
         first_position=step.first_position,
-        num_steps=min(case.observed.trace.num_steps, len(before_THE)),
+        passes=case.observed.trace.passes,
     )
     simple = [*_listed(turning), *_pairings(turning), *_of_other_layers(case, turning)]
     yield from simple

@@ -17,6 +17,7 @@ from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import as_known, factor_text, nice, search_number
 from cotejar.diagnosis.hypotheses.position_patterns import pattern_words
+from cotejar.diagnosis.hypotheses.positions_said import position_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -303,12 +304,9 @@ def _positions(turning: Turning, quotient_TP: np.ndarray) -> Iterator[Alternativ
         title = f"positions start at {found_T[0]} and ought to start at {start}"
         yield Alternative(id="rope-position-offset", title=title, output=output, parameters=1)
         return
-    first_step = tokens - turning.num_steps
-    if first_step < tokens and not offsets[:first_step].any():
-        words = _step_positions(found_T[first_step:].tolist(), first_step)
-        if words:
-            title = f"the tokens fed one at a time are turned {words}"
-            yield Alternative(id="decode-position", title=title, output=output, parameters=1)
+    words = position_words(found_T.tolist(), turning.passes)
+    if words:
+        yield Alternative(id="decode-position", title=words, output=output, parameters=1)
     moved = int((offsets != 0).sum())
     first = int(np.flatnonzero(offsets)[0])
     yield Alternative(
@@ -318,20 +316,3 @@ def _positions(turning: Turning, quotient_TP: np.ndarray) -> Iterator[Alternativ
         output=output,
         parameters=2,
     )
-
-
-def _step_positions(found: list[int], first_step: int) -> str:
-    """What positions have in common that ought to count on from `first_step`."""
-    late = found[0] - first_step
-    counted = list(range(found[0], found[0] + len(found)))
-    if len(found) > 1 and len(set(found)) == 1:
-        return f"as if all at {found[0]}: the counter does not move"
-    if found == counted and found[0] == 0:
-        return "as if from 0 on: the counter begins again"
-    if found == counted:
-        far = f"{abs(late)} position{'s' if abs(late) > 1 else ''}"
-        return f"as if {far} {'later' if late > 0 else 'earlier'}"
-    pace = found[1] - found[0]
-    if found == [found[0] + pace * i for i in range(len(found))]:
-        return f"as if at {found[0]} and {pace} on each time: the counter moves by {pace}"
-    return ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.diagnosis.observed import cap
+from cotejar.diagnosis.some_rows import rows_looked_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,8 @@ class SampledProduct:
     recorded: Float64[np.ndarray, "T R"]
     before: Float64[np.ndarray, "T"]
     """Length of what the right input leaves, token by token."""
+    looked_at: Int[np.ndarray, "N"]
+    """Tokens that have to be explained."""
 
     @classmethod
     def of(cls, case: Case) -> SampledProduct:
@@ -53,6 +56,7 @@ class SampledProduct:
             softcap=case.project.softcap,
             recorded=case.recorded_rows[:, rows],
             before=np.linalg.norm((case.recorded - case.right)[:, place], axis=1),
+            looked_at=rows_looked_at(case),
         )
 
     def is_worth(
@@ -69,4 +73,4 @@ class SampledProduct:
         output_TR = cap(values_TC @ weight_RC.T + self.bias, self.softcap)
         output_TR = output_TR if rounded is None else rounded(output_TR)
         left_T = np.linalg.norm(self.recorded - output_TR, axis=1)
-        return bool((left_T * _BETTER <= self.before).all())
+        return bool((left_T * _BETTER <= self.before)[self.looked_at].all())

@@ -27,8 +27,8 @@ class Turning:
     frequencies: Float64[np.ndarray, "P"]
     theta: float
     first_position: int
-    num_steps: int
-    """Tokens, the last ones, that were fed one at a time."""
+    passes: tuple[int, ...]
+    """Tokens that were fed at once, in turn, as the trace says."""
 
     @property
     def positions(self) -> Float64[np.ndarray, "T"]:
