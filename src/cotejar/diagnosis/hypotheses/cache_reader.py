@@ -5,6 +5,7 @@ Shape letters: T tokens, N sampled steps, H heads, E head size, L slots read.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -29,6 +30,10 @@ Reading: TypeAlias = "Callable[[int], list[int]]"
 """Of a step's position: the tokens whose rows it finds, slot by slot."""
 
 
+_OTHERS = {"keys": "values", "values": "keys"}
+_OF_OTHERS = re.compile(r"(, or( its)?| against the) \{others\}[^,;:]*")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Way:
     """One way to keep or read the cache."""
@@ -39,6 +44,12 @@ class Way:
     read: Reading
     numbers: int = 0
     """That were fitted."""
+
+    def title(self, rows: str) -> str:
+        """Said of `keys`, of `values`, or of both, beside which there are no others."""
+        others = _OTHERS.get(rows)
+        words = self.words if others else _OF_OTHERS.sub("", self.words)
+        return words.format(rows=rows, others=others)
 
 
 class CacheReader:

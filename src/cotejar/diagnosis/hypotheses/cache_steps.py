@@ -112,9 +112,6 @@ def _first_step(case: Case, attended: Attended) -> tuple[int, tuple[int, ...], s
     return began, (), f" (a step: each token from {began} on)"
 
 
-_OTHERS = {"keys": "values", "values": "keys"}
-
-
 def _by_pass(case: Case, attended: Attended) -> Iterator[Alternative]:
     """Where the trace says how tokens were fed: slots, masks and forms of rows by pass."""
     fed = FedTokens.of(case)
@@ -149,7 +146,7 @@ def _ways(reader: CacheReader, ways: Iterator[Way]) -> Iterator[Alternative]:
     for one in sorted(few, key=lambda one: (one.left, one.turn))[:_OFFERED]:
         yield Alternative(
             id=one.way.id,
-            title=one.way.words.format(rows=one.rows, others=_OTHERS.get(one.rows, "")),
+            title=one.way.title(one.rows),
             output=reader.output(one.read_k, one.read_v),
             parameters=one.way.numbers,
         )
