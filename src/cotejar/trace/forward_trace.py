@@ -286,8 +286,9 @@ class TraceRecorder:
             if isinstance(one, CountedStep):
                 self._name_step(one)
                 continue
-            pairs = read_stats(one.moments)
-            for slot, pair, shape in zip(one.slots, pairs, one.shapes, strict=True):
+            for slot, pair in zip(one.slots, read_stats(one.moments), strict=True):
+                every, last = (stats.count for stats in pair)
+                shape = (every // max(last, 1), last)
                 stats = self._in_scopes(*pair)
                 self._keep(known_site(slot, one.layer), "float32", shape, stats)
         return self._sites
@@ -319,7 +320,7 @@ class TraceRecorder:
         if Scope.ALL not in self._capture.scopes:
             values_TW = values_TW[-1:]
         if (raw := measure_in_kernel(values_TW)) is not None:
-            self._counted.append(_Counted((slot,), raw, (values_TW.shape,), layer))
+            self._counted.append(_Counted((slot,), raw, layer))
         else:
             stats = self._in_scopes(*measure_rows(values_TW))
             # All that was counted before comes first.
@@ -372,12 +373,11 @@ class TraceRecorder:
         self,
         slots: Sequence[str],
         moments: bytes,
-        shapes: Sequence[tuple[int, ...]],
         layer: int | None,
     ) -> None:
         """Record float32 sites of one layer whose values a kernel has measured on the way."""
         if self._every_site or layer is None or self._wants(known_site(slots[0], layer)):
-            self._counted.append(_Counted(slots, moments, shapes, layer))
+            self._counted.append(_Counted(slots, moments, layer))
 
     @property
     def takes_step(self) -> bool:
@@ -433,11 +433,10 @@ class TraceRecorder:
             join: gives the array in canonical order, and is asked if that is wanted; who
                 leaves it out has asked `takes_moments`.
         """
-        site = known_site(slot, layer)
-        if not self._wants(site):
+        if not self._every_site and not self._wants(known_site(slot, layer)):
             return
         self._counted.append(_Joined(slot, parts, layer))
-        if join is not None and self._capture.wants_array(site):
+        if join is not None and self._capture.wants_array(site := known_site(slot, layer)):
             joined_TW = join()
             if Scope.ALL not in self._capture.scopes:
                 joined_TW = joined_TW[-1:]
@@ -467,7 +466,6 @@ class _Counted(NamedTuple):
 
     slots: Sequence[str]
     moments: bytes
-    shapes: Sequence[tuple[int, ...]]
     layer: int | None
 
 

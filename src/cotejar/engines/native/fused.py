@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from cotejar.trace.forward_trace import TraceRecorder
 
 _PROJECTED_SLOTS = ("attn_norm", "q", "k", "v")
+_PROJECTED_PARTS = ("q", "k", "v")
+_ALL_PROJECTED_SLOTS = (*_PROJECTED_SLOTS, "qkv")
+_TURNED_SLOTS = {"q": ("q_rope",), "k": ("k_rope",)}
 _GATED_SLOTS = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_inner")
 _FEED_FORWARD_PARTS = ("ffn_gate", "ffn_up", "ffn_out")
 _HEAD_SLOTS = ("final_norm", "logits")
@@ -40,6 +43,7 @@ _JOINED_SLOTS = {
     "attn": ("attn_context", "attn_out", "attn_residual"),
     "ffn": ("ffn_out", "output"),
 }
+_FEED_FORWARD_SLOTS = (*_GATED_SLOTS, *_JOINED_SLOTS["ffn"])
 
 
 _PRODUCTS: WeakKeyDictionary[LanguageModel, dict[tuple[int, str], Product]] = (
@@ -64,7 +68,7 @@ class FusedPass(Pass):
     def _project(
         self, layer: int, x_TD: Float32[np.ndarray, "T D"]
     ) -> tuple[Float32[np.ndarray, "T W"], ...]:
-        products = self._fused(layer, ("q", "k", "v"), (*_PROJECTED_SLOTS, "qkv"), x_TD)
+        products = self._fused(layer, _PROJECTED_PARTS, _ALL_PROJECTED_SLOTS, x_TD)
         if products is None or self._asking_rows(layer, x_TD) is not x_TD:
             return super()._project(layer, x_TD)
         places = self._places(layer, len(x_TD))
@@ -75,30 +79,27 @@ class FusedPass(Pass):
             into=places and {2: places[1].reshape(len(x_TD), -1)},
         )
         if self.recorder and moments:
-            shapes = [values_TW.shape for values_TW in (x_TD, *projected)]
-            self.recorder.record_moments(_PROJECTED_SLOTS, moments, shapes, layer)
-            self.recorder.record_joined("qkv", ("q", "k", "v"), layer)
+            self.recorder.record_moments(_PROJECTED_SLOTS, moments, layer)
+            self.recorder.record_joined("qkv", _PROJECTED_PARTS, layer)
         return tuple(projected)
 
     def _turn(
         self, layer: int, values_THE: Float32[np.ndarray, "T H E"], which: Literal["q", "k"]
     ) -> Float32[np.ndarray, "T H E"]:
-        slots = (f"{which}_rope",)
+        slots = _TURNED_SLOTS[which]
         if not (
             self.recorder and operations.can_measure() and self.recorder.takes_moments(slots)
         ):
             return super()._turn(layer, values_THE, which)
-        tokens, heads, head_size = values_THE.shape
-        places = self._places(layer, tokens) if which == "k" else None
+        places = self._places(layer, len(values_THE)) if which == "k" else None
         turned_THE, moments = operations.rotate_and_measure(
             values_THE,
-            *self.angles_of(layer, tokens),
+            *self.angles_of(layer, len(values_THE)),
             adjacent=self._adjacent,
             out=places and places[0],
         )
         if moments:
-            shape = (tokens, heads * head_size)
-            self.recorder.record_moments(slots, moments, (shape,), layer)
+            self.recorder.record_moments(slots, moments, layer)
         return turned_THE
 
     def rotate(
@@ -128,7 +129,7 @@ class FusedPass(Pass):
         config = self.model.config
         is_plain = config.activation == "silu" and not config.post_norms
         x_TD = self.norm(layer, "ffn_norm", hidden_TD)
-        slots = (*_GATED_SLOTS, *_JOINED_SLOTS["ffn"])
+        slots = _FEED_FORWARD_SLOTS
         products = self._fused(layer, _FEED_FORWARD_PARTS, slots, x_TD) if is_plain else None
         if not (products and can_feed_forward(products[-1])):
             return self._project_back(layer, "ffn", hidden_TD, self._gated(layer, x_TD))
@@ -137,9 +138,7 @@ class FusedPass(Pass):
             gate, up, down, x_TD, hidden_TD, measured=self.recorder is not None
         )
         if self.recorder and moments:
-            inner_shape = (len(x_TD), down.columns)
-            shapes = [x_TD.shape, *[inner_shape] * 4, *[output_TD.shape] * 2]
-            self.recorder.record_moments(slots, moments, shapes, layer)
+            self.recorder.record_moments(slots, moments, layer)
         return output_TD
 
     def _gated(
@@ -153,8 +152,7 @@ class FusedPass(Pass):
         gate, up = products
         inner_TF, moments = multiply_gated(gate, up, x_TD, measured=self.recorder is not None)
         if self.recorder and moments:
-            shapes = [x_TD.shape, *[inner_TF.shape] * 4]
-            self.recorder.record_moments(_GATED_SLOTS, moments, shapes, layer)
+            self.recorder.record_moments(_GATED_SLOTS, moments, layer)
         return inner_TF
 
     def _swiglu(
@@ -183,8 +181,7 @@ class FusedPass(Pass):
             of_input=which == "attn",
         )
         if self.recorder and moments:
-            shapes = [inputs_TC.shape, sum_TD.shape, sum_TD.shape][-len(slots) :]
-            self.recorder.record_moments(slots, moments, shapes, layer)
+            self.recorder.record_moments(slots, moments, layer)
         return sum_TD
 
     def _logits(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "N V"]:
@@ -202,8 +199,7 @@ class FusedPass(Pass):
             [self._head_product()], hidden_TD, measured=True
         )
         if moments:
-            shapes = [hidden_TD.shape, logits_TV.shape]
-            recorder.record_moments(_HEAD_SLOTS, moments, shapes, None)
+            recorder.record_moments(_HEAD_SLOTS, moments, None)
         return logits_TV
 
     def add_residual(
