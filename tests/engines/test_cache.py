@@ -85,6 +85,19 @@ def test_rows_of_another_order_in_their_place_are_put_in_order(model: LanguageMo
     assert (v_SKE == values).all()
 
 
+def test_rows_beside_their_place_are_put_there(model: LanguageModel) -> None:
+    cache, keys, values = KVCache(model.config), rows(model, 4), rows(model, 4, 1)
+    places = cache.places_for(0, 4)
+    assert places is not None
+    places[0][:], places[1][:] = keys, values
+
+    # Each of the three lies one row late.
+    k_SKE, v_SKE = cache.extend(0, places[0][1:], places[1][1:])
+
+    assert (k_SKE == keys[1:]).all()
+    assert (v_SKE == values[1:]).all()
+
+
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_what_is_stored_in_another_form_has_no_place(
     model: LanguageModel, kv_type: str

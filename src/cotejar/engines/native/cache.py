@@ -253,7 +253,8 @@ class LayerCache:
 
     def num_bytes_to_grow(self, start: int, num_tokens: int) -> int:
         """Memory that rows for so many positions from `start` on need; 0 where they have it."""
-        self._drop_unseen(start)
+        if self._window is not None:
+            self._drop_unseen(start)
         needed, capacity = start - self._first + num_tokens, len(self.keys)
         if needed <= capacity:
             return 0

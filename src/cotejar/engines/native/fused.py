@@ -46,10 +46,9 @@ _JOINED_SLOTS = {
 _FEED_FORWARD_SLOTS = (*_GATED_SLOTS, *_JOINED_SLOTS["ffn"])
 
 
-_PRODUCTS: WeakKeyDictionary[LanguageModel, dict[tuple[int, str], Product]] = (
-    WeakKeyDictionary()
-)
-"""By layer and part: every new context asks again, and a model does not change."""
+_PRODUCTS: WeakKeyDictionary[LanguageModel, dict[tuple[int, tuple[str, ...]], list[Product]]]
+_PRODUCTS = WeakKeyDictionary()
+"""By layer and parts: every new context asks again, and a model does not change."""
 
 
 class FusedPass(Pass):
@@ -230,16 +229,21 @@ class FusedPass(Pass):
             return None
         if self.recorder and not self.recorder.takes_moments(slots):
             return None
-        products = [self._product(layer, part) for part in parts]
+        products = self._together(layer, parts)
         return products if can_multiply(products, len(inputs_TC)) else None
 
-    def _head_product(self) -> Product:
-        key = (self.model.config.num_layers, "lm_head")
-        if key not in self._products:
-            self._products[key] = Product(self.model.weights.lm_head, None)
-        return self._products[key]
+    def _together(self, layer: int, parts: tuple[str, ...]) -> list[Product]:
+        products = self._products.get((layer, parts))
+        if products is None:
+            if len(parts) == 1:
+                products = [Product(*self._layers[layer].linears[parts[0]])]
+            else:
+                products = [self._together(layer, (part,))[0] for part in parts]
+            self._products[layer, parts] = products
+        return products
 
-    def _product(self, layer: int, part: str) -> Product:
-        if (layer, part) not in self._products:
-            self._products[layer, part] = Product(*self._layers[layer].linears[part])
-        return self._products[layer, part]
+    def _head_product(self) -> Product:
+        key = (self.model.config.num_layers, ("lm_head",))
+        if key not in self._products:
+            self._products[key] = [Product(self.model.weights.lm_head, None)]
+        return self._products[key][0]
