@@ -10,9 +10,9 @@ import pytest
 
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Case
-from cotejar.diagnosis.hypotheses.order_names import paired_for
-from cotejar.diagnosis.hypotheses.scaled_blocks import name_scaled_part
-from cotejar.diagnosis.hypotheses.sub_scale_bits import STORED
+from cotejar.diagnosis.hypotheses.blocks.scaled_blocks import name_scaled_part
+from cotejar.diagnosis.hypotheses.blocks.sub_scale_bits import STORED
+from cotejar.diagnosis.hypotheses.weight.order_names import paired_for
 from cotejar.diagnosis.replay import replay_sides
 from cotejar.diagnosis.search import find_causes
 from cotejar.quant.block_matrix import BlockMatrix

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from cotejar.diagnosis.case import Case
-from cotejar.diagnosis.hypotheses.norm_eps import known_eps
+from cotejar.diagnosis.hypotheses.function.norm_eps import known_eps
 from cotejar.diagnosis.hypotheses.numbers import as_known
-from cotejar.diagnosis.hypotheses.position_patterns import pattern_words, position_patterns
-from cotejar.diagnosis.hypotheses.rope_angles import table_words
+from cotejar.diagnosis.hypotheses.rotation.position_patterns import (
+    pattern_words,
+    position_patterns,
+)
+from cotejar.diagnosis.hypotheses.rotation.rope_angles import table_words
 from cotejar.diagnosis.replay import replay_sides
 from cotejar.diagnosis.search import find_causes
 from cotejar.quant.floats import round_to_bfloat16

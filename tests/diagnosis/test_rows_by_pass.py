@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cotejar.diagnosis import exact
-from cotejar.diagnosis.hypotheses.positions_said import position_words
+from cotejar.diagnosis.hypotheses.rotation.positions_said import position_words
 from cotejar.diagnosis.search import find_causes
 from cotejar.trace.site import CONTRACT_SLOTS
 

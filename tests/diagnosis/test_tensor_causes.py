@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cotejar.diagnosis.hypotheses.norm import _rule_of_layers
+from cotejar.diagnosis.hypotheses.function.norm import _rule_of_layers
 from cotejar.diagnosis.tensor_causes import Changed, explain_tensor, find_not_finite
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType

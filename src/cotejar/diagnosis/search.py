@@ -14,51 +14,50 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.hypotheses import (
-    activation,
-    activation_precision,
+from cotejar.diagnosis.hypotheses import pairs, unstructured
+from cotejar.diagnosis.hypotheses.attention import (
     attention,
     attention_forms,
     attention_heads,
     attention_masks,
     attention_weights,
-    bias_after_turning,
-    block_codes,
-    cache_steps,
-    carried,
-    carried_pairs,
-    changed_values,
-    columns,
-    elementwise,
-    embedding,
     extra_key,
-    flat_blocks,
     hidden_ranges,
-    later_scales,
+)
+from cotejar.diagnosis.hypotheses.blocks import block_codes, flat_blocks
+from cotejar.diagnosis.hypotheses.cache import cache_steps, later_scales
+from cotejar.diagnosis.hypotheses.function import (
+    activation,
+    elementwise,
     layer_runs,
     lookup_table,
-    low_rank,
-    low_sums,
     norm,
+    plain,
+    residual,
+)
+from cotejar.diagnosis.hypotheses.precision import (
+    activation_precision,
+    low_sums,
+    rounding,
+    two_roundings,
+    undeclared_rounding,
+    whole_run,
+)
+from cotejar.diagnosis.hypotheses.rotation import bias_after_turning, rope, rope_ends
+from cotejar.diagnosis.hypotheses.unrecorded import carried, carried_pairs, unrecorded_sums
+from cotejar.diagnosis.hypotheses.weight import (
+    changed_values,
+    columns,
+    embedding,
+    low_rank,
     one_place,
     other_basis,
     other_inputs,
     other_row_order,
-    pairs,
     permutation,
-    plain,
     projection,
-    residual,
-    rope,
-    rope_ends,
-    rounding,
     transposed_bytes,
-    two_roundings,
-    undeclared_rounding,
-    unrecorded_sums,
-    unstructured,
     weights,
-    whole_run,
 )
 from cotejar.diagnosis.some_outputs import outputs_alone
 from cotejar.diagnosis.some_rows import rows_alone

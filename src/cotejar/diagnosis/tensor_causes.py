@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.diagnosis.hypotheses.blocks.scaled_blocks import name_scaled_part
 from cotejar.diagnosis.hypotheses.numbers import factor_text
-from cotejar.diagnosis.hypotheses.order_names import order_words
-from cotejar.diagnosis.hypotheses.other_basis import (
+from cotejar.diagnosis.hypotheses.weight.order_names import order_words
+from cotejar.diagnosis.hypotheses.weight.other_basis import (
     TILES,
     inverse,
     tile_order,
     turned_tiles,
 )
-from cotejar.diagnosis.hypotheses.scaled_blocks import name_scaled_part
-from cotejar.diagnosis.hypotheses.tensor_swap import name_swap
+from cotejar.diagnosis.hypotheses.weight.tensor_swap import name_swap
 from cotejar.diagnosis.products import ROWS_AT_ONCE_BYTES
 from cotejar.diagnosis.weight_variants import weight_variants
 from cotejar.quant.block_type import BlockType

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cotejar.diagnosis import exact
-from cotejar.diagnosis.hypotheses import (
+from cotejar.diagnosis.hypotheses.attention import (
     attention,
     attention_heads,
     attention_masks,
-    norm,
-    projection,
-    rope,
-    rounding,
-    weights,
 )
+from cotejar.diagnosis.hypotheses.function import norm
+from cotejar.diagnosis.hypotheses.precision import rounding
+from cotejar.diagnosis.hypotheses.rotation import rope
+from cotejar.diagnosis.hypotheses.weight import projection, weights
 from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Attend, Norm, Project, Rotate, key_heads, vector
 from cotejar.quant.block_matrix import BlockMatrix

@@ -1,0 +1,1 @@
+"""Attention: scores, masks, heads, what is added, which keys are seen."""

@@ -1,0 +1,1 @@
+"""Blocks of quantised weights: codes, scales, sub-scales, their order."""

@@ -1,0 +1,1 @@
+"""The KV cache: what was written where, and what each step read."""

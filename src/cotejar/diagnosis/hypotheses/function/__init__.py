@@ -1,0 +1,1 @@
+"""Norms, activations and the residual stream, value by value."""

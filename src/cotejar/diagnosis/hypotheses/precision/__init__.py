@@ -1,0 +1,1 @@
+"""Roundings and sums that no numerics declares."""

@@ -1,0 +1,1 @@
+"""RoPE, and what is done to each head before and after it."""
