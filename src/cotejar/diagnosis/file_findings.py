@@ -169,10 +169,11 @@ def _find(
     if not changed or (found.causes and _is_simple(found.causes[0])):
         return found
     told = [_what_became(name, reference, candidate) for name in changed]
-    id_ = "+".join(dict.fromkeys(id_ for id_, _ in told))
+    ids = dict.fromkeys(id_ for id_, _ in told)
+    id_ = "+".join(ids)
     if found.causes and _explains(found.causes[0]):
         is_short = found.causes[0].parameters <= FEW_PARAMETERS
-        if id_ in _SAY_LESS or (id_ in _MANY_NUMBERS and is_short):
+        if ids.keys() <= _SAY_LESS or (id_ in _MANY_NUMBERS and is_short):
             return found
     cause = _cause(id_, "; ".join(title for _, title in told), error, right)
     rest = tuple(one for one in found.causes if one.id != id_)

@@ -32,6 +32,7 @@ from cotejar.diagnosis.hypotheses.function import (
     layer_runs,
     lookup_table,
     norm,
+    norm_after_sum,
     plain,
     residual,
 )
@@ -77,6 +78,7 @@ FAMILIES = (
     embedding,
     later_scales,
     norm,
+    norm_after_sum,
     rope,
     rope_ends,
     attention,

@@ -29,6 +29,13 @@ def nice(value: float, digits: int = 2) -> float:
     return float(f"{value:.{digits - 1}e}")
 
 
+def whole_or_part(value: float) -> float:
+    """The nearest of 2, 3, 4, ... and of 1/2, 1/3, 1/4, ...: factors that somebody may mean."""
+    if not 0 < value < math.inf:
+        return value
+    return float(max(round(value), 2)) if value > 1 else 1 / max(round(1 / value), 2)
+
+
 def power_of_ten(value: float) -> float:
     """The nearest one: what an epsilon mostly is."""
     return 10.0 ** round(math.log10(value)) if 0 < value < math.inf else value

@@ -281,12 +281,16 @@ def _bounded_to_one(attention: _Attention) -> Iterator[Alternative]:
 def _head_maps(attention: _Attention) -> Iterator[Alternative]:
     heads, kv_heads = attention.q.shape[1], attention.k.shape[1]
     right = attention.heads
+    many = f"{kv_heads} neighbours read one key/value head, not {heads // kv_heads}"
     named = {
         tuple(h % kv_heads for h in range(heads)): "heads take key/value heads in turn, "
         "not neighbours the same",
         tuple(kv_heads - 1 - h for h in right): "key/value heads are read in reverse",
         tuple((h + 1) % kv_heads for h in right): "every head reads the next key/value head",
         (0,) * heads: "every head reads key/value head 0",
+        tuple(min(h // kv_heads, kv_heads - 1) for h in range(heads)): f"{many}, the rest "
+        "the last",
+        tuple(h // kv_heads % kv_heads for h in range(heads)): many,
     }
     for mapped, title in named.items():
         if mapped != right:

@@ -9,6 +9,7 @@ Shape letters: T tokens, H heads, E head size.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     Weights = Float64[np.ndarray, "H T T"]
 
+_INTEGERS = (127, 128, 255, 256, 7, 15)
+"""The greatest that a weight between 0 and 1 may be stored as."""
+_GREATEST_OF_4_BITS = 15
 _FEWEST_TOKENS, _MOST_TOKENS = 4, 48
 _CLEARLY_WRONG = 16.0
 """Limits that the right attention leaves at the least: to the rest any bias comes near."""
@@ -48,7 +52,10 @@ _NO_NEARER = 1e-3
 def alternatives(case: Case) -> Iterator[Alternative]:
     """Of a site that is the weighted sum of values."""
     attended = Attended.of(case)
-    if attended is None or not _FEWEST_TOKENS <= len(attended.q) <= _MOST_TOKENS:
+    if attended is None:
+        return
+    yield from _in_steps(attended)
+    if not _FEWEST_TOKENS <= len(attended.q) <= _MOST_TOKENS:
         return
     right = _right_weights(attended)
     found = _solve(attended, right)
@@ -56,6 +63,36 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         yield from _dropped(attended, right, found)
     if attended.ratios.max() >= _CLEARLY_WRONG:
         yield from _biases(attended)
+
+
+def _in_steps(attended: Attended) -> Iterator[Alternative]:
+    """As integers, by one scale for all or by the greatest of a row; the nearest way."""
+    sample, values = attended.visible[attended.sample], attended.sampled_values
+    right = weigh(np.where(sample, attended.sampled_scores, -np.inf))
+    ways: list[tuple[float, int, bool]] = []
+    for steps in _INTEGERS:
+        for by_row in (False, True):
+            context = _to_steps(right, steps=steps, by_row=by_row) @ values
+            ways.append((float(attended.distance(context).max()), steps, by_row))
+    for _, steps, by_row in sorted(ways)[:2]:
+        bits = "int8" if steps > _GREATEST_OF_4_BITS else "int4"
+        words = f"steps of 1/{steps}{' of the greatest of each row' if by_row else ''}"
+        yield Alternative(
+            id=f"softmax-{bits}",
+            title=f"the weights of attention are rounded to {words} ({bits})",
+            output=attended.output(
+                round_weights=partial(_to_steps, steps=steps, by_row=by_row)
+            ),
+        )
+
+
+def _to_steps(
+    weights: Float64[np.ndarray, "... T"], *, steps: int, by_row: bool
+) -> Float64[np.ndarray, "... T"]:
+    greatest = weights.max(axis=-1, keepdims=True) if by_row else np.ones(1)
+    step = np.maximum(greatest, 1e-300) / steps
+    rounded: np.ndarray = np.rint(weights / step) * step
+    return rounded
 
 
 def _scores(attended: Attended) -> Weights:

@@ -16,7 +16,7 @@ import numpy as np
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attention.score_scales import scale_title
 from cotejar.diagnosis.hypotheses.function.norm_eps import known_eps
-from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
+from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number, whole_or_part
 from cotejar.diagnosis.observed import replay
 from cotejar.diagnosis.operations import Add, Attend, Norm, Rotate
 
@@ -85,8 +85,8 @@ def fitted(
             continue
         value = search_number(left, number.low, number.high)
         where = " and ".join(there)
-        for digits in _DIGITS:
-            rounded = nice(value, digits)
+        factor = whole_or_part(value / number.right)
+        for rounded in (factor * number.right, *(nice(value, n) for n in _DIGITS)):
             found = output(rounded)
             if found is not None:
                 yield Alternative(

@@ -45,6 +45,21 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     used = _nearest_tokens(table, case.recorded / step.scale)
     yield from _other_tokens(case, step, used)
     yield from _misread(case, step, table)
+    yield from _other_tables(case, step, table)
+
+
+def _other_tables(case: Case, step: Embed, table: BlockMatrix) -> Iterator[Alternative]:
+    """Every other weight of that shape: the LM head's, of a model that ties nothing."""
+    weights, ids = case.observed.truth.weights, case.observed.trace.token_ids
+    for name, other in weights.items():
+        if name == step.weight or (other.rows, other.columns) != (table.rows, table.columns):
+            continue
+        rows_TD = np.concatenate([other.decode_rows(i, i + 1) for i in ids])
+        yield Alternative(
+            id="embedding-table",
+            title=f"tokens are looked up in {name}, not in {step.weight}",
+            output=step.scale * rows_TD.astype(np.float64),
+        )
 
 
 def _scaled(
