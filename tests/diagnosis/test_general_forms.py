@@ -193,6 +193,11 @@ def summed_in_f16(x, weight):
     return (x * gain).astype(np.float64) * weight
 
 
+def squared_in_f16(x, weight):
+    squares = np.square(x.astype(np.float16)).astype(np.float64)
+    return x / np.sqrt(squares.mean(1, keepdims=True) + 2.0**-10) * weight
+
+
 def of_heads(change):
     """Queries of layer 1, their heads normed by `change` and turned."""
 
@@ -337,6 +342,8 @@ CASES = {
                      ("norm-gain", "each token is divided by a root mean square that is ")),
     "squares in f16": ("llama", "layer.1.attn_norm", normed(summed_in_f16),
                        ("norm-f16", "the squares of a rounded input are added up in f16, ")),
+    "squares alone": ("llama", "layer.1.attn_norm", normed(squared_in_f16),
+                      ("norm-f16", "the norm's squares, and its input for them alone, are ")),
     "a sum of heads": ("qwen3", "layer.1.q_rope", of_heads(by_sum),
                        ("head-norm-sum", "the norm of each head: divided by the root of the ")),
     "less one": ("qwen3", "layer.1.q_rope", of_heads(less_one),

@@ -26,13 +26,14 @@ from cotejar.diagnosis.hypotheses.weight.other_basis import (
 )
 from cotejar.diagnosis.hypotheses.weight.tensor_swap import name_swap
 from cotejar.diagnosis.products import ROWS_AT_ONCE_BYTES
+from cotejar.diagnosis.stored_lower import find_lower_type
 from cotejar.diagnosis.weight_variants import weight_variants
 from cotejar.quant.block_type import BlockType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from jaxtyping import Float64
+    from jaxtyping import Bool, Float64
 
     from cotejar.quant.block_matrix import BlockMatrix
 
@@ -116,6 +117,9 @@ def _ways(
         yield from _moved_rows(changed, b_RC)
         yield from _by_blocks(changed, a_RC, b_RC)
         yield from _low_rank(changed, a_RC, b_RC)
+        lower = find_lower_type(changed.name, a_RC, b_RC, changed.fits)
+        if lower is not None:
+            yield lower
 
 
 def find_not_finite(name: str, matrix: BlockMatrix) -> tuple[str, str] | None:
@@ -208,12 +212,30 @@ def _zeros(
         ),
         ("rows-zero", f"{_run(rows, 'row')} of {name}", rows[:, None]),
         ("column-zero", f"{_run(columns, 'column')} of {name}", columns[None]),
+        ("weight-hole", *_hole(name, a_RC, b_RC)),
         ("weight-pruned", f"{pruned.mean():.1%} of {name} is 0, the rest is right", pruned),
     )
     for id_, title, mask in masks:
         if mask.any() and changed.fits(b_RC, np.where(mask, 0.0, a_RC)):
             yield id_, title
             return
+
+
+def _hole(
+    name: str, a_RC: Float64[np.ndarray, "R C"], b_RC: Float64[np.ndarray, "R C"]
+) -> tuple[str, Bool[np.ndarray, "R C"]]:
+    """Values beside one another, as they lie in the file, that alone are lost."""
+    lost = np.flatnonzero((b_RC == 0) & (a_RC != 0))
+    mask = np.zeros(b_RC.shape, bool)
+    if not len(lost) or b_RC.reshape(-1)[lost[0] : lost[-1] + 1].any():
+        return "", mask
+    mask.reshape(-1)[lost[0] : lost[-1] + 1] = True
+    first, last = (int(place) // b_RC.shape[1] for place in (lost[0], lost[-1]))
+    rows = f"row {first}" if first == last else f"rows {first} to {last}"
+    return (
+        f"{mask.sum():,} values of {name} beside one another are 0, in {rows}: a part of the "
+        "file was not written, or not loaded"
+    ), mask
 
 
 def _run(mask: np.ndarray, word: str) -> str:
