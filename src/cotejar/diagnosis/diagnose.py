@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cotejar.diagnosis.arithmetic import F32, declared_arithmetic
+from cotejar.diagnosis.corroboration import corroborated
 from cotejar.diagnosis.coverage import find_unseen
 from cotejar.diagnosis.fairness import (
     arrays_hint,
@@ -371,7 +372,7 @@ def _judge(
     on_progress(f"looking for the cause at {first.site}")
     # The first operation of each side that is wrong.
     by_side = {error.side: error for error in reversed(wrong)}
-    findings = [look_into(first, observed)]
+    findings = [corroborated(look_into(first, observed), result.errors, observed)]
     findings += [look_into(e, observed) for side, e in by_side.items() if side != first.side]
     case, found = findings[0].case, findings[0].found
     shown = case

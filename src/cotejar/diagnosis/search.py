@@ -169,6 +169,8 @@ class Found:
     """What the best cause makes of the inputs."""
     looks_like: str | None = None
     """Of what kind the difference is, where nothing reproduces it."""
+    explaining: tuple[tuple[Cause, Float64[np.ndarray, "T W"]], ...] = ()
+    """All that explain it with few numbers, and what each gives; the best are `causes`."""
 
 
 def find_causes(case: Case) -> Found:
@@ -198,7 +200,16 @@ def find_causes(case: Case) -> Found:
     tried += len(case.screened)
     looks_like = None if causes or case.error.derived else unstructured.describe(case)
     return Found(
-        causes=causes, nearest=nearest, num_tried=tried, output=output, looks_like=looks_like
+        causes=causes,
+        nearest=nearest,
+        num_tried=tried,
+        output=output,
+        looks_like=looks_like,
+        explaining=tuple(
+            (cause, outputs[cause.id])
+            for _, cause, _ in accepted.values()
+            if cause.parameters <= FEW_PARAMETERS
+        ),
     )
 
 
