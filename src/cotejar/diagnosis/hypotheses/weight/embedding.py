@@ -311,7 +311,9 @@ def _other_tokens(case: Case, step: Embed, used: Sequence[int]) -> Iterator[Alte
     elif used[:-1] == ids[1:]:
         id_, title = "tokens-shifted", "tokens are one early: the first is left out"
     elif len({a - b for a, b in zip(used, ids, strict=True)}) == 1:
-        title = f"every token id is {used[0] - ids[0]:+d}"
+        by = used[0] - ids[0]
+        title = f"every token id is {by:+d}, or each row of the table stands {abs(by)} "
+        title += f"{'before' if by > 0 else 'behind'} its place"
     else:
         id_, title = _by_one_step(used, ids) or _wrong_row(used, ids) or (id_, title)
     output = embed(step, case.observed.truth, used)
