@@ -151,11 +151,21 @@ def _options() -> argparse.Namespace:
 
 
 def _commit() -> str:
-    """What is run: the commit, and whether files differ from it."""
-    command = ("git", "describe", "--always", "--dirty=, with changes", "--abbrev=12")
+    """What is run: the commit, and whether files differ from it, the tables written aside."""
+    commit = _git("describe", "--always", "--abbrev=12")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
+    return f"{commit}{', with changes' if changed else ''}" if commit else _NO_COMMIT
+
+
+_NO_COMMIT = f"none: cotejar {cotejar.__version__}"
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this file's folder, and nothing where there is no repository."""
+    command = ("git", *arguments)
     folder = Path(__file__).parent
     told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or f"none: cotejar {cotejar.__version__}"
+    return told.stdout.strip()
 
 
 def _lines() -> list[dict]:
