@@ -507,6 +507,58 @@ def test_later_chunks_turn_their_keys_wrongly_and_steps_read_them(models: Models
     )
 
 
+# --- biases -------------------------------------------------------------------------------
+
+
+def biases_of(model: LanguageModel) -> dict[str, np.ndarray]:
+    names = {n: f"model.layers.1.self_attn.{n}_proj.bias" for n in "qkv"}
+    weights = model.declared.weights
+    return {n: weights.vector(name).astype(np.float64) for n, name in names.items()}
+
+
+@pytest.mark.parametrize("ten", [False, True], ids=["all slots", "ten slots"])
+def test_steps_leave_out_their_biases(models: Models, ten: bool) -> None:
+    """Nobody need have recorded what is turned: the search looks behind the turning."""
+    model = models("qwen2")
+    trace, arrays = right_run(model, 6, 1, 1, 1, 1, 1, 1)
+    biases = biases_of(model)
+    for name, bias in biases.items():
+        arrays[f"layer.1.{name}"][6:] -= bias
+    arrays["layer.1.qkv"] = np.concatenate([arrays[f"layer.1.{n}"] for n in "qkv"], axis=1)
+    for name in "qk":
+        arrays[f"layer.1.{name}_rope"] = turned(arrays[f"layer.1.{name}"], np.arange(T))
+    context = attend(*attention_inputs(arrays), CAUSAL)
+
+    found = first_wrong(model, trace, with_context(model, arrays, context), ten=ten)
+
+    title = (
+        "the bias model.layers.1.self_attn.q_proj.bias is left out, in the tokens fed one at a "
+        "time"
+    )
+    assert found == ("layer.1.q", "bias-missing", title)
+
+
+@pytest.mark.parametrize("ten", [False, True], ids=["all slots", "ten slots"])
+def test_steps_add_a_bias_behind_the_turning(models: Models, ten: bool) -> None:
+    """The neighbour: the same at the product, and the bias is there behind it."""
+    model = models("qwen2")
+    trace, arrays = right_run(model, 6, 1, 1, 1, 1, 1, 1)
+    bias = biases_of(model)["k"]
+    arrays["layer.1.k"][6:] -= bias
+    arrays["layer.1.qkv"] = np.concatenate([arrays[f"layer.1.{n}"] for n in "qkv"], axis=1)
+    arrays["layer.1.k_rope"] = turned(arrays["layer.1.k"], np.arange(T))
+    arrays["layer.1.k_rope"][6:] += bias
+    context = attend(*attention_inputs(arrays), CAUSAL)
+
+    found = first_wrong(model, trace, with_context(model, arrays, context), ten=ten)
+
+    title = (
+        "the bias model.layers.1.self_attn.k_proj.bias is added after RoPE, and ought to be "
+        "before, in the tokens fed one at a time"
+    )
+    assert found == ("layer.1.k", "bias-after-rope", title)
+
+
 # --- the embedding ------------------------------------------------------------------------
 
 

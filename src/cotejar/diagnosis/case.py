@@ -144,7 +144,10 @@ class Case:
         array = self.observed.recorded(site)
         if array is None or not np.isfinite(array).all():
             return None
-        return array[-len(self.recorded) :] if self.rows is None else array[self.rows]
+        if self.rows is None:
+            return array[-len(self.recorded) :]
+        tokens = len(self.observed.trace.token_ids)
+        return array[self.rows] if len(array) == tokens else None  # else: the last one's alone
 
     # --- of a product alone ---------------------------------------------------------
 

@@ -131,6 +131,8 @@ class Observed:
             arrays = [array[-1:] for array in arrays]
         elif recorded is not None and any(len(a) != len(recorded) for a in arrays):
             return None
+        if len({len(array) for array in arrays}) > 1:
+            return None  # one of them is of the last token alone
         return Inputs(arrays=tuple(arrays), derived=tuple(dict.fromkeys(derived)))
 
     def _derive(

@@ -52,19 +52,27 @@ def alternatives(case: Case) -> Iterator[Alternative]:
 
 
 def _borne_out(case: Case, turning: Operation, bias_1W: np.ndarray) -> bool:
-    """Does the first recorded site behind it agree with a later bias alone?"""
-    turned_TW = replay(turning, [case.recorded], case.observed)
+    """Does the first recorded site behind it agree with a later bias alone?
+
+    Of a case of some rows the others stay as they were recorded: keys are read by all.
+    """
+    whole_TW = case.observed.recorded(case.operation.site)
+    if whole_TW is None:
+        return False
+    turned_TW = replay(turning, [whole_TW], case.observed)
+    late_TW = turned_TW.copy()
+    late_TW[slice(None) if case.rows is None else case.rows] += bias_1W
     behind = [turning, *_readers(case, turning)]
     for operation in behind:
-        recorded_TW = case.recorded_at(operation.site)
-        if recorded_TW is None:
+        recorded_TW = case.observed.recorded(operation.site)
+        if recorded_TW is None or not np.isfinite(recorded_TW).all():
             continue
         left = []
-        for added in (bias_1W, 0.0):
-            held = replace(case.observed, _derived={turning.name: (turned_TW + added, ())})
+        for found_TW in (late_TW, turned_TW):
+            held = replace(case.observed, _derived={turning.name: (found_TW, ())})
             given = held.inputs(operation)
             if operation is turning:
-                output_TW = turned_TW + added
+                output_TW = found_TW
             elif given is None:
                 return False
             else:
