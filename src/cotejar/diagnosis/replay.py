@@ -234,7 +234,8 @@ def _job(side: Observed, name: str) -> _Job | None:
 def _measure_step(job: _Job) -> LocalError:
     side, step, inputs = job.observed, job.operation.step, job.inputs.arrays
     if isinstance(step, Embed):
-        exact = rounded = embed(step, side.truth, side.trace.token_ids)
+        ids = side.trace.token_ids[-len(job.recorded) :]  # of the last token alone, or of all
+        exact = rounded = embed(step, side.truth, ids)
     else:
         exact = rounded = compute(step, inputs, side.truth.weights)
         if isinstance(step, (Attend, Activate)):

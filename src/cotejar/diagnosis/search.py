@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +60,7 @@ from cotejar.diagnosis.hypotheses.weight import (
     transposed_bytes,
     weights,
 )
+from cotejar.diagnosis.operations import Embed
 from cotejar.diagnosis.some_outputs import outputs_alone
 from cotejar.diagnosis.some_rows import rows_alone
 
@@ -178,7 +179,7 @@ def find_causes(case: Case) -> Found:
     accepted: dict[str, tuple[int, Cause, float]] = {}
     outputs: dict[str, Float64[np.ndarray, "T W"]] = {}
     nearest: Cause | None = None
-    tried = 0
+    tried, case = 0, _of_its_tokens(case)
     for rank, (families, part) in enumerate(_stages(case)):
         if accepted and families == (plain,):
             break  # a vector of numbers says more than what happened to the output
@@ -211,6 +212,15 @@ def find_causes(case: Case) -> Found:
             if cause.parameters <= FEW_PARAMETERS
         ),
     )
+
+
+def _of_its_tokens(case: Case) -> Case:
+    """An embedding of which the last token alone was recorded is made of its id alone."""
+    trace, rows = case.observed.trace, len(case.recorded)
+    if not isinstance(case.operation.step, Embed) or rows == len(trace.token_ids):
+        return case
+    short = replace(trace, token_ids=trace.token_ids[-rows:], passes=())
+    return replace(case, observed=replace(case.observed, trace=short, _derived={}))
 
 
 def _stages(

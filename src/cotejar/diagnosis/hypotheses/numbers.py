@@ -46,7 +46,7 @@ def factor_text(value: float) -> str:
     for exact, name in _NAMES.items():
         if math.isclose(value, exact, rel_tol=1e-4):
             return name
-    if 0 < abs(value) < 1:
+    if 1 / (2 * _GREATEST_DIVISOR) < abs(value) < 1:
         divisor = round(1 / value)
         if abs(divisor) <= _GREATEST_DIVISOR and math.isclose(divisor * value, 1, rel_tol=1e-4):
             return f"1/{divisor}" if divisor > 0 else f"-1/{-divisor}"

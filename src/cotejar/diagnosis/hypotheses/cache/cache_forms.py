@@ -17,6 +17,7 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attention.attended import weigh
+from cotejar.diagnosis.hypotheses.cache.prefix_forms import prefix_forms, prefix_words
 from cotejar.diagnosis.hypotheses.cache.row_forms import Form, every_form
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
 from cotejar.trace.site import Site
@@ -67,6 +68,17 @@ def form_alternatives(case: Case, attended: Attended, fed: FedTokens) -> Iterato
     found.sort(key=lambda one: one[:2])
     for _, _, form, scope in found[:_OFFERED]:
         yield _alternative(attended, form, scope)
+
+
+def prefix_alternatives(
+    case: Case, attended: Attended, fed: FedTokens
+) -> Iterator[Alternative]:
+    """The nearest forms of the cache's first rows, however many, to the passes behind."""
+    index, n = np.arange(len(fed.pass_of)), int(fed.last_of[0]) + 1
+    found = sorted(prefix_forms(case, attended, fed), key=lambda one: one[0])
+    for _, form, length in found[:_OFFERED]:
+        reads = (index[:, None] >= n) & (index[None] < length) & attended.visible
+        yield _alternative(attended, form, _Scope(words=prefix_words(length, fed), reads=reads))
 
 
 def _alternative(attended: Attended, form: Form, scope: _Scope) -> Alternative:

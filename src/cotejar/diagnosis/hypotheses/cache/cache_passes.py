@@ -30,6 +30,7 @@ class _Written:
 
 def pass_ways(reader: CacheReader, fed: FedTokens) -> Iterator[Way]:
     """Of a trace whose passes are known: chunks written wrongly, and steps within a window."""
+    yield from _read_too_soon(reader, fed)
     for written in _chunks(reader, fed):
         for id_, where, slot in _slots(fed, written):
             yield from _ways(reader, fed, written, id_, where, slot)
@@ -38,6 +39,44 @@ def pass_ways(reader: CacheReader, fed: FedTokens) -> Iterator[Way]:
         written = _Written(words="steps", spans=steps)
         for id_, where, slot in _slots_of_steps(fed):
             yield from _ways(reader, fed, written, id_, where, slot)
+
+
+def _read_too_soon(reader: CacheReader, fed: FedTokens) -> Iterator[Way]:
+    """What a pass stores is there for the passes behind it, and not yet for itself.
+
+    Of steps alone: see `moved_rows`.
+    """
+
+    def found(position: int, stands: Callable[[int], list[int]], end: int) -> list[int]:
+        start = int(fed.start_of[position])
+        early = start and position < end
+        rows = reader.right(position)
+        return [f for s in rows for f in (stands(s) if early and s >= start else [s])]
+
+    tokens = len(fed.pass_of)
+    whose = {
+        "each pass after the first": tokens,
+        "each later chunk of the prompt": fed.first_step,
+    }
+    for words, end in whose.items() if fed.chunks else ():
+        for id_, what, stands in (
+            ("cache-stale", "their slots hold zeros", _zeros),
+            ("cache-stale", "they are not there", _nothing),
+        ):
+            yield Way(
+                id=id_,
+                words=f"{words} reads the {{rows}} in the cache before its own are written: "
+                f"{what}",
+                read=partial(found, stands=stands, end=end),
+            )
+
+
+def _zeros(_: int) -> list[int]:
+    return [ZEROS]
+
+
+def _nothing(_: int) -> list[int]:
+    return []
 
 
 def _chunks(reader: CacheReader, fed: FedTokens) -> Iterator[_Written]:

@@ -60,6 +60,7 @@ class CacheReader:
         self.attended = attended
         self.first = first
         self._ends = np.repeat(np.cumsum(passes, dtype=int), passes)
+        self._starts = self._ends - np.repeat(passes, passes)
         scores = attended.sampled_scores
         # One slot more that holds zeros: its score is 0, and so is its value.
         self._scores = np.concatenate([scores, np.zeros_like(scores[..., :1])], axis=2)
@@ -76,6 +77,11 @@ class CacheReader:
         """Where the rows end that are in the cache when the token of that place is computed."""
         within = position < len(self._ends) and position >= self.first
         return int(self._ends[position]) if within else position + 1
+
+    def start(self, position: int) -> int:
+        """The first token of its pass."""
+        within = position < len(self._starts) and position >= self.first
+        return int(self._starts[position]) if within else position
 
     def left(self, read_k: Reading, read_v: Reading, *, ends: bool = False) -> float:
         """The greatest relative distance of a sampled step; or of the first and last alone."""

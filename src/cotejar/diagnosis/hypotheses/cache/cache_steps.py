@@ -22,7 +22,11 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attention.attended import Attended, weigh
 from cotejar.diagnosis.hypotheses.attention.attention_heads import rows_of_layers
 from cotejar.diagnosis.hypotheses.attention.attention_masks import best_slot
-from cotejar.diagnosis.hypotheses.cache.cache_forms import form_alternatives
+from cotejar.diagnosis.hypotheses.cache.cache_forms import (
+    form_alternatives,
+    prefix_alternatives,
+)
+from cotejar.diagnosis.hypotheses.cache.cache_layouts import layout_alternatives
 from cotejar.diagnosis.hypotheses.cache.cache_passes import pass_ways
 from cotejar.diagnosis.hypotheses.cache.cache_reader import ZEROS, CacheReader
 from cotejar.diagnosis.hypotheses.cache.cache_slots import slots_one_by_one
@@ -81,6 +85,7 @@ def _of_steps(case: Case, attended: Attended) -> Iterator[Alternative]:
         _rounded(case, reader),
         _other_heads(reader),
         _other_layers(case, reader),
+        layout_alternatives(reader),
         slots_one_by_one(reader),
         counted,
         split_alternatives(reader),
@@ -122,6 +127,7 @@ def _by_pass(case: Case, attended: Attended) -> Iterator[Alternative]:
     yield from _ways(reader, pass_ways(reader, fed))
     yield from mask_alternatives(attended, fed)
     yield from form_alternatives(case, attended, fed)
+    yield from prefix_alternatives(case, attended, fed)
     if int(attended.wrong[0]) < fed.first_step:
         yield from slots_one_by_one(reader)
         yield from solved_rows(reader)

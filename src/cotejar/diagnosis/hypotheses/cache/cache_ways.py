@@ -31,6 +31,7 @@ def every_way(reader: CacheReader) -> Iterator[Way]:
     if reader.attended.step.window is not None:
         yield from _evicted(reader, reader.attended.step.window)
         yield from _ring_slots(reader, reader.attended.step.window)
+        yield from _copied_to_a_ring(reader, reader.attended.step.window)
 
 
 def _lost_rows(reader: CacheReader) -> Iterator[Way]:
@@ -207,6 +208,40 @@ def _ring_slots(reader: CacheReader, window: int) -> Iterator[Way]:
                 read=read.__getitem__,
                 numbers=int(size != window),
             )
+
+
+def _copied_to_a_ring(reader: CacheReader, window: int) -> Iterator[Way]:
+    """The prompt's last rows from slot 0 on, whatever their positions; steps by position.
+
+    What steps write over is then not what has left the window.
+    """
+    n, tokens = reader.first, len(reader.attended.q)
+    for size in (window, window - 1, window + 1):
+        if not 0 < size < n or n % size == 0:
+            continue  # there are no more rows than slots, or they stand where they ought to
+        held = {slot: n - size + slot for slot in range(size)}
+        read: dict[int, list[int]] = {}
+        for position in range(n, tokens):
+            held[position % size] = position
+            read[position] = sorted(held.values())
+        first, end = n % size, n - size + n % size
+        words = (
+            f"the prompt's last {size} {{rows}} stand in slots 0 to {size - 1} of the ring, "
+            f"and a step writes its own to its position modulo {size}: those of token {end} "
+            f"go first, those of {n - size}"
+        )
+        words += f" to {end - 1} stay" if first > 1 else " stays"
+        for tail, hides in (("", False), (", hidden where they have left the window", True)):
+            yield Way(
+                id="cache-ring",
+                words=f"{words}{tail}",
+                read=partial(_in_window, reader, read) if hides else read.__getitem__,
+                numbers=int(size != window),
+            )
+
+
+def _in_window(reader: CacheReader, read: dict[int, list[int]], position: int) -> list[int]:
+    return [s for s in read[position] if s in reader.right(position)]
 
 
 def _writing_stops(reader: CacheReader) -> Iterator[Way]:
