@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,72 +9,26 @@ import pytest
 
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.hypotheses.rotation.positions_said import position_words
-from cotejar.diagnosis.search import find_causes
-from cotejar.trace.site import CONTRACT_SLOTS
 
-from .conftest import first_wrong_case, observe, run
-from .planted import attend, attention_inputs, first, weight_of
+from .by_pass import (
+    CAUSAL,
+    KEY,
+    QUERY,
+    E,
+    T,
+    first_wrong,
+    read_so,
+    right_run,
+    turned,
+    with_context,
+)
+from .planted import attend, attention_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cotejar.model.language_model import LanguageModel
-    from cotejar.trace.forward_trace import ForwardTrace
-
+    from .by_pass import Arrays, Rows
     from .conftest import Models
-
-    Arrays = dict[str, np.ndarray]
-    Rows = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-
-T, E = 12, 16
-QUERY, KEY = np.arange(T)[:, None], np.arange(T)[None]
-CAUSAL = KEY <= QUERY
-FREQUENCIES = exact.frequencies(10_000.0, E)
-
-
-def right_run(model: LanguageModel, *passes: int) -> tuple[ForwardTrace, Arrays]:
-    trace = run(model, "f32")
-    arrays = {name: np.asarray(a, np.float64) for name, a in trace.arrays.items()}
-    return replace(trace, passes=passes), arrays
-
-
-def first_wrong(
-    model: LanguageModel, trace: ForwardTrace, arrays: Arrays, *, ten: bool = False
-) -> tuple[str, str, str]:
-    """Site, id and title of the first cause at the first site that is wrong."""
-    kept = (*CONTRACT_SLOTS, "embed", "final_norm", "logits")
-    shown = {
-        n: a.astype(np.float32)
-        for n, a in arrays.items()
-        if not ten or n.split(".")[-1] in kept
-    }
-    case = first_wrong_case(observe(replace(trace, arrays=shown), model))
-    return (case.error.site, *first(find_causes(case)))
-
-
-def with_context(model: LanguageModel, arrays: Arrays, context: np.ndarray) -> Arrays:
-    """Layer 1 with that context and its product, whatever comes behind it."""
-    weight = weight_of(model, "model.layers.1.self_attn.o_proj.weight")
-    out = context @ weight.T
-    return {**arrays, "layer.1.attn_context": context, "layer.1.attn_out": out}
-
-
-def turned(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    heads = exact.split_heads(values, E)
-    return exact.join_heads(exact.turn(heads, np.outer(positions, FREQUENCIES)))
-
-
-def read_so(
-    arrays: Arrays, first_token: int, rows: Rows, seen: np.ndarray = CAUSAL
-) -> np.ndarray:
-    """The context, if each token from there on reads what `rows` makes of keys and values."""
-    q, k, v = attention_inputs(arrays)
-    context = attend(q, k, v, seen)
-    for token in range(first_token, T):
-        other_k, other_v = rows(k.copy(), v.copy(), token)
-        context[token] = attend(q, other_k, other_v, seen)[token]
-    return context
-
 
 # --- rows in another form -----------------------------------------------------------------
 
@@ -505,58 +458,6 @@ def test_later_chunks_turn_their_keys_wrongly_and_steps_read_them(models: Models
         "theta is 500,000 and ought to be 10,000, in layer.1.k_rope, in later chunks of the "
         "prompt"
     )
-
-
-# --- biases -------------------------------------------------------------------------------
-
-
-def biases_of(model: LanguageModel) -> dict[str, np.ndarray]:
-    names = {n: f"model.layers.1.self_attn.{n}_proj.bias" for n in "qkv"}
-    weights = model.declared.weights
-    return {n: weights.vector(name).astype(np.float64) for n, name in names.items()}
-
-
-@pytest.mark.parametrize("ten", [False, True], ids=["all slots", "ten slots"])
-def test_steps_leave_out_their_biases(models: Models, ten: bool) -> None:
-    """Nobody need have recorded what is turned: the search looks behind the turning."""
-    model = models("qwen2")
-    trace, arrays = right_run(model, 6, 1, 1, 1, 1, 1, 1)
-    biases = biases_of(model)
-    for name, bias in biases.items():
-        arrays[f"layer.1.{name}"][6:] -= bias
-    arrays["layer.1.qkv"] = np.concatenate([arrays[f"layer.1.{n}"] for n in "qkv"], axis=1)
-    for name in "qk":
-        arrays[f"layer.1.{name}_rope"] = turned(arrays[f"layer.1.{name}"], np.arange(T))
-    context = attend(*attention_inputs(arrays), CAUSAL)
-
-    found = first_wrong(model, trace, with_context(model, arrays, context), ten=ten)
-
-    title = (
-        "the bias model.layers.1.self_attn.q_proj.bias is left out, in the tokens fed one at a "
-        "time"
-    )
-    assert found == ("layer.1.q", "bias-missing", title)
-
-
-@pytest.mark.parametrize("ten", [False, True], ids=["all slots", "ten slots"])
-def test_steps_add_a_bias_behind_the_turning(models: Models, ten: bool) -> None:
-    """The neighbour: the same at the product, and the bias is there behind it."""
-    model = models("qwen2")
-    trace, arrays = right_run(model, 6, 1, 1, 1, 1, 1, 1)
-    bias = biases_of(model)["k"]
-    arrays["layer.1.k"][6:] -= bias
-    arrays["layer.1.qkv"] = np.concatenate([arrays[f"layer.1.{n}"] for n in "qkv"], axis=1)
-    arrays["layer.1.k_rope"] = turned(arrays["layer.1.k"], np.arange(T))
-    arrays["layer.1.k_rope"][6:] += bias
-    context = attend(*attention_inputs(arrays), CAUSAL)
-
-    found = first_wrong(model, trace, with_context(model, arrays, context), ten=ten)
-
-    title = (
-        "the bias model.layers.1.self_attn.k_proj.bias is added after RoPE, and ought to be "
-        "before, in the tokens fed one at a time"
-    )
-    assert found == ("layer.1.k", "bias-after-rope", title)
 
 
 # --- the embedding ------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from cotejar.diagnosis.operations import (
     Embed,
     Operation,
     Project,
+    Rotate,
     compute,
     model_operations,
     vector,
@@ -127,6 +128,11 @@ class Observed:
             arrays.append(array)
         if recorded is None:
             recorded = self.recorded(operation.site)
+        if isinstance(operation.step, Rotate | Attend):
+            # Made of a token's place and of all before it: a row alone tells neither.
+            found_rows = {len(a) for a in (*arrays, *([] if recorded is None else [recorded]))}
+            if found_rows != {len(self.trace.token_ids)}:
+                return None
         if recorded is not None and len(recorded) == 1:  # of the last token alone
             arrays = [array[-1:] for array in arrays]
         elif recorded is not None and any(len(a) != len(recorded) for a in arrays):
