@@ -10,7 +10,7 @@ import pytest
 
 from cotejar.diagnosis.case import Case
 from cotejar.diagnosis.hypotheses.function.norm_eps import known_eps
-from cotejar.diagnosis.hypotheses.numbers import as_known
+from cotejar.diagnosis.hypotheses.numbers import as_known, factor_text
 from cotejar.diagnosis.hypotheses.rotation.position_patterns import (
     pattern_words,
     position_patterns,
@@ -398,3 +398,8 @@ def test_a_norm_s_weight_in_another_order_in_bfloat16(
 
     title = f"the weight's channels are in another order: {words}"
     assert found == ("norm-weight-order", title)
+
+
+def test_a_factor_whose_inverse_is_no_number_is_written() -> None:
+    """Least squares gives such ones where a summand is nearly 0."""
+    assert [factor_text(x) for x in (1e-310, -1e-310, 1 / 8)] == ["1e-310", "-1e-310", "1/8"]

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from cotejar.diagnosis.replay import replay_sides
+from cotejar.diagnosis.search import find_causes
 from cotejar.engines.native.forward import Pass
 from cotejar.verdict import Verdict
 
-from .conftest import TOKENS, run
+from .conftest import TOKENS, first_wrong_case, observe, run
+from .planted import first
 from .test_diagnose import HeadTransposed, NoRope, judge, last_only, only, saved
 
 if TYPE_CHECKING:
@@ -164,3 +167,47 @@ def test_nan_whose_input_was_not_captured_writes_nothing_and_says_so(
         f"written to {folder}, for what went in was not captured"
     )
     assert not folder.exists()
+
+
+LAYER_1 = ("q", "q_rope", "k_rope", "v", "attn_context", "attn_out", "ffn_gate", "output")
+
+
+@pytest.mark.parametrize("site", ["embed", *(f"layer.1.{slot}" for slot in LAYER_1)])
+def test_one_site_of_the_last_token_alone_is_no_fault(models: Models, site: str) -> None:
+    """A row says nothing of its place, nor which keys it saw: it is not held against either."""
+    model = models("llama")
+    trace = kept(run(model, "f32"), {site})
+
+    errors = replay_sides([observe(trace, model)])
+
+    assert errors
+    assert [error.site for error in errors if not error.explained] == []
+
+
+def test_an_embedding_of_the_last_token_alone_is_named(models: Models) -> None:
+    model = models("gemma3")
+    trace = kept(run(model, "f32"), {"embed"})
+    scale = np.float32(model.declared.config.embedding_scale)
+    wrong = replace(trace, arrays={**trace.arrays, "embed": trace.arrays["embed"] / scale})
+
+    found = find_causes(first_wrong_case(observe(wrong, model)))
+
+    assert first(found) == ("embedding-scale", "the embedding's scale of 9.798 is left out")
+
+
+def test_steps_are_wrong_beside_a_site_of_the_last_token_alone(models: Models) -> None:
+    """What was recorded of one row alone is not asked for others."""
+    model = models("llama")
+    whole = run(model, "f32")
+    trace = replace(kept(whole, {"layer.1.ffn_up"}), passes=(8, 1, 1, 1, 1))
+    gate = trace.arrays["layer.1.ffn_gate"].copy()
+    gate[8:] = whole.arrays["layer.1.ffn_up"][8:]
+    arrays = {**trace.arrays, "layer.1.ffn_gate": gate}
+
+    found = find_causes(first_wrong_case(observe(replace(trace, arrays=arrays), model)))
+
+    title = (
+        "gate and up change places: the weight is model.layers.1.mlp.up_proj.weight and ought "
+        "to be model.layers.1.mlp.gate_proj.weight, in the tokens fed one at a time"
+    )
+    assert first(found) == ("gate-up-swapped", title)
