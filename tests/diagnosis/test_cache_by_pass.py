@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from cotejar.diagnosis.hypotheses.attention.attended import weigh
+
 from .by_pass import (
     CAUSAL,
     KEY,
@@ -94,6 +96,13 @@ def test_a_pass_that_never_writes_is_none_that_reads_too_soon(models: Models) ->
         "hold zeros"
     )
     assert named(models, PASSES, never) == ("cache-written-elsewhere", title)
+
+
+def test_a_query_that_finds_no_row_weighs_none() -> None:
+    """A chunk that is longer than the window would find none without its own rows."""
+    context = weigh(np.empty((2, 0))) @ np.empty((0, 3))
+
+    assert context.tolist() == [[0.0] * 3] * 2
 
 
 # --- layouts ------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class Attended:
 
 def weigh(scores: Float64[np.ndarray, "*n T"]) -> Float64[np.ndarray, "*n T"]:
     """Softmax over the last axis; where nothing is seen, zeros."""
-    greatest = scores.max(axis=-1, keepdims=True)
+    greatest = scores.max(axis=-1, keepdims=True, initial=-np.inf)
     weights = np.exp(scores - np.where(np.isfinite(greatest), greatest, 0.0))
     total = weights.sum(axis=-1, keepdims=True)
     result: np.ndarray = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
