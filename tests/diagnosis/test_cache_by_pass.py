@@ -21,6 +21,7 @@ from .by_pass import (
     turned,
     with_context,
 )
+from .conftest import TOKENS, run
 from .planted import attend, attention_inputs
 
 if TYPE_CHECKING:
@@ -255,6 +256,46 @@ def test_a_prefix_is_read_by_chunks_too(models: Models) -> None:
         "later"
     )
     assert found == ("rope-positions", title)
+
+
+def of_another_prompt(model: LanguageModel, layer: int) -> Rows:
+    """The first four rows are of a prompt that begins with other tokens."""
+    other = run(model, "f32", tokens=(7, 212, 90, 51, *TOKENS[4:])).arrays
+
+    def rows(k, v, _):
+        k[:4], v[:4] = (other[f"layer.{layer}.{slot}"][:4] for slot in ("k_rope", "v"))
+        return k, v
+
+    return rows
+
+
+def test_a_prefix_of_another_prompt_is_named_by_its_tokens(models: Models) -> None:
+    """In the first layer a row is a function of its token and its place."""
+    model = models("qwen2")
+    trace, arrays = right_run(model, 6, 3, 1, 1, 1)
+    below = {f"layer.1.{n}": arrays[f"layer.0.{n}"] for n in ("q_rope", "k_rope", "v")}
+    context = read_so(below, 6, of_another_prompt(model, 0))
+    arrays["layer.0.attn_context"] = context
+
+    found = first_wrong(model, trace, arrays)
+
+    title = (
+        "the keys and values of the first 4 tokens, to the passes behind, are those of the ids "
+        "7, 212, 90, 51: another prompt's?"
+    )
+    assert found == ("layer.0.attn_context", "cache-foreign", title)
+
+
+def test_a_prefix_of_another_prompt_is_not_guessed_in_a_later_layer(models: Models) -> None:
+    """There a row is made of all before it: no token's name is put on it."""
+    model = models("qwen2")
+    trace, arrays = right_run(model, 6, 3, 1, 1, 1)
+    context = read_so(arrays, 6, of_another_prompt(model, 1))
+
+    site, _, title = first_wrong(model, trace, with_context(model, arrays, context))
+
+    assert site == "layer.1.attn_context"
+    assert "ids" not in title
 
 
 # --- a ring -------------------------------------------------------------------------------

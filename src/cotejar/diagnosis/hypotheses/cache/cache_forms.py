@@ -17,6 +17,7 @@ import numpy as np
 from cotejar.diagnosis import exact
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.attention.attended import weigh
+from cotejar.diagnosis.hypotheses.cache.other_prompt import rows_of_other_tokens
 from cotejar.diagnosis.hypotheses.cache.prefix_forms import prefix_forms, prefix_words
 from cotejar.diagnosis.hypotheses.cache.row_forms import Form, every_form
 from cotejar.diagnosis.hypotheses.numbers import factor_text, nice, search_number
@@ -79,6 +80,19 @@ def prefix_alternatives(
     for _, form, length in found[:_OFFERED]:
         reads = (index[:, None] >= n) & (index[None] < length) & attended.visible
         yield _alternative(attended, form, _Scope(words=prefix_words(length, fed), reads=reads))
+
+
+def other_prompt_alternatives(
+    case: Case, attended: Attended, fed: FedTokens
+) -> Iterator[Alternative]:
+    """Rows of the first pass that are other tokens', to the passes behind."""
+    index, n = np.arange(len(fed.pass_of)), int(fed.last_of[0]) + 1
+    form = rows_of_other_tokens(case, attended, n)
+    if form is not None:
+        behind = "to the passes behind" if fed.chunks else "to steps"
+        reads = (index[:, None] >= n) & (index[None] < n) & attended.visible
+        scope = _Scope(words=f"the {{rows}}, {behind},", reads=reads)
+        yield _alternative(attended, form, scope)
 
 
 def _alternative(attended: Attended, form: Form, scope: _Scope) -> Alternative:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ from cotejar.diagnosis.hypotheses.attention.attention_heads import rows_of_layer
 from cotejar.diagnosis.hypotheses.attention.attention_masks import best_slot
 from cotejar.diagnosis.hypotheses.cache.cache_forms import (
     form_alternatives,
+    other_prompt_alternatives,
     prefix_alternatives,
 )
 from cotejar.diagnosis.hypotheses.cache.cache_layouts import layout_alternatives
@@ -68,8 +70,13 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         return
     if isinstance(case, RowsCase):
         return  # the whole case was asked, and tells as much
-    yield from _of_steps(case, attended)
-    yield from _by_pass(case, attended)
+    explained = False
+    for one in chain(_of_steps(case, attended), _by_pass(case, attended)):
+        explained = explained or case.judge(one.output, one.slack).accepted
+        yield one
+    fed = FedTokens.of(case)
+    if not explained and fed is not None and fed.pass_of[attended.wrong[0]] > 0:
+        yield from other_prompt_alternatives(case, attended, fed)
 
 
 def _of_steps(case: Case, attended: Attended) -> Iterator[Alternative]:
