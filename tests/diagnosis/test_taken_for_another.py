@@ -127,7 +127,8 @@ def test_a_norm_behind_the_sum_is_named(
 
 
 @pytest.mark.parametrize(
-    ("value", "nearest"), [(0.3334, 1 / 3), (2.9, 3.0), (0.9, 1 / 2), (1.2, 2.0), (0.0, 0.0)]
+    ("value", "nearest"),
+    [(0.3334, 1 / 3), (2.9, 3.0), (0.9, 1 / 2), (1.2, 2.0), (0.0, 0.0), (5e-324, 5e-324)],
 )
 def test_a_factor_s_nearest_whole_number_or_part(value: float, nearest: float) -> None:
     assert whole_or_part(value) == nearest

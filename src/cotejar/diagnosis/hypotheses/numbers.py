@@ -31,7 +31,7 @@ def nice(value: float, digits: int = 2) -> float:
 
 def whole_or_part(value: float) -> float:
     """The nearest of 2, 3, 4, ... and of 1/2, 1/3, 1/4, ...: factors that somebody may mean."""
-    if not 0 < value < math.inf:
+    if not 1 / _GREATEST_DIVISOR < value < _GREATEST_DIVISOR:
         return value
     return float(max(round(value), 2)) if value > 1 else 1 / max(round(1 / value), 2)
 
