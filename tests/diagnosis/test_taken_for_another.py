@@ -126,6 +126,20 @@ def test_a_norm_behind_the_sum_is_named(
     assert first(found) == ("norm-after-sum", title)
 
 
+def test_what_was_solved_for_in_f16_is_not_said_to_be_tf32(models: Models) -> None:
+    """As many bits: a few values that fell to the other side, all known but to a rounding."""
+
+    def fault(right: Arrays, _: LanguageModel) -> np.ndarray:
+        up = right["layer.1.ffn_up"].astype(np.float64)
+        waves = np.sin(np.arange(up.size)).reshape(up.shape)
+        nudged = up + 5e-7 * np.sqrt(np.square(up).mean(1, keepdims=True)) * waves
+        return nudged.astype(np.float16).astype(np.float64) * (1 + 1e-7 * waves)
+
+    found = find_planted(models("qwen2"), "layer.1.ffn_up", fault)
+
+    assert first(found) == ("output-rounded", "the output is rounded to f16")
+
+
 @pytest.mark.parametrize(
     ("value", "nearest"),
     [(0.3334, 1 / 3), (2.9, 3.0), (0.9, 1 / 2), (1.2, 2.0), (0.0, 0.0), (5e-324, 5e-324)],

@@ -167,14 +167,10 @@ def _output(case: Case) -> Iterator[Alternative]:
     for how in ("f16", "bf16", "bf16 cut"):
         if UNIT[how.removesuffix(" cut")] < known or not is_likely(how):
             continue
-        rounded = ROUNDINGS[how](right)
-        has_form = ROUNDINGS[how](recorded) == recorded
-        low, high = ROUNDINGS[how](right - slack), ROUNDINGS[how](right + slack)
-        between = (recorded >= np.minimum(low, high)) & (recorded <= np.maximum(low, high))
         yield Alternative(
             id="output-rounded",
             title=f"the output is rounded to {how}",
-            output=np.where(has_form & between, recorded, rounded),
+            output=_to_steps_near(right, recorded, how, slack),
         )
     for how in ("int8 a row", "int8 by 32", "int4 a row", "int4 by 32"):
         if can_round(how, right.shape[1]) and is_likely(how):
