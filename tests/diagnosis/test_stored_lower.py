@@ -9,6 +9,7 @@ from cotejar.diagnosis.stored_lower import rounded
 from cotejar.diagnosis.tensor_causes import Changed, explain_tensor
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
+from cotejar.quant.codec import encode
 
 NAME = "model.layers.0.self_attn.o_proj.weight"
 
@@ -76,6 +77,22 @@ def test_another_rounding_of_few_levels_to_few_levels_has_no_name_here() -> None
     candidate = to_levels(reference + 0.05 * values(3), 16, 4)
 
     assert explained(reference, candidate) is None
+
+
+@pytest.mark.parametrize("kind", [BlockType.Q4_0, BlockType.Q4_1, BlockType.Q4_K])
+def test_few_levels_of_the_file_s_own_type_are_no_lost_bits(kind: BlockType) -> None:
+    """Something else is wrong with it."""
+    wrong = (values() + 0.4 * values(2)).astype(np.float32)
+    raw = encode(kind, wrong.reshape(-1))
+    changed = Changed(
+        name=NAME,
+        reference=matrix(values()),
+        candidate=BlockMatrix(block_type=kind, rows=64, columns=256, raw=raw),
+        allowed=0.1,
+        siblings={NAME: matrix(values())},
+    )
+
+    assert explain_tensor(changed) is None
 
 
 def test_a_page_of_zeros_is_named_with_its_rows() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.diagnosis.weight_variants import CODE_BITS
 from cotejar.errors import EncodingError
 from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import ENCODABLE, decode, encode
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _NO_ROUNDING = frozenset({BlockType.F32, BlockType.APR_Q8, BlockType.APR_Q4})
 """The last two have scales that a few rows do not tell."""
+_FLOAT_BITS = 8
+"""Types without codes have as many levels as is asked for here, and more."""
 _FEW_ROWS = 8
 _MOST_APART = 0.7
 """Relative distance from the reference: more is no rounding of it."""
@@ -39,6 +42,7 @@ def find_lower_type(
     name: str,
     a_RC: Float64[np.ndarray, "R C"],
     b_RC: Float64[np.ndarray, "R C"],
+    own: BlockType,
     fits: Callable[[np.ndarray, np.ndarray], bool],
 ) -> tuple[str, str] | None:
     """Id and title, if the candidate's `b_RC` is the reference's `a_RC` in fewer bits.
@@ -47,13 +51,14 @@ def find_lower_type(
         name: of the tensor.
         a_RC: the reference's values.
         b_RC: the candidate's.
+        own: the type of the candidate, in which few levels are nobody's fault.
         fits: are these two arrays the same, but for what the types round?
     """
     if np.linalg.norm(b_RC - a_RC) > _MOST_APART * np.linalg.norm(a_RC):
         return None
     rows = np.unique(np.linspace(0, len(a_RC) - 1, _FEW_ROWS).astype(int))
     for kind in sorted(ENCODABLE, key=lambda kind: kind.label):
-        if a_RC.shape[1] % kind.elements_per_block or kind in _NO_ROUNDING:
+        if a_RC.shape[1] % kind.elements_per_block or kind in {own, *_NO_ROUNDING}:
             continue
         try:
             is_so = fits(rounded(a_RC[rows], kind), b_RC[rows]) and fits(
@@ -63,7 +68,8 @@ def find_lower_type(
             continue
         if is_so:
             return "weights-rounded", f"{name} was rounded to {kind.label} before it was stored"
-    for width, levels, words in _LEVELS:
+    own_bits = CODE_BITS.get(own, _FLOAT_BITS)
+    for width, levels, words in (one for one in _LEVELS if one[1] < 1 << own_bits):
         if a_RC.shape[1] % width == 0 and _most_levels(b_RC[rows], width) <= levels:
             if _most_levels(a_RC[rows], width) <= levels:
                 return None  # as the reference's own

@@ -117,7 +117,9 @@ def _ways(
         yield from _moved_rows(changed, b_RC)
         yield from _by_blocks(changed, a_RC, b_RC)
         yield from _low_rank(changed, a_RC, b_RC)
-        lower = find_lower_type(changed.name, a_RC, b_RC, changed.fits)
+        lower = find_lower_type(
+            changed.name, a_RC, b_RC, changed.candidate.block_type, changed.fits
+        )
         if lower is not None:
             yield lower
 

@@ -35,8 +35,10 @@ def rounded_norms(
             if beside and "gain" not in stages:
                 continue
 
-            def low(stage: str, values: np.ndarray, stages: list[str] = stages) -> np.ndarray:
-                return ROUNDINGS[how](values) if stage in stages else values  # noqa: B023
+            def low(
+                stage: str, values: np.ndarray, stages: list[str] = stages, how: str = how
+            ) -> np.ndarray:
+                return ROUNDINGS[how](values) if stage in stages else values
 
             given_TW = low("input", x_TW)
             square_T1 = low("squares", given_TW * given_TW).mean(axis=1, keepdims=True)
