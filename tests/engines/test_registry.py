@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENGINE_NAMES = "native, oracle, llamacpp, transformers, recorded"
-NATIVE = "q8, f32, bf16, q8-kvf16, q8-kvq8, f32-kvf16, f32-kvq8, bf16-kvf16, bf16-kvq8"
+NATIVE = (
+    "q8, f32, bf16, w8a8, q8-kvf16, q8-kvq8, f32-kvf16, f32-kvq8, bf16-kvf16, bf16-kvq8, "
+    "w8a8-kvf16, w8a8-kvq8"
+)
 USAGE = "[ENGINE[+numerics][@device]:]PATH, for example native+f32:model.gguf"
 
 

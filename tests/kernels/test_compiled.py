@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cotejar.errors import UsageError
 from cotejar.kernels import _compiled, instruction_set
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa, runnable_isas
-from cotejar.kernels.products import multiply_f32, multiply_q8
+from cotejar.kernels.products import multiply_f32, multiply_q8, multiply_w8a8
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
 
@@ -81,7 +81,7 @@ def test_every_shape_has_the_bits_of_numpy(
     activations = rng.standard_normal((num_tokens, weight.columns)).astype(F32)
     activations *= F32(10) ** rng.integers(-44, 38, (num_tokens, 1))  # down to subnormals
 
-    for multiply in (multiply_q8, multiply_f32):
+    for multiply in (multiply_q8, multiply_f32, multiply_w8a8):
         expected = multiply(weight, activations, isa=NUMPY)
         assert same_bits(multiply(weight, activations, isa=isa), expected)
 
@@ -98,7 +98,7 @@ def test_any_bytes_at_all_have_the_bits_of_numpy(isa: str, block_type: BlockType
         activations[2] *= F32(1e38)  # sums overflow
         activations[1, 5] = np.nan
         for tokens in (activations[:1], activations):
-            for multiply in (multiply_q8, multiply_f32):
+            for multiply in (multiply_q8, multiply_f32, multiply_w8a8):
                 expected = multiply(weight, tokens, isa=NUMPY)
                 assert same_bits(multiply(weight, tokens, isa=isa), expected)
 
@@ -113,9 +113,9 @@ def test_floats_of_any_width_have_the_bits_of_numpy(
     weight = random_weight(block_type, 17, columns, rng)
     activations = rng.standard_normal((5, columns)).astype(F32)
 
-    expected = multiply_q8(weight, activations, isa=NUMPY)
-
-    assert same_bits(multiply_q8(weight, activations, isa=isa), expected)
+    for multiply in (multiply_q8, multiply_w8a8):
+        expected = multiply(weight, activations, isa=NUMPY)
+        assert same_bits(multiply(weight, activations, isa=isa), expected)
 
 
 @pytest.mark.parametrize("columns", [31, 33])
@@ -194,7 +194,13 @@ GOOD = {"isa": "portable", "block_type": 8, "rows": 3, "columns": 64}
 
 
 @pytest.mark.parametrize(
-    "product", [_compiled.multiply_q8, _compiled.multiply_f32, _compiled.multiply_bf16]
+    "product",
+    [
+        _compiled.multiply_q8,
+        _compiled.multiply_f32,
+        _compiled.multiply_bf16,
+        _compiled.multiply_w8a8,
+    ],
 )
 @pytest.mark.parametrize(
     ("change", "problem"),

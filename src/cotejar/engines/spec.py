@@ -39,8 +39,9 @@ ENGINES = {
             name="native",
             target="cotejar.engines.native.engine:NativeEngine",
             numerics=(
-                *("q8", "f32", "bf16"),
+                *("q8", "f32", "bf16", "w8a8"),
                 *("q8-kvf16", "q8-kvq8", "f32-kvf16", "f32-kvq8", "bf16-kvf16", "bf16-kvq8"),
+                *("w8a8-kvf16", "w8a8-kvq8"),
             ),
             generates=True,
             steps=True,

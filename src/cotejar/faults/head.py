@@ -57,7 +57,7 @@ class _LogitsCapped(FaultyPass):
 
 class _CapMissing(FaultyPass):
     def head(self, hidden_TD: Stream) -> Logits:
-        return self.multiply(self.model.weights.lm_head, hidden_TD)
+        return self.multiply_head(self.model.weights.lm_head, hidden_TD)
 
 
 class _LogitsScaled(FaultyPass):

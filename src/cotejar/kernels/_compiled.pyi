@@ -17,6 +17,15 @@ def multiply_q8(
     activations: np.ndarray,
     out: np.ndarray,
 ) -> None: ...
+def multiply_w8a8(
+    isa: str,
+    block_type: int,
+    raw: np.ndarray,
+    rows: int,
+    columns: int,
+    activations: np.ndarray,
+    out: np.ndarray,
+) -> None: ...
 def multiply_f32(
     isa: str,
     block_type: int,
@@ -114,6 +123,7 @@ class Linear:
         rows: int,
         columns: int,
         bias: np.ndarray | None,
+        grouped: bool = False,
     ) -> None: ...
 
 class Cache:

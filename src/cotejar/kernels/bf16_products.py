@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.kernels.fused_sums import add_rounded_to_odd
 from cotejar.quant.floats import round_to_bfloat16
 
 if TYPE_CHECKING:
@@ -91,19 +92,8 @@ def _sum_of_chunks(
 def _fused(
     a: Float32[np.ndarray, "T R"], products: Float64[np.ndarray, "T R"]
 ) -> Float32[np.ndarray, "T R"]:
-    """A sum rounded to float32 once, by way of a float64 that is rounded to odd.
-
-    A float64 sum that is not exact gets an odd last bit, by which its second rounding sees
-    that it is neither a tie nor representable (Boldo and Melquiond, 2008).
-    """
-    wide = a.astype(np.float64)
-    total = wide + products
-    back = total - wide
-    lost = (wide - (total - back)) + (products - back)
-    bits = total.view(np.int64)
-    is_even = (lost != 0) & (bits & 1 == 0) & np.isfinite(total)
-    away = np.where((lost > 0) == (total > 0), 1, -1)
-    odd = (bits + np.where(is_even, away, 0)).view(np.float64)
+    """A sum rounded to float32 once, subnormals to 0."""
+    odd = add_rounded_to_odd(a, products)
     # What float32 would round up to the least normal number from further below than half a
     # unit of its own is subnormal all the same.
     is_tiny = np.abs(odd) < SMALLEST * (1 - 2.0**-25)

@@ -1,9 +1,10 @@
-"""The `q8` products of a layer for many tokens, each with what follows it.
+"""The `q8` and `w8a8` products of a layer for many tokens, each with what follows it.
 
 Products of the same activations share their rounding; a bias, a residual, SiLU and the
 statistics come to a block of the product while it is in the first cache, before it goes to
-memory, and what nobody asks for never goes there. The bits are those of `multiply_q8` and
-`operations` one after the other, and the statistics those of `measure_moments`.
+memory, and what nobody asks for never goes there. The bits are those of `multiply_q8` or
+`multiply_w8a8` and `operations` one after the other, and the statistics those of
+`measure_moments`.
 
 Shape letters: T tokens, C columns (inputs), R rows (outputs), F feed-forward width.
 """
@@ -34,13 +35,20 @@ FEW_TOKENS = 32
 class Product:
     """A weight and its bias, ready to multiply."""
 
-    def __init__(self, weight: BlockMatrix, bias_R: Float32[np.ndarray, "R"] | None) -> None:
+    def __init__(
+        self,
+        weight: BlockMatrix,
+        bias_R: Float32[np.ndarray, "R"] | None,
+        *,
+        grouped: bool = False,
+    ) -> None:
+        """Take a weight, for `w8a8` if it is to be `grouped`, and else for `q8`."""
         self.rows, self.columns = weight.rows, weight.columns
-        self.is_integer = weight.block_type not in FLOAT_TYPES
-        """Are its products `q8` at all?"""
+        self.is_integer = grouped or weight.block_type not in FLOAT_TYPES
+        """Are its products of integers at all?"""
         raw = np.ascontiguousarray(weight.raw)
         self.compiled = _compiled.Linear(
-            int(weight.block_type), raw, weight.rows, weight.columns, bias_R
+            int(weight.block_type), raw, weight.rows, weight.columns, bias_R, grouped
         )
 
 

@@ -1,18 +1,22 @@
-"""The three matrix products: `q8`, ggml's integer arithmetic, `f32`, decoded weights, `bf16`.
+"""The matrix products: `q8`, ggml's integer arithmetic, `f32`, decoded weights, `bf16`, `w8a8`.
 
 All compute `activations @ weight.T`: activations float32 (T, C), weight (R, C), product
 float32 (T, R).
 
 All have the same bits on every machine and instruction set, for every T and every split of
 rows or tokens over threads. The compiled kernels do the work; `integer_products`,
-`lane_products` and `bf16_products` are the same arithmetic in numpy, which `COTEJAR_ISA=numpy`
-chooses and the tests compare with.
+`lane_products`, `bf16_products` and `group_products` are the same arithmetic in numpy, which
+`COTEJAR_ISA=numpy` chooses and the tests compare with.
 
 **f32** decodes the weight to float32 and multiplies as `q8` does weights in F32, in lanes:
 see below.
 
 **bf16** decodes the weight, rounds it and the activations to bfloat16, and sums in float32:
 see `bf16_products`.
+
+**w8a8** makes 8-bit integers of weights too, with one scale for 64 columns of a row, so that
+integer dots are longer and scales fewer than those of `q8`: for the fastest prefill without
+AMX; see `group_products`.
 
 **q8**: activations are rounded to 8-bit blocks (`quant.activations`), paired as in ggml:
 
@@ -54,6 +58,7 @@ from cotejar.errors import TensorShapeError
 from cotejar.kernels import _compiled
 from cotejar.kernels.arrays import empty_array
 from cotejar.kernels.bf16_products import multiply_in_bfloat16
+from cotejar.kernels.group_products import multiply_groups
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 from cotejar.kernels.integer_products import ACTIVATION_TYPES, multiply_integer_blocks
 from cotejar.kernels.lane_products import multiply_decoded_in_lanes, multiply_in_lanes
@@ -66,6 +71,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
 
     from cotejar.quant.block_matrix import BlockMatrix
+
+    Multiply = Callable[[BlockMatrix, Float32[np.ndarray, "T C"]], Float32[np.ndarray, "T R"]]
 
 
 _SMALLEST_BLOCK = 32
@@ -109,7 +116,7 @@ def multiply_f32(
         TensorShapeError: the activations are not float32 (T, C).
         UsageError: `COTEJAR_ISA` names what there is not.
     """
-    return _multiply_decoded(
+    return _multiply_any(
         multiply_decoded_in_lanes, _compiled.multiply_f32, isa, weight, activations
     )
 
@@ -123,12 +130,33 @@ def multiply_bf16(
         TensorShapeError: the activations are not float32 (T, C).
         UsageError: `COTEJAR_ISA` names what there is not.
     """
-    return _multiply_decoded(
+    return _multiply_any(
         multiply_in_bfloat16, _compiled.multiply_bf16, isa, weight, activations
     )
 
 
-def _multiply_decoded(
+def multiply_w8a8(
+    weight: BlockMatrix, activations: Float32[np.ndarray, "T C"], *, isa: str | None = None
+) -> Float32[np.ndarray, "T R"]:
+    """`activations @ weight.T`, both in 8-bit integers by groups of 64; bits as for `q8`.
+
+    Raises:
+        TensorShapeError: the activations are not float32 (T, C).
+        UsageError: `COTEJAR_ISA` names what there is not.
+    """
+    return _multiply_any(multiply_groups, _compiled.multiply_w8a8, isa, weight, activations)
+
+
+def product_of_head(multiply: Multiply) -> Multiply:
+    """What multiplies the LM head, beside this product in the layers: `q8` beside `w8a8`.
+
+    A prefill asks for one row of logits: the head is read once, and to make groups of it would
+    take longer than its product. Other programs' W8A8 leaves the head alone, too.
+    """
+    return multiply_q8 if multiply is multiply_w8a8 else multiply
+
+
+def _multiply_any(
     in_numpy: Callable[[BlockMatrix, np.ndarray], np.ndarray],
     compiled: Callable[..., None],
     isa: str | None,

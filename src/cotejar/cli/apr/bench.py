@@ -12,7 +12,7 @@ import click
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: all usable CPUs.")
 @click.option(
     "--numerics",
-    type=click.Choice(["q8", "f32", "bf16"]),
+    type=click.Choice(["q8", "f32", "bf16", "w8a8"]),
     multiple=True,
     default=("q8",),
     show_default=True,

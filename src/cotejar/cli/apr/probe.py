@@ -20,7 +20,7 @@ from cotejar.cli.token_ids import ids
 )
 @click.option(
     "--numerics",
-    type=click.Choice(["f32", "q8", "bf16"]),
+    type=click.Choice(["f32", "q8", "bf16", "w8a8"]),
     default="f32",
     show_default=True,
     help="In which noise a fault must show.",

@@ -1,10 +1,11 @@
-"""The native engine: numerics `f32` (weights decoded), `bf16`, and `q8` (as ggml has it).
+"""The native engine: numerics `f32` (weights decoded), `bf16`, `q8` (as ggml has it), `w8a8`.
 
 `q8` rounds activations to blocks of 8 bits and takes integer dots, as ggml does on a CPU;
 `f32` decodes the same blocks and multiplies in float32; `bf16` rounds what is decoded, and
-the activations, to bfloat16 and sums in float32. The numerics is the products' alone: all
-else is the same float32. A suffix names what the KV cache stores where that is not float32:
-`q8-kvf16`, `f32-kvq8`.
+the activations, to bfloat16 and sums in float32; `w8a8` makes 8-bit integers of weights and
+activations, 64 under one scale, and is the fastest over many tokens. The numerics is the
+products' alone: all else is the same float32. A suffix names what the KV cache stores where
+that is not float32: `q8-kvf16`, `f32-kvq8`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from cotejar.engines.native.packed import PackedPass
 from cotejar.engines.protocol import check_token_ids
 from cotejar.engines.tracing import finish_trace, join_recorders, passes_of
 from cotejar.errors import UsageError
-from cotejar.kernels.products import multiply_bf16, multiply_f32, multiply_q8
+from cotejar.kernels.products import (
+    multiply_bf16,
+    multiply_f32,
+    multiply_q8,
+    multiply_w8a8,
+)
 from cotejar.trace.forward_trace import EngineInfo, TraceRecorder
 
 if TYPE_CHECKING:
@@ -36,7 +42,12 @@ if TYPE_CHECKING:
 
     MakePass = Callable[[LanguageModel, Multiply, KVCache, TraceRecorder | None], Pass]
 
-MULTIPLY = {"f32": multiply_f32, "q8": multiply_q8, "bf16": multiply_bf16}
+MULTIPLY = {
+    "f32": multiply_f32,
+    "q8": multiply_q8,
+    "bf16": multiply_bf16,
+    "w8a8": multiply_w8a8,
+}
 KV_SUFFIXES = {"": "f32", "-kvf16": "f16", "-kvq8": "q8_0"}
 NUMERICS = {
     f"{arithmetic}{suffix}": (multiply, kv_type)

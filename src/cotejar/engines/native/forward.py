@@ -28,6 +28,7 @@ from cotejar.engines.native.rope import in_canonical_order, rope_tables
 from cotejar.formats.mapped_file import release_pages
 from cotejar.kernels import operations
 from cotejar.kernels.arrays import add_arrays
+from cotejar.kernels.products import product_of_head
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM
 from cotejar.trace.array_store import token_parts
 
@@ -56,6 +57,7 @@ class Pass:
     ) -> None:
         self.model = model
         self.multiply = multiply
+        self.multiply_head = product_of_head(multiply)
         self.cache = cache
         self.recorder = recorder
         self._layers = prepare_layers(model)
@@ -325,7 +327,7 @@ class Pass:
 
     def head(self, hidden_TD: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T V"]:
         """The logits."""
-        logits_TV = self.multiply(self.model.weights.lm_head, hidden_TD)
+        logits_TV = self.multiply_head(self.model.weights.lm_head, hidden_TD)
         cap = self.model.config.final_softcap
         return logits_TV if cap is None else softcap(logits_TV, cap)
 

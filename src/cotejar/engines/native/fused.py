@@ -1,8 +1,8 @@
 """The forward pass with less in between: `forward.Pass` bit for bit, and faster.
 
-In `q8`, products of many tokens come with what follows them and with their statistics (see
-`kernels.layer_products`); where only the last logits are asked for, the last layer asks for
-one row alone.
+In `q8` and `w8a8`, products of many tokens come with what follows them and with their
+statistics (see `kernels.layer_products`); where only the last logits are asked for, the last
+layer asks for one row alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cotejar.kernels.layer_products import (
     multiply_gated,
     multiply_together,
 )
-from cotejar.kernels.products import multiply_q8
+from cotejar.kernels.products import multiply_q8, multiply_w8a8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,9 +46,13 @@ _JOINED_SLOTS = {
 _FEED_FORWARD_SLOTS = (*_GATED_SLOTS, *_JOINED_SLOTS["ffn"])
 
 
-_PRODUCTS: WeakKeyDictionary[LanguageModel, dict[tuple[int, tuple[str, ...]], list[Product]]]
+_FUSED = {multiply_q8, multiply_w8a8}
+
+_PRODUCTS: WeakKeyDictionary[
+    LanguageModel, dict[tuple[bool, int, tuple[str, ...]], list[Product]]
+]
 _PRODUCTS = WeakKeyDictionary()
-"""By layer and parts: every new context asks again, and a model does not change."""
+"""By arithmetic, layer and parts: every new context asks again, and a model does not change."""
 
 
 class FusedPass(Pass):
@@ -63,6 +67,7 @@ class FusedPass(Pass):
     ) -> None:
         super().__init__(model, multiply, cache, recorder)
         self._products = _PRODUCTS.setdefault(model, {})
+        self._grouped = multiply is multiply_w8a8
 
     def _project(
         self, layer: int, x_TD: Float32[np.ndarray, "T D"]
@@ -189,7 +194,7 @@ class FusedPass(Pass):
             not recorder
             or not recorder.takes_moments(_HEAD_SLOTS)
             or recorder.takes_parts(len(hidden_TD) * config.vocab_size * 4)
-            or self.multiply is not multiply_q8
+            or self.multiply_head is not multiply_q8
             or config.final_softcap is not None
             or not can_multiply([self._head_product()], len(hidden_TD))
         ):
@@ -225,7 +230,7 @@ class FusedPass(Pass):
         inputs_TC: Float32[np.ndarray, "T C"],
     ) -> list[Product] | None:
         """The products, if they can be had with all that is wanted of these slots."""
-        if self.multiply is not multiply_q8:
+        if self.multiply not in _FUSED:
             return None
         if self.recorder and not self.recorder.takes_moments(slots):
             return None
@@ -233,17 +238,19 @@ class FusedPass(Pass):
         return products if can_multiply(products, len(inputs_TC)) else None
 
     def _together(self, layer: int, parts: tuple[str, ...]) -> list[Product]:
-        products = self._products.get((layer, parts))
+        key = (self._grouped, layer, parts)
+        products = self._products.get(key)
         if products is None:
             if len(parts) == 1:
-                products = [Product(*self._layers[layer].linears[parts[0]])]
+                linear = self._layers[layer].linears[parts[0]]
+                products = [Product(*linear, grouped=self._grouped)]
             else:
                 products = [self._together(layer, (part,))[0] for part in parts]
-            self._products[layer, parts] = products
+            self._products[key] = products
         return products
 
     def _head_product(self) -> Product:
-        key = (self.model.config.num_layers, ("lm_head",))
+        key = (False, self.model.config.num_layers, ("lm_head",))
         if key not in self._products:
             self._products[key] = [Product(self.model.weights.lm_head, None)]
         return self._products[key][0]

@@ -128,6 +128,35 @@ inline void round_32(const float* values, int8_t* codes, float* scale, float* sc
     }
 }
 
+// A group of 64, or its first `count` values and zeros. Halves go to even.
+inline void round_group(const float* values, int64_t count, int8_t* codes, float* scale,
+                        int16_t* sum) {
+    alignas(64) float filled[GROUP] = {};
+    if (count < GROUP) {
+        __builtin_memcpy(filled, values, static_cast<size_t>(count) * sizeof(float));
+        values = filled;
+    }
+    Floats parts[GROUP / LANES];
+    Ints most = {};
+    for (int i = 0; i < GROUP / LANES; i++) {
+        parts[i] = load_floats(values + LANES * i);
+        const Ints here = magnitudes(parts[i]);
+        most = here > most ? here : most;
+    }
+    const uint32_t greatest = static_cast<uint32_t>(greatest_lane(most));
+    const bool broken = greatest >= INFINITE_BITS;
+    float inverse = 127.0f / float_of_bits(broken ? 0 : greatest);
+    if (!is_finite(inverse)) inverse = 0.0f;
+    int total = 0;
+    for (int i = 0; i < GROUP / LANES; i++) {
+        const Floats part = broken ? Floats{} : parts[i];
+        total += store_codes(__builtin_convertvector(round_half_even(part * inverse), Ints),
+                             codes + LANES * i);
+    }
+    *sum = static_cast<int16_t>(total);
+    *scale = broken ? quiet_nan() : float_of_bits(greatest) / 127.0f;
+}
+
 inline uint32_t greatest_of_256(const float* values) {
     Ints greatest = {};
     for (int j = 0; j < 256; j += LANES) {
@@ -210,6 +239,14 @@ inline void round_activations(Rounding rounding, const float* values, int64_t co
         for (int64_t block = 0; block < columns / 256; block++)
             round_256(values + 256 * block, token.codes + 256 * block, token.scale + block,
                       token.sums + 256 / SUM_WIDTH_K * block);
+        return;
+    }
+    if (rounding == Rounding::GROUP) {
+        for (int64_t group = 0; group * GROUP < columns; group++) {
+            const int64_t left = columns - group * GROUP;
+            round_group(values + group * GROUP, left < GROUP ? left : GROUP,
+                        token.codes + group * GROUP, token.scale + group, token.sums + group);
+        }
         return;
     }
     const bool summed = rounding == Rounding::Q8_1;

@@ -7,10 +7,10 @@ namespace cotejar {
 
 // One token's blocks. Pointers that the rounding has no use for may be null.
 struct RoundedToken {
-    int8_t* codes;      // C
-    float* scale;       // C / 32 or C / 256; NaN marks a broken block
+    int8_t* codes;      // C; to the end of the last group
+    float* scale;       // one a block; NaN marks a broken block
     float* scaled_sum;  // Q8_1
-    int16_t* sums;      // Q8_0 and Q8_1: of every block of 32; Q8_K: of every 8 codes
+    int16_t* sums;      // of every block; Q8_K: of every 8 codes
 };
 
 static constexpr int SUM_WIDTH_K = 8;

@@ -26,7 +26,7 @@ struct Each {
 template <int STRIPS, int T, int QUADS>
 inline void add_all_dots(const uint8_t* const* codes, const int8_t* x,
                      Each<STRIPS, T, __m512i>& dots) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int quad = 0; quad < QUADS; quad++) {
         __m512i rows[STRIPS];
 #pragma GCC unroll 2
@@ -95,6 +95,38 @@ void multiply_blocks(const Weight& weight, const Strip* const* strips, const Tok
                     term = _mm512_fmadd_ps(_mm512_load_ps(strips[s]->offset + row),
                                            _mm512_set1_ps(tile.scaled_sum[at + t]), term);
                 totals.of[s][t] = _mm512_add_ps(totals.of[s][t], term);
+            }
+        }
+    }
+    store(totals, first, to);
+}
+
+// Groups of 64.
+template <int STRIPS, int T>
+void multiply_groups(const Weight& weight, const Strip* const* strips, const TokenTile& tile,
+                     int first, FetchAhead ahead, float* const* to) {
+    const int64_t n = tile.num_tokens, groups = weight.product_blocks();
+    const int8_t* x = tile.codes + GROUP * first;
+    Each<STRIPS, T, __m512> totals;
+    clear(totals);
+    for (int64_t group = 0; group < groups; group++, x += GROUP * n) {
+        const int64_t at = group * n + first, row = group * ROWS;
+        const uint8_t* codes[STRIPS];
+        for (int s = 0; s < STRIPS; s++) codes[s] = strips[s]->codes + GROUP * row;
+        Each<STRIPS, T, __m512i> dots;
+        start_dots<STRIPS, T>(tile.initial + at, dots);
+        fetch(ahead);
+        fetch(ahead);
+        add_all_dots<STRIPS, T, GROUP / 4>(codes, x, dots);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) {
+            const __m512 token_scale = _mm512_set1_ps(tile.scale[at + t]);
+#pragma GCC unroll 2
+            for (int s = 0; s < STRIPS; s++) {
+                const __m512 scale =
+                    _mm512_mul_ps(_mm512_load_ps(strips[s]->group_scale + row), token_scale);
+                totals.of[s][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots.of[s][t]),
+                                                  totals.of[s][t]);
             }
         }
     }
@@ -184,6 +216,7 @@ Multiply kernel_of(const TypeInfo& type) {
         case 16:
             return type.has_offset ? multiply_super_blocks<STRIPS, T, 16, true>
                                    : multiply_super_blocks<STRIPS, T, 16, false>;
+        case GROUP: return multiply_groups<STRIPS, T>;
         default:
             return type.has_offset ? multiply_blocks<STRIPS, T, true>
                                    : multiply_blocks<STRIPS, T, false>;
@@ -193,7 +226,7 @@ Multiply kernel_of(const TypeInfo& type) {
 template <int STRIPS>
 void multiply_strips(const Weight& weight, const Strip* const* strips, const TokenTile& tile,
                      FetchAhead ahead, float* const* totals) {
-    const TypeInfo& type = *weight.type;
+    const TypeInfo& type = *weight.product;
     switch (tile.num_tokens) {  // a power of 2
         case 1: return kernel_of<STRIPS, 1>(type)(weight, strips, tile, 0, ahead, totals);
         case 2: return kernel_of<STRIPS, 2>(type)(weight, strips, tile, 0, ahead, totals);
@@ -201,10 +234,10 @@ void multiply_strips(const Weight& weight, const Strip* const* strips, const Tok
         default: break;
     }
     const Multiply multiply = kernel_of<STRIPS, MOST_TOKENS>(type);
-    const int64_t pieces = weight.columns / TokenTile::piece_of(type);
+    const int64_t lines = weight.product_blocks() * FetchAhead::lines_of(type);
     for (int first = 0; first < tile.num_tokens; first += MOST_TOKENS) {
         multiply(weight, strips, tile, first, ahead, totals);
-        ahead.at += pieces * ahead.step;
+        ahead.at += lines * ahead.step;
     }
 }
 

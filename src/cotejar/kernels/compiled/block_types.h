@@ -28,8 +28,8 @@ enum BlockType : int {
 };
 
 // How activations are rounded: blocks of 32 with a scale, the same with a scaled sum,
-// blocks of 256, or not at all (floats).
-enum class Rounding { Q8_0, Q8_1, Q8_K, FLOAT };
+// blocks of 256, groups of 64 (see kernels/group_products.py), or not at all (floats).
+enum class Rounding { Q8_0, Q8_1, Q8_K, GROUP, FLOAT };
 
 struct TypeInfo {
     int id;
@@ -38,29 +38,35 @@ struct TypeInfo {
     Rounding rounding;
     int centre;     // subtracted from every code
     int num_sub;    // sub-blocks with a scale of their own; 0 for none
-    int piece;      // codes whose dot fits int16 (super-blocks only)
+    int piece;      // codes whose dot fits int16 (super-blocks only); of a group all
     bool has_offset;
+    int most;       // the greatest |code - centre|
 };
 
 // A piece's dot with codes of activations (at most 127): 16 * 15 * 127, 8 * 31 * 127 and,
 // centred, 8 * 32 * 127 are below 2^15.
 static constexpr TypeInfo TYPE_INFOS[] = {
-    {F32, 1, 4, Rounding::FLOAT, 0, 0, 0, false},
-    {F16, 1, 2, Rounding::FLOAT, 0, 0, 0, false},
-    {BF16, 1, 2, Rounding::FLOAT, 0, 0, 0, false},
-    {Q4_0, 32, 18, Rounding::Q8_0, 8, 0, 0, false},
-    {Q4_1, 32, 20, Rounding::Q8_1, 0, 0, 0, true},
-    {Q5_0, 32, 22, Rounding::Q8_0, 16, 0, 0, false},
-    {Q5_1, 32, 24, Rounding::Q8_1, 0, 0, 0, true},
-    {Q8_0, 32, 34, Rounding::Q8_0, 128, 0, 0, false},
-    {Q2_K, 256, 84, Rounding::Q8_K, 0, 16, 16, true},
-    {Q3_K, 256, 110, Rounding::Q8_K, 4, 16, 16, false},
-    {Q4_K, 256, 144, Rounding::Q8_K, 0, 8, 16, true},
-    {Q5_K, 256, 176, Rounding::Q8_K, 0, 8, 8, true},
-    {Q6_K, 256, 210, Rounding::Q8_K, 32, 16, 8, false},
-    {APR_Q4, 32, 18, Rounding::Q8_0, 8, 0, 0, false},
-    {APR_Q8, 32, 32, Rounding::Q8_0, 128, 0, 0, false},
+    {F32, 1, 4, Rounding::FLOAT, 0, 0, 0, false, 0},
+    {F16, 1, 2, Rounding::FLOAT, 0, 0, 0, false, 0},
+    {BF16, 1, 2, Rounding::FLOAT, 0, 0, 0, false, 0},
+    {Q4_0, 32, 18, Rounding::Q8_0, 8, 0, 0, false, 8},
+    {Q4_1, 32, 20, Rounding::Q8_1, 0, 0, 0, true, 15},
+    {Q5_0, 32, 22, Rounding::Q8_0, 16, 0, 0, false, 16},
+    {Q5_1, 32, 24, Rounding::Q8_1, 0, 0, 0, true, 31},
+    {Q8_0, 32, 34, Rounding::Q8_0, 128, 0, 0, false, 128},
+    {Q2_K, 256, 84, Rounding::Q8_K, 0, 16, 16, true, 3},
+    {Q3_K, 256, 110, Rounding::Q8_K, 4, 16, 16, false, 4},
+    {Q4_K, 256, 144, Rounding::Q8_K, 0, 8, 16, true, 15},
+    {Q5_K, 256, 176, Rounding::Q8_K, 0, 8, 8, true, 31},
+    {Q6_K, 256, 210, Rounding::Q8_K, 32, 16, 8, false, 32},
+    {APR_Q4, 32, 18, Rounding::Q8_0, 8, 0, 0, false, 8},
+    {APR_Q8, 32, 32, Rounding::Q8_0, 128, 0, 0, false, 128},
 };
+
+// What a weight of any type is to the product `w8a8`: groups of 64 codes with a scale each, the
+// last filled with zeros.
+static constexpr int GROUP = 64;
+inline constexpr TypeInfo GROUPS = {-1, GROUP, 0, Rounding::GROUP, 128, 0, GROUP, false, 127};
 
 static inline const TypeInfo* find_type(int id) {
     for (const TypeInfo& info : TYPE_INFOS)
@@ -75,9 +81,14 @@ struct Weight {
     int64_t rows;
     int64_t columns;
     float tensor_scale;  // APR_Q8 only
+    const TypeInfo* product = type;  // what it is to its product: its type, or GROUPS
 
     int64_t num_blocks() const { return columns / type->elements; }
     int64_t row_bytes() const { return num_blocks() * type->bytes; }
+    bool is_grouped() const { return product->rounding == Rounding::GROUP; }
+    int64_t product_blocks() const {
+        return (columns + product->elements - 1) / product->elements;
+    }
 };
 
 // A product with what is added to each of its rows.

@@ -164,6 +164,7 @@ class BoundDecoder {
 
   private:
     void keep(const BoundLinear& linear) {
+        require(!linear.linear.weight.is_grouped(), "groups, which a decoder does not multiply");
         require(vector_kernel_of(*decoder_.isa, linear.linear.weight) != nullptr,
                 "a block type that this instruction set has no kernel for");
         require(linear.linear.weight.columns % activation_block(linear.linear.weight) == 0,
@@ -193,9 +194,9 @@ void bind_decoder(nb::module_& module) {
         return isa_named(isa).vector_kernel(block_type) != nullptr;
     });
     nb::class_<BoundLinear>(module, "Linear")
-        .def(nb::init<int, const Bytes&, int64_t, int64_t, const OptionalVector&>(),
+        .def(nb::init<int, const Bytes&, int64_t, int64_t, const OptionalVector&, bool>(),
              nb::arg("block_type"), nb::arg("raw").noconvert(), nb::arg("rows"),
-             nb::arg("columns"), nb::arg("bias").noconvert().none());
+             nb::arg("columns"), nb::arg("bias").noconvert().none(), nb::arg("grouped") = false);
     nb::class_<BoundCache>(module, "Cache")
         .def(nb::init<int, int64_t, const std::vector<OutBytes>&, const std::vector<OutBytes>&>(),
              nb::arg("block_type"), nb::arg("width"), nb::arg("keys").noconvert(),

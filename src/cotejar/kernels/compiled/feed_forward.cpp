@@ -107,7 +107,8 @@ void make_inner(const Isa& isa, const Linear& gate, const Linear& up, const Weig
 }  // namespace
 
 bool can_feed_forward(const Weight& down) {
-    return down.type->rounding == Rounding::Q8_0 || down.type->rounding == Rounding::Q8_1;
+    const Rounding rounding = down.product->rounding;
+    return rounding == Rounding::Q8_0 || rounding == Rounding::Q8_1;
 }
 
 void feed_forward(const Isa& isa, const Linear& gate, const Linear& up, const Linear& down,

@@ -29,6 +29,10 @@ struct Isa {
                             float* totals);
     void (*multiply_super_blocks)(const Weight& weight, const Strip& strip,
                                   const TokenTile& tile, float* totals);
+    // The strip's codes, or values, become those of groups of 64.
+    void (*group_strip)(const Weight& weight, const Strip& strip);
+    void (*multiply_groups)(const Weight& weight, const Strip& strip, const TokenTile& tile,
+                            float* totals);
     // The same of two strips of any such type, of one weight or of two that are alike; null
     // where it would be no faster.
     void (*multiply_two_strips)(const Weight& weight, const Strip* const* strips,

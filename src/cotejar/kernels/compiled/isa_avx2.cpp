@@ -4,6 +4,7 @@
 #include "avx2_vector.h"
 #include "isa.h"
 #include "activation_kernels.h"
+#include "group_kernels.h"
 #include "operation_kernels.h"
 #include "statistics_kernels.h"
 
@@ -139,10 +140,10 @@ inline void narrow_dots(const uint8_t* codes, const int8_t* x, const int32_t* in
 }
 
 // The same of codes up to 255: as signed ones, which takes their centre of 128 out.
-template <int N>
+template <int N, int QUADS>
 inline void wide_dots(const uint8_t* codes, const int8_t* x, __m256i* dots) {
     for (int t = 0; t < N; t++) dots[t] = _mm256_setzero_si256();
-    for (int first = 0; first < 8; first += 4) {
+    for (int first = 0; first < QUADS; first += 4) {
         __m256i w[4], size[4];
         for (int quad = 0; quad < 4; quad++) {
             w[quad] = _mm256_xor_si256(load_256(codes + 64 * (first + quad)),
@@ -152,7 +153,7 @@ inline void wide_dots(const uint8_t* codes, const int8_t* x, __m256i* dots) {
 #pragma GCC unroll 4
         for (int t = 0; t < N; t++)
             for (int quad = 0; quad < 4; quad++) {
-                const __m256i four = spread(x + 32 * t + 4 * (first + quad));
+                const __m256i four = spread(x + 4 * (QUADS * t + first + quad));
                 const __m256i pairs =
                     _mm256_maddubs_epi16(size[quad], _mm256_sign_epi8(four, w[quad]));
                 dots[t] =
@@ -173,7 +174,7 @@ inline void multiply_blocks_part(const Strip& strip, const TokenTile& tile, int6
         const int64_t first = block * tile.num_tokens + from;
         __m256i dots[N];
         if (WIDE)
-            wide_dots<N>(w, tile.codes + first * 32, dots);
+            wide_dots<N, 8>(w, tile.codes + first * 32, dots);
         else
             narrow_dots<N>(w, tile.codes + first * 32, tile.initial + first, dots);
         for (int t = 0; t < N; t++) {
@@ -201,6 +202,37 @@ void multiply_blocks(const Weight& weight, const Strip& strip, const TokenTile& 
         else
             for (int t = 0; t < tile.num_tokens; t++)
                 multiply_blocks_part<1, OFFSET, WIDE>(strip, tile, blocks, t, half, totals);
+}
+
+// Groups of 64, as above.
+template <int N>
+inline void multiply_groups_part(const Strip& strip, const TokenTile& tile, int64_t groups,
+                                 int from, int half, float* totals) {
+    __m256 total[N];
+    for (int t = 0; t < N; t++) total[t] = _mm256_setzero_ps();
+    for (int64_t group = 0; group < groups; group++) {
+        const int64_t first = group * tile.num_tokens + from;
+        const __m256 scale = _mm256_load_ps(strip.group_scale + group * ROWS + half);
+        __m256i dots[N];
+        wide_dots<N, GROUP / 4>(strip.codes + group * GROUP * ROWS + 4 * half,
+                                tile.codes + first * GROUP, dots);
+        for (int t = 0; t < N; t++)
+            total[t] = _mm256_fmadd_ps(_mm256_mul_ps(scale, _mm256_set1_ps(tile.scale[first + t])),
+                                       _mm256_cvtepi32_ps(dots[t]), total[t]);
+    }
+    for (int t = 0; t < N; t++) _mm256_store_ps(totals + (from + t) * ROWS + half, total[t]);
+}
+
+void multiply_groups(const Weight& weight, const Strip& strip, const TokenTile& tile,
+                     float* totals) {
+    const int64_t groups = weight.product_blocks();
+    for (int half = 0; half < ROWS; half += 8)
+        if (tile.num_tokens >= 4)
+            for (int t = 0; t < tile.num_tokens; t += 4)
+                multiply_groups_part<4>(strip, tile, groups, t, half, totals);
+        else
+            for (int t = 0; t < tile.num_tokens; t++)
+                multiply_groups_part<1>(strip, tile, groups, t, half, totals);
 }
 
 void multiply_blocks_any(const Weight& weight, const Strip& strip, const TokenTile& tile,
@@ -384,6 +416,8 @@ const Isa AVX2 = {
     unpack_strip,
     multiply_blocks_any,
     multiply_super_blocks_any,
+    group_strip,
+    multiply_groups,
     nullptr,
     multiply_lanes,
     decode_strip,

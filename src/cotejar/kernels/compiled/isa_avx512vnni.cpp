@@ -6,6 +6,7 @@
 #include "avx512_vector.h"
 #include "isa.h"
 #include "activation_kernels.h"
+#include "group_kernels.h"
 #include "operation_kernels.h"
 #include "statistics_kernels.h"
 #include "unpack.h"
@@ -84,6 +85,8 @@ const Isa AVX512VNNI = {
     "avx512vnni",
     unpack_strip,
     avx512_multiply_strip,
+    avx512_multiply_strip,
+    group_strip,
     avx512_multiply_strip,
     avx512_multiply_two_strips,
     multiply_lanes,

@@ -3,6 +3,7 @@
 #include "float16.h"
 #include "isa.h"
 #include "activation_kernels.h"
+#include "group_kernels.h"
 #include "operation_kernels.h"
 #include "statistics_kernels.h"
 #include "unpack.h"
@@ -67,6 +68,24 @@ void multiply_blocks(const Weight& weight, const Strip& strip, const TokenTile& 
                 if (weight.type->has_offset)
                     term += tile.scaled_sum[at] * strip.offset[block * ROWS + lane];
                 totals[t * ROWS + lane] += term;
+            }
+        }
+}
+
+void multiply_groups(const Weight& weight, const Strip& strip, const TokenTile& tile,
+                     float* totals) {
+    const int n = tile.num_tokens;
+    for (int i = 0; i < n * ROWS; i++) totals[i] = 0.0f;
+    for (int64_t group = 0; group < weight.product_blocks(); group++)
+        for (int t = 0; t < n; t++) {
+            const int64_t at = group * n + t;
+            int32_t dots[ROWS];
+            for (int lane = 0; lane < ROWS; lane++) dots[lane] = tile.initial[at];
+            add_dots(strip.codes + group * GROUP * ROWS, tile.codes + at * GROUP, GROUP, dots);
+            for (int lane = 0; lane < ROWS; lane++) {
+                const float scale = strip.group_scale[group * ROWS + lane] * tile.scale[at];
+                float& total = totals[t * ROWS + lane];
+                total = __builtin_fmaf(scale, static_cast<float>(dots[lane]), total);
             }
         }
 }
@@ -157,6 +176,8 @@ const Isa PORTABLE = {
     portable::unpack_strip,
     portable::multiply_blocks,
     portable::multiply_super_blocks,
+    group_strip,
+    portable::multiply_groups,
     nullptr,
     portable::multiply_lanes,
     portable::decode_strip,

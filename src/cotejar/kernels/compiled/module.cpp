@@ -228,6 +228,7 @@ NB_MODULE(_compiled, module) {
     module.def("num_threads", num_threads);
     module.def("empty", empty, nb::arg("shape"));
     bind_product<multiply_q8>(module, "multiply_q8");
+    bind_product<multiply_w8a8>(module, "multiply_w8a8");
     bind_product<multiply_f32>(module, "multiply_f32");
     bind_product<multiply_bf16>(module, "multiply_bf16");
     module.def("amx_state", amx_state_name);

@@ -56,7 +56,7 @@ void multiply_matrix(const Isa& isa, const Weight& weight, const float* activati
             for (int64_t pair = mine.begin; pair < mine.end; pair++) {
                 const Range two{2 * pair, std::min(2 * pair + 2, strips_of(weight))};
                 for (int64_t index = two.begin; index < two.end; index++)
-                    isa.unpack_strip(weight, index * ROWS, strips[index - two.begin]);
+                    fill_strip(isa, weight, index * ROWS, strips[index - two.begin]);
                 multiply_strips(isa, weight, strips, two, rounded.of(0), num_tokens, product);
             }
         });
@@ -157,6 +157,13 @@ void multiply_q8(const Isa& isa, const Weight& weight, const float* activations,
         multiply_few(isa, of_few, weight, activations, num_tokens, product);
     else
         multiply_matrix(isa, weight, activations, num_tokens, product);
+}
+
+void multiply_w8a8(const Isa& isa, const Weight& weight, const float* activations,
+                   int64_t num_tokens, float* product) {
+    Weight grouped = weight;
+    grouped.product = &GROUPS;
+    multiply_matrix(isa, grouped, activations, num_tokens, product);
 }
 
 void multiply_f32(const Isa& isa, const Weight& weight, const float* activations,

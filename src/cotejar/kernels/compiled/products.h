@@ -1,4 +1,4 @@
-// The two products over weights in blocks; kernels/products.py states their arithmetic.
+// The products over weights in blocks; kernels/products.py states their arithmetic.
 #pragma once
 
 #include "isa.h"
@@ -9,6 +9,8 @@ namespace cotejar {
 // the sizes: C a whole number of blocks and, for q8, of the blocks of activations.
 void multiply_q8(const Isa& isa, const Weight& weight, const float* activations,
                  int64_t num_tokens, float* product);
+void multiply_w8a8(const Isa& isa, const Weight& weight, const float* activations,
+                   int64_t num_tokens, float* product);
 void multiply_f32(const Isa& isa, const Weight& weight, const float* activations,
                   int64_t num_tokens, float* product);
 

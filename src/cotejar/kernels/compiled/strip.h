@@ -21,11 +21,18 @@ struct Strip {
     float* offset;         // [block][ROWS]
     int32_t* sub_scales;   // [block][sub][ROWS], in the low 16 bits; the high ones are 0
     int32_t* sub_offsets;  // [block][sub / 2][ROWS], two int16
+    float* group_scale;    // [group][ROWS]; the codes are then those of groups
+    float* values;         // [ROWS][columns of whole groups], of floats in groups
 
     void carve(Carver& carver, const Weight& weight) {
         const TypeInfo& type = *weight.type;
-        const size_t blocks = static_cast<size_t>(weight.num_blocks());
-        codes = carver.take<uint8_t>(blocks * type.elements * ROWS);
+        const bool is_float = type.rounding == Rounding::FLOAT;
+        const size_t blocks = static_cast<size_t>(is_float ? 0 : weight.num_blocks());
+        const size_t groups = static_cast<size_t>(weight.is_grouped() ? weight.product_blocks() : 0);
+        codes = carver.take<uint8_t>(groups ? groups * GROUP * ROWS
+                                            : blocks * type.elements * ROWS);
+        group_scale = carver.take<float>(groups * ROWS);
+        values = carver.take<float>(is_float ? groups * GROUP * ROWS : 0);
         scale = carver.take<float>(blocks * ROWS);
         offset = carver.take<float>(type.has_offset ? blocks * ROWS : 0);
         sub_scales = carver.take<int32_t>(blocks * type.num_sub * ROWS);
@@ -39,6 +46,13 @@ struct Strip {
 struct FetchAhead {
     const uint8_t* at;
     int64_t step;
+
+    // In a block of a product; a group has as many codes as two pieces and more.
+    static int lines_of(const TypeInfo& product) {
+        return product.rounding == Rounding::GROUP ? 2
+               : product.piece                     ? product.elements / product.piece
+                                                   : 1;
+    }
 };
 
 struct TokenTile {
@@ -54,8 +68,8 @@ struct TokenTile {
     static int piece_of(const TypeInfo& type) { return type.piece ? type.piece : 32; }
 
     void carve(Carver& carver, const Weight& weight, int tokens) {
-        const TypeInfo& type = *weight.type;
-        const size_t blocks = static_cast<size_t>(weight.num_blocks());
+        const TypeInfo& type = *weight.product;
+        const size_t blocks = static_cast<size_t>(weight.product_blocks());
         const size_t n = static_cast<size_t>(tokens);
         num_tokens = tokens;
         codes = carver.take<int8_t>(blocks * type.elements * n);

@@ -29,25 +29,26 @@ int32_t pair_of(int low, int high) {
 // The codes of every piece to their place, and what centring takes from their dots.
 template <int PIECE, int SUMS>
 void put_pieces(const Weight& weight, const RoundedToken& token, int t, const TokenTile& tile) {
-    const int64_t n = tile.num_tokens, pieces = weight.columns / PIECE;
+    const int64_t n = tile.num_tokens, pieces = (weight.columns + PIECE - 1) / PIECE;
     for (int64_t p = 0; p < pieces; p++)
         std::memcpy(tile.codes + (p * n + t) * PIECE, token.codes + p * PIECE, PIECE);
     for (int64_t p = 0; p < pieces; p++) {
         int sum = 0;
         for (int j = 0; j < SUMS; j++) sum += token.sums[p * SUMS + j];
-        tile.initial[p * n + t] = -weight.type->centre * sum;
+        tile.initial[p * n + t] = -weight.product->centre * sum;
     }
 }
 
 void put_in_tile(const Weight& weight, const RoundedToken& token, int t, const TokenTile& tile) {
-    const TypeInfo& type = *weight.type;
+    const TypeInfo& type = *weight.product;
     const int n = tile.num_tokens;
     switch (TokenTile::piece_of(type)) {
         case 8: put_pieces<8, 1>(weight, token, t, tile); break;
         case 16: put_pieces<16, 2>(weight, token, t, tile); break;
+        case GROUP: put_pieces<GROUP, 1>(weight, token, t, tile); break;
         default: put_pieces<32, 1>(weight, token, t, tile); break;
     }
-    for (int64_t block = 0; block < weight.num_blocks(); block++) {
+    for (int64_t block = 0; block < weight.product_blocks(); block++) {
         tile.scale[block * n + t] = token.scale[block];
         if (type.rounding == Rounding::Q8_1)
             tile.scaled_sum[block * n + t] = token.scaled_sum[block];
@@ -95,8 +96,8 @@ void round_columns(const Isa& isa, const Weight* weights, int num_weights, const
     int16_t sums[COLUMNS_AT_ONCE / SUM_WIDTH_K];
     const RoundedToken token{codes, scale, scaled_sum, sums};
     for (int one = 0; one < num_weights; one++) {
-        const Rounding rounding = weights[one].type->rounding;
-        if (one == 0 || rounding != weights[one - 1].type->rounding)
+        const Rounding rounding = weights[one].product->rounding;
+        if (one == 0 || rounding != weights[one - 1].product->rounding)
             isa.round_activations(rounding, values, weights[one].columns, token);
         put_in_tile(weights[one], token, t, tiles[one]);
     }
@@ -126,7 +127,7 @@ void round_tile(const Isa& isa, const Weight* weights, int num_weights, const fl
         for (int one = 0; one < num_weights; one++) {
             parts[one] = weights[one];
             parts[one].columns = std::min(COLUMNS_AT_ONCE, columns - column);
-            rests[one] = from_column(tiles[one], *weights[one].type, column);
+            rests[one] = from_column(tiles[one], *weights[one].product, column);
         }
         for (int t = 0; t < tiles[0].num_tokens; t++) {
             const int64_t token = std::min<int64_t>(t, tokens_left - 1);
@@ -143,7 +144,7 @@ void round_part(const Isa& isa, const Weight& weight, const float* values, int64
     Weight part = weight;
     for (int64_t done = 0; done < count; done += COLUMNS_AT_ONCE) {
         part.columns = std::min(COLUMNS_AT_ONCE, count - done);
-        const TokenTile rest = from_column(tile, *weight.type, column + done);
+        const TokenTile rest = from_column(tile, *weight.product, column + done);
         round_columns(isa, &part, 1, values + done, t, &rest);
     }
 }
@@ -155,7 +156,7 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
     int num_kinds = 0;
     for (int one = 0; one < num_weights; one++) {
         int kind = 0;
-        while (kind < num_kinds && kinds[kind].type != weights[one].type) kind++;
+        while (kind < num_kinds && kinds[kind].product != weights[one].product) kind++;
         if (kind == num_kinds) kinds[num_kinds++] = weights[one];
         kind_of_[one] = kind;
     }
@@ -196,7 +197,9 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
 
 void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
                    const TokenTile& tile, float* totals) {
-    const auto multiply = weight.type->num_sub ? isa.multiply_super_blocks : isa.multiply_blocks;
+    const auto multiply = weight.is_grouped()     ? isa.multiply_groups
+                          : weight.type->num_sub ? isa.multiply_super_blocks
+                                                 : isa.multiply_blocks;
     multiply(weight, strip, tile, totals);
 }
 
@@ -206,6 +209,14 @@ void multiply_tile_by(const Isa& isa, const Weight& weight, const Strip* const* 
         return isa.multiply_two_strips(weight, strips, tile, ahead, totals);
     for (int one = 0; one < count; one++)
         multiply_tile(isa, weight, *strips[one], tile, totals[one]);
+}
+
+void fill_strip(const Isa& isa, const Weight& weight, int64_t first, const Strip& strip) {
+    if (weight.type->rounding == Rounding::FLOAT)
+        isa.decode_strip(weight, first, weight.product_blocks() * GROUP, strip.values);
+    else
+        isa.unpack_strip(weight, first, strip);
+    if (weight.is_grouped()) isa.group_strip(weight, strip);
 }
 
 void carve_strips(Scratch& scratch, const Weight* weights, Strip* strips, int count) {

@@ -49,6 +49,9 @@ void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
 void multiply_tile_by(const Isa& isa, const Weight& weight, const Strip* const* strips, int count,
                       const TokenTile& tile, FetchAhead ahead, float* const* totals);
 
+// 16 rows from `first` on, as their product takes them; floats in groups alone.
+void fill_strip(const Isa& isa, const Weight& weight, int64_t first, const Strip& strip);
+
 // One strip for each weight, side by side.
 void carve_strips(Scratch& scratch, const Weight* weights, Strip* strips, int count);
 
