@@ -12,7 +12,7 @@ from cotejar.kernels import _compiled, layer_products, operations
 from cotejar.kernels.instruction_set import NUMPY, runnable_isas
 from cotejar.kernels.layer_products import Product
 from cotejar.kernels.moments import measure_raw
-from cotejar.kernels.products import multiply_q8
+from cotejar.kernels.products import multiply_q8, multiply_w8a8
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
 from cotejar.quant.codec import ENCODABLE, encode
@@ -21,6 +21,8 @@ from cotejar.quant.floats import FLOAT_TYPES
 F32 = np.float32
 COMPILED = [isa for isa in runnable_isas() if isa != NUMPY]
 INTEGER_TYPES = sorted(ENCODABLE - FLOAT_TYPES - {BlockType.APR_Q8})
+MULTIPLY = {False: multiply_q8, True: multiply_w8a8}
+of_both_arithmetics = pytest.mark.parametrize("grouped", MULTIPLY, ids=["q8", "w8a8"])
 
 
 def weight_of(block_type: BlockType, rows: int, columns: int, seed: int) -> BlockMatrix:
@@ -29,8 +31,15 @@ def weight_of(block_type: BlockType, rows: int, columns: int, seed: int) -> Bloc
     return BlockMatrix(block_type=block_type, rows=rows, columns=columns, raw=raw)
 
 
-def product_of(weight: BlockMatrix, inputs: np.ndarray, bias: np.ndarray | None, isa: str):
-    output = multiply_q8(weight, inputs, isa=isa)
+def product_of(
+    weight: BlockMatrix,
+    inputs: np.ndarray,
+    bias: np.ndarray | None,
+    isa: str,
+    *,
+    grouped: bool = False,
+):
+    output = MULTIPLY[grouped](weight, inputs, isa=isa)
     return output if bias is None else output + bias
 
 
@@ -38,6 +47,7 @@ def moments_of(isa: str, *arrays: np.ndarray) -> bytes:
     return b"".join(measure_raw(values, isa=isa) or b"" for values in arrays)
 
 
+@of_both_arithmetics
 @pytest.mark.parametrize("isa", COMPILED)
 @settings(max_examples=25, deadline=None)
 @given(
@@ -54,16 +64,18 @@ def test_products_together_are_those_of_each_alone(
     has_bias: bool,
     seed: int,
     isa: str,
+    grouped: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     weights = [weight_of(one, n, 256, seed) for one, n in zip(types, rows, strict=False)]
     biases = [rng.standard_normal(w.rows).astype(F32) if has_bias else None for w in weights]
     inputs = rng.standard_normal((num_tokens, 256)).astype(F32)
-    products = [Product(*pair) for pair in zip(weights, biases, strict=True)]
+    pairs = list(zip(weights, biases, strict=True))
+    products = [Product(*pair, grouped=grouped) for pair in pairs]
 
     found, moments = layer_products.multiply_together(products, inputs, measured=True, isa=isa)
 
-    expected = [product_of(w, inputs, b, isa) for w, b in zip(weights, biases, strict=True)]
+    expected = [product_of(w, inputs, b, isa, grouped=grouped) for w, b in pairs]
     assert [x.tobytes() for x in found] == [x.tobytes() for x in expected]
     assert moments == moments_of(isa, inputs, *expected)
     again, unmeasured = layer_products.multiply_together(products, inputs, isa=isa)
@@ -71,11 +83,12 @@ def test_products_together_are_those_of_each_alone(
     assert unmeasured is None
 
 
+@of_both_arithmetics
 @pytest.mark.parametrize("isa", COMPILED)
 @pytest.mark.parametrize(("num_tokens", "rows"), [(2, 16), (64, 48), (65, 37), (200, 80)])
 @pytest.mark.parametrize("of_input", [False, True])
 def test_a_sum_is_that_of_product_and_residual(
-    num_tokens: int, rows: int, of_input: bool, isa: str
+    num_tokens: int, rows: int, of_input: bool, isa: str, grouped: bool
 ) -> None:
     rng = np.random.default_rng(rows)
     weight, bias = (
@@ -86,30 +99,35 @@ def test_a_sum_is_that_of_product_and_residual(
     residual = rng.standard_normal((num_tokens, rows)).astype(F32)
 
     found, moments = layer_products.multiply_and_add(
-        Product(weight, bias), inputs, residual, measured=True, of_input=of_input, isa=isa
+        Product(weight, bias, grouped=grouped),
+        inputs,
+        residual,
+        measured=True,
+        of_input=of_input,
+        isa=isa,
     )
 
-    product = product_of(weight, inputs, bias, isa)
+    product = product_of(weight, inputs, bias, isa, grouped=grouped)
     expected = operations.add(residual, product, isa=isa)
     assert found.tobytes() == expected.tobytes()
     assert moments == moments_of(isa, *[inputs] * of_input, product, expected)
 
 
+@of_both_arithmetics
 @pytest.mark.parametrize("isa", COMPILED)
 @pytest.mark.parametrize(("num_tokens", "rows"), [(2, 16), (64, 48), (65, 37), (200, 80)])
 def test_a_gated_product_is_that_of_the_activated_and_up(
-    num_tokens: int, rows: int, isa: str
+    num_tokens: int, rows: int, isa: str, grouped: bool
 ) -> None:
     rng = np.random.default_rng(rows)
     gate, up = weight_of(BlockType.Q4_1, rows, 96, 1), weight_of(BlockType.Q8_0, rows, 96, 2)
     inputs = rng.standard_normal((num_tokens, 96)).astype(F32)
     inputs[1, 3] = np.nan  # of a broken model: its blocks are measured like others
 
-    found, moments = layer_products.multiply_gated(
-        Product(gate, None), Product(up, None), inputs, measured=True, isa=isa
-    )
+    products = [Product(one, None, grouped=grouped) for one in (gate, up)]
+    found, moments = layer_products.multiply_gated(*products, inputs, measured=True, isa=isa)
 
-    gated, raised = (multiply_q8(w, inputs, isa=isa) for w in (gate, up))
+    gated, raised = (MULTIPLY[grouped](w, inputs, isa=isa) for w in (gate, up))
     activated = operations.silu(gated, isa=isa)
     expected = operations.multiply_elements(activated, raised, isa=isa)
     np.testing.assert_array_equal(found, expected)
@@ -133,16 +151,19 @@ def test_gate_and_up_of_one_type_are_multiplied_side_by_side(isa: str) -> None:
     assert found.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize(("grouped", "width"), [(False, 160), (True, 192)])
 @pytest.mark.parametrize("isa", COMPILED)
 @pytest.mark.parametrize("down_type", [BlockType.Q4_1, BlockType.Q8_0])
 @pytest.mark.parametrize(("num_tokens", "rows"), [(2, 16), (64, 48), (69, 37), (200, 80)])
 def test_a_feed_forward_part_is_its_operations_one_after_the_other(
-    num_tokens: int, rows: int, down_type: BlockType, isa: str
+    num_tokens: int, rows: int, down_type: BlockType, isa: str, grouped: bool, width: int
 ) -> None:
     rng = np.random.default_rng(rows)
-    gate, up = weight_of(BlockType.Q4_1, 160, 96, 1), weight_of(BlockType.Q8_0, 160, 96, 2)
-    down, bias = weight_of(down_type, rows, 160, 3), rng.standard_normal(rows).astype(F32)
-    parts = [Product(gate, None), Product(up, None), Product(down, bias)]
+    gate = weight_of(BlockType.Q4_1, width, 96, 1)
+    up = weight_of(BlockType.Q8_0, width, 96, 2)
+    down, bias = weight_of(down_type, rows, width, 3), rng.standard_normal(rows).astype(F32)
+    weights = [(gate, None), (up, None), (down, bias)]
+    parts = [Product(*pair, grouped=grouped) for pair in weights]
     inputs = rng.standard_normal((num_tokens, 96)).astype(F32)
     residual = rng.standard_normal((num_tokens, rows)).astype(F32)
 
@@ -150,10 +171,10 @@ def test_a_feed_forward_part_is_its_operations_one_after_the_other(
         *parts, inputs, residual, measured=True, isa=isa
     )
 
-    gated, raised = (multiply_q8(w, inputs, isa=isa) for w in (gate, up))
+    gated, raised = (MULTIPLY[grouped](w, inputs, isa=isa) for w in (gate, up))
     activated = operations.silu(gated, isa=isa)
     inner = operations.multiply_elements(activated, raised, isa=isa)
-    product = product_of(down, inner, bias, isa)
+    product = product_of(down, inner, bias, isa, grouped=grouped)
     expected = operations.add(residual, product, isa=isa)
     assert found.tobytes() == expected.tobytes()
     between = (gated, raised, activated, inner, product)
@@ -175,6 +196,28 @@ def test_activations_that_no_cache_holds_give_the_same_bits(rows: int, isa: str)
 
     expected = operations.add(residual, product_of(weight, inputs, None, isa), isa=isa)
     assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+def test_grouped_floats_have_the_bits_of_one_product_alone(isa: str) -> None:
+    weight = weight_of(BlockType.BF16, 45, 72, 1)
+    inputs = np.random.default_rng(2).standard_normal((41, 72)).astype(F32)
+
+    (found,), _ = layer_products.multiply_together(
+        [Product(weight, None, grouped=True)], inputs, isa=isa
+    )
+
+    assert found.tobytes() == product_of(weight, inputs, None, isa, grouped=True).tobytes()
+
+
+def test_groups_that_are_not_whole_have_no_feed_forward() -> None:
+    whole, broken = (
+        Product(weight_of(BlockType.Q8_0, 4, columns, 1), None, grouped=True)
+        for columns in (128, 96)
+    )
+
+    assert layer_products.can_feed_forward(whole)
+    assert not layer_products.can_feed_forward(broken)
 
 
 @pytest.mark.parametrize("isa", COMPILED)
@@ -224,6 +267,8 @@ def test_a_weight_in_floats_is_not_one_of_them() -> None:
     integers = Product(weight_of(BlockType.Q8_0, 4, 32, 1), None)
 
     assert not layer_products.can_multiply([integers, floats], 1000)
+    grouped = Product(weight_of(BlockType.F16, 4, 32, 1), None, grouped=True)
+    assert layer_products.can_multiply([integers, grouped], 1000)
     assert not layer_products.can_multiply([integers], layer_products.FEW_TOKENS - 1)
 
 

@@ -4,26 +4,27 @@ Weights and activations are 8-bit integers in groups of 64 columns, each with on
 own, so that 64 products are one integer dot and need one multiplication of scales. The last
 group is filled with zeros where columns are left over.
 
-**Activations**: scale = m / 127, m the greatest magnitude of the group; code =
+**Activations**: scale = m * (1 / 127), m the greatest magnitude of the group; code =
 round_half_even(x * (127 / m)).
 
 **Weights in blocks** are not decoded: what their codes become is a line over whole numbers. A
 block, or sub-block, holds weights s * c + o (`quant.block_parts`; o is 0 for most types), whose
 codes reach magnitude `most`. m is the greatest magnitude that its group's blocks could hold:
-s * most, or of o and o + s * most the greater. With i = 127 / m:
+s * most, or of o and o + s * most the greater. With i = 127 * 2**(11 - shift) / m:
 
-    factor = round_half_even(s * i * 2**(11 - shift)),  addend = round_half_even(o * i * 16)
+    factor = round_half_even(s * i)
+    addend = round_half_even(o * (i * 2**(shift - 7)))
     code   = ((((c << (8 + shift)) * factor + 2**14) >> 15) + addend + 8) >> 4
 
-and the group's scale is m / 127. `shift` is the least with which every factor fits 16 bits. The
+and the group's scale is m * (1 / 127). `shift` is the least with which every factor fits 16 bits. The
 line is off by less than 1/8 of a code, so codes lie in -127..127.
 
 **Weights in floats** (F32, F16, BF16), and those whose rows share a block (of APR_Q4 some),
 become groups as activations do.
 
 All of the above is float32, an operation after another. A group that holds a NaN or an
-infinity, or scales that could make one, has scale NaN and codes 0; where 127 / m overflows,
-codes are 0.
+infinity, or scales that could make one, has scale NaN and codes 0; where 127 / m, or i,
+overflows, codes are 0.
 
 For a row and a token, group after group from 0:
 
@@ -102,7 +103,7 @@ def group_values(
     """Rows of floats to codes and scales."""
     values_NGW = _in_groups(values_NC, GROUP)
     most_NG = np.abs(values_NGW).max(axis=2)
-    scale_NG, inverse_NG = _scale_of(most_NG)
+    scale_NG, inverse_NG = _scale_of(most_NG, 1)
     values_NGW = np.where(np.isfinite(most_NG)[:, :, None], values_NGW, _F(0))
     return np.rint(values_NGW * inverse_NG[:, :, None]).astype(np.int8), scale_NG
 
@@ -131,14 +132,15 @@ def group_rows(
         furthest_RGS = offset_RGS + scale_RGS * _F(MOST[weight.block_type])
         most_RGS = np.maximum(np.abs(offset_RGS), np.abs(furthest_RGS))
     most_RG = most_RGS.max(axis=2)
-    group_scale_RG, inverse_RG = _scale_of(most_RG)
-
     shift = factor_shift(MOST[weight.block_type], has_offset=offset_NS is not None)
+    unit = 2048 >> shift
+    group_scale_RG, inverse_RG = _scale_of(most_RG, unit)
+
     inverse_RG1, fine_RG1 = inverse_RG[:, :, None], np.isfinite(most_RG)[:, :, None]
-    factor_RGS = _whole(scale_RGS * inverse_RG1 * _F(2048 >> shift), fine_RG1)
+    factor_RGS = _whole(scale_RGS * inverse_RG1, fine_RG1)
     addend_RGS = np.zeros_like(factor_RGS)
     if offset_NS is not None:
-        addend_RGS = _whole(offset_RGS * inverse_RG1 * _F(16), fine_RG1)
+        addend_RGS = _whole(offset_RGS * (inverse_RG1 * _F(16 / unit)), fine_RG1)
     codes_RGSV = _in_groups(parts.codes.reshape(num_rows, -1), GROUP).astype(np.int32)
     codes_RGSV = codes_RGSV.reshape(*factor_RGS.shape, width)
     codes_RGSV <<= 8 + shift
@@ -165,13 +167,13 @@ def _in_groups(values_NC: np.ndarray, width: int) -> np.ndarray:
 
 
 def _scale_of(
-    most: Float32[np.ndarray, "N G"],
+    most: Float32[np.ndarray, "N G"], unit: int
 ) -> tuple[Float32[np.ndarray, "N G"], Float32[np.ndarray, "N G"]]:
     """Scales of groups, NaN for those that are not finite, and what gives their codes."""
     is_fine = np.isfinite(most)
-    inverse = _F(127) / np.where(is_fine, most, _F(0))
+    inverse = _F(127 * unit) / np.where(is_fine, most, _F(0))
     inverse[~np.isfinite(inverse)] = 0
-    return np.where(is_fine, most / _F(127), _F(np.nan)), inverse
+    return np.where(is_fine, most * _F(1 / 127), _F(np.nan)), inverse
 
 
 def _whole(values: Float32[np.ndarray, "R G S"], is_fine: np.ndarray) -> np.ndarray:

@@ -154,7 +154,7 @@ inline void round_group(const float* values, int64_t count, int8_t* codes, float
                              codes + LANES * i);
     }
     *sum = static_cast<int16_t>(total);
-    *scale = broken ? quiet_nan() : float_of_bits(greatest) / 127.0f;
+    *scale = broken ? quiet_nan() : float_of_bits(greatest) * (1.0f / 127.0f);
 }
 
 inline uint32_t greatest_of_256(const float* values) {

@@ -13,8 +13,6 @@ namespace {
 thread_local Scratch inner_memory;  // of the calling thread: the activations of `down`
 thread_local Scratch row_memory;    // of the calling thread: last rows that nobody keeps
 
-constexpr int BLOCK = 2 * ROWS;  // columns that are rounded together
-
 // What is measured: the activations, what gate and up give, activated, their product, the product
 // of `down`, and the sum.
 enum Array { ACTIVATIONS, GATE, UP, ACTIVATED, INNER, PRODUCT, SUM, NUM_ARRAYS };
@@ -22,83 +20,94 @@ constexpr int NUM_INNER = PRODUCT - GATE;
 static_assert(NUM_ARRAYS == FEED_FORWARD_MOMENTS && NUM_ARRAYS <= BlockMoments::MAX_ARRAYS,
               "all of them are measured");
 
-// Those of a block of 32 columns, by halves. Where they are not measured, what comes of the gate
+// Those of a block of columns, by strips. Where they are not measured, what comes of the gate
 // takes its place.
+template <int STRIPS>
 class InnerBlocks {
   public:
     explicit InnerBlocks(bool are_measured) : are_measured_(are_measured), blocks_(are_measured) {}
-    float* at(Array array, int half, const TileRows& tile) {
+    float* at(Array array, int strip, const TileRows& tile) {
         const bool is_apart = are_measured_ || array == UP;
-        return blocks_.at(index(is_apart ? array : GATE, half), tile);
+        return blocks_.at(index(is_apart ? array : GATE, strip), tile);
     }
-    const float* whole(Array array, int half) const { return blocks_.whole(index(array, half)); }
+    const float* whole(Array array, int strip) const { return blocks_.whole(index(array, strip)); }
 
   private:
-    static int index(Array array, int half) { return 2 * (array - GATE) + half; }
+    static int index(Array array, int strip) { return STRIPS * (array - GATE) + strip; }
 
     const bool are_measured_;
-    OwnBlocks<2 * NUM_INNER> blocks_;
+    OwnBlocks<STRIPS * NUM_INNER> blocks_;
 };
 
-// silu(gate) * up of a tile, a token's 32 values side by side. Tokens past the last are there.
-void join_block(const Isa& isa, InnerBlocks& blocks, const TileRows& rows, int num_tokens,
+// silu(gate) * up of a tile, a token's values side by side. Tokens past the last are there.
+template <int STRIPS>
+void join_block(const Isa& isa, InnerBlocks<STRIPS>& blocks, const TileRows& rows, int num_tokens,
                 float* joined) {
     const Operations& operations = *isa.operations;
-    for (int half = 0; half < 2; half++) {
-        float* const activated = blocks.at(ACTIVATED, half, rows);
-        float* const inner = blocks.at(INNER, half, rows);
-        operations.silu(blocks.at(GATE, half, rows), num_tokens * ROWS, activated);
-        operations.multiply(activated, blocks.at(UP, half, rows), num_tokens * ROWS, inner);
-        operations.store_rows(inner, num_tokens, BLOCK, joined + half * ROWS);
+    for (int strip = 0; strip < STRIPS; strip++) {
+        float* const activated = blocks.at(ACTIVATED, strip, rows);
+        float* const inner = blocks.at(INNER, strip, rows);
+        operations.silu(blocks.at(GATE, strip, rows), num_tokens * ROWS, activated);
+        operations.multiply(activated, blocks.at(UP, strip, rows), num_tokens * ROWS, inner);
+        operations.store_rows(inner, num_tokens, STRIPS * ROWS, joined + strip * ROWS);
     }
 }
 
 // One block of all tokens of a tile to its place in it.
 void round_block(const Isa& isa, const Weight& down, const float* inner, int64_t block,
                  const TokenTile& tile) {
-    const int64_t n = tile.num_tokens, at = block * n;
+    const TypeInfo& type = *down.product;
+    const int64_t n = tile.num_tokens, at = block * n, width = type.elements;
     int16_t sums[MAX_TILE];
-    isa.round_activations(down.type->rounding, inner, n * BLOCK,
-                          {tile.codes + at * BLOCK, tile.scale + at,
-                           down.type->rounding == Rounding::Q8_1 ? tile.scaled_sum + at : nullptr,
+    isa.round_activations(type.rounding, inner, n * width,
+                          {tile.codes + at * width, tile.scale + at,
+                           type.rounding == Rounding::Q8_1 ? tile.scaled_sum + at : nullptr,
                            sums});
-    for (int64_t t = 0; t < n; t++) tile.initial[at + t] = -down.type->centre * sums[t];
+    for (int64_t t = 0; t < n; t++) tile.initial[at + t] = -type.centre * sums[t];
 }
 
-// Units are blocks of 32 columns of what comes of gate and up. With `measured`, the last rows of
-// GATE to INNER go to `last`, one after the other.
+// Units are blocks of columns of what comes of gate and up. With `measured`, the last rows of GATE
+// to INNER go to `last`, one after the other.
+template <int STRIPS>
 void make_inner(const Isa& isa, const Linear& gate, const Linear& up, const Weight& down,
                 const RoundedTiles& rounded, int64_t num_tokens, const Tiles& inner,
                 BlockMoments* measured, float* last) {
+    static_assert(STRIPS <= MOST_STRIPS, "they are at work together");
     const Weight weights[2] = {gate.weight, up.weight};
     const BlockGrid grid{num_tokens, down.columns};
-    over_units(isa, down.num_blocks(), weights, 2, 2, measured,
+    over_units(isa, down.product_blocks(), weights, 2, STRIPS, measured,
                [&](int64_t block, const Strip* strips, Meters& meters) {
         StripProducts gates(isa, rounded.of(0)), ups(isa, rounded.of(1));
-        for (int half = 0; half < 2; half++) {
-            gates.unpack(gate, strips[half], 2 * block + half);
-            ups.unpack(up, strips[2 + half], 2 * block + half);
+        for (int strip = 0; strip < STRIPS; strip++) {
+            gates.unpack(gate, strips[strip], STRIPS * block + strip);
+            ups.unpack(up, strips[STRIPS + strip], STRIPS * block + strip);
         }
-        InnerBlocks blocks(measured != nullptr);
-        alignas(64) float joined[MAX_TILE * BLOCK];
+        InnerBlocks<STRIPS> blocks(measured != nullptr);
+        alignas(64) float joined[MAX_TILE * STRIPS * ROWS];
         for (int64_t piece = 0; piece < grid.down(); piece++) {
-            const Block halves[2] = {grid.block(2 * block, piece), grid.block(2 * block + 1, piece)};
-            for (int64_t at = 0; at < tiles_in(halves[0]); at++) {
-                const TileRows rows(halves[0], at);
+            Block own[STRIPS];
+            for (int strip = 0; strip < STRIPS; strip++)
+                own[strip] = grid.block(STRIPS * block + strip, piece);
+            for (int64_t at = 0; at < tiles_in(own[0]); at++) {
+                const TileRows rows(own[0], at);
                 const TokenTile& tile = inner.tiles[rows.index()];
-                float* const of_gate[2] = {blocks.at(GATE, 0, rows), blocks.at(GATE, 1, rows)};
-                float* const of_up[2] = {blocks.at(UP, 0, rows), blocks.at(UP, 1, rows)};
+                float *of_gate[STRIPS], *of_up[STRIPS];
+                for (int strip = 0; strip < STRIPS; strip++) {
+                    of_gate[strip] = blocks.at(GATE, strip, rows);
+                    of_up[strip] = blocks.at(UP, strip, rows);
+                }
                 gates.fill(rows.index(), of_gate);
                 ups.fill(rows.index(), of_up);
                 join_block(isa, blocks, rows, tile.num_tokens, joined);
                 round_block(isa, down, joined, block, tile);
             }
-            for (int one = 0; measured != nullptr && one < 2 * NUM_INNER; one++) {
-                const Array array = static_cast<Array>(GATE + one / 2);
-                const float* values = blocks.whole(array, one % 2);
-                meters.of(array).measure(2 * block + one % 2, piece, values);
-                keep_last_row(values, halves[one % 2], num_tokens,
-                              last + one / 2 * down.columns);
+            for (int one = 0; measured != nullptr && one < STRIPS * NUM_INNER; one++) {
+                const int strip = one % STRIPS;
+                const Array array = static_cast<Array>(GATE + one / STRIPS);
+                const float* values = blocks.whole(array, strip);
+                meters.of(array).measure(STRIPS * block + strip, piece, values);
+                keep_last_row(values, own[strip], num_tokens,
+                              last + one / STRIPS * down.columns);
             }
         }
     });
@@ -108,7 +117,8 @@ void make_inner(const Isa& isa, const Linear& gate, const Linear& up, const Weig
 
 bool can_feed_forward(const Weight& down) {
     const Rounding rounding = down.product->rounding;
-    return rounding == Rounding::Q8_0 || rounding == Rounding::Q8_1;
+    return rounding == Rounding::Q8_0 || rounding == Rounding::Q8_1 ||
+           (rounding == Rounding::GROUP && down.columns % GROUP == 0);
 }
 
 void feed_forward(const Isa& isa, const Linear& gate, const Linear& up, const Linear& down,
@@ -127,7 +137,8 @@ void feed_forward(const Isa& isa, const Linear& gate, const Linear& up, const Li
     const RoundedTiles rounded(isa, weights, 2, activations, num_tokens,
                                measured ? measured->array(ACTIVATIONS) : nullptr);
     float* last = row_memory.array<float>(static_cast<size_t>(NUM_INNER * middle + width));
-    make_inner(isa, gate, up, down.weight, rounded, num_tokens, inner, measured, last);
+    const auto make = down.weight.is_grouped() ? make_inner<GROUP / ROWS> : make_inner<2>;
+    make(isa, gate, up, down.weight, rounded, num_tokens, inner, measured, last);
     float* last_product = last + NUM_INNER * middle;
     add_product(isa, down, inner, num_tokens, residual, out, measured, PRODUCT, last_product);
     if (measured == nullptr) return;

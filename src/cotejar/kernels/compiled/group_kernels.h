@@ -16,11 +16,6 @@ inline int factor_shift(const TypeInfo& type) {
     return shift;
 }
 
-// Of 16 rows: a code of a sub-block times factor, and the addend, is the group's, in 16ths.
-struct Recoding {
-    Ints factor, addend;
-};
-
 inline Ints load_ints(const int32_t* at) {
     Ints values;
     __builtin_memcpy(&values, at, sizeof values);
@@ -28,54 +23,53 @@ inline Ints load_ints(const int32_t* at) {
 }
 
 inline Floats floats_of(Ints values) { return __builtin_convertvector(values, Floats); }
-inline Ints ints_of(Floats values) { return __builtin_convertvector(values, Ints); }
+
+// To whole numbers, halves to even, for |value| < 2^22; 0 where `is_fine` is.
+inline Ints whole_numbers_of(Floats values, Ints is_fine) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Ints>(_mm512_cvtps_epi32(reinterpret_cast<__m512>(values))) & is_fine;
+#else
+    return __builtin_convertvector(round_half_even(is_fine ? values : Floats{}), Ints);
+#endif
+}
+
+// What the blocks of a type are to their groups: sub-blocks of a group, whether they have scales
+// of their own, and offsets, and how far codes are shifted.
+template <int EACH_, bool SUBS_, bool OFFSET_, int SHIFT_>
+struct GroupKind {
+    static constexpr int EACH = EACH_, SHIFT = SHIFT_, WIDTH = GROUP / EACH;
+    static constexpr bool SUBS = SUBS_, OFFSET = OFFSET_;
+};
 
 // Scale and offset of 16 rows' sub-blocks.
+template <class Kind>
 struct SubBlock {
     Floats scale, offset;
 
-    SubBlock() = default;
-    SubBlock(const TypeInfo& type, const Strip& strip, int64_t sub) {
-        const int64_t of_block = type.num_sub ? type.num_sub : 1, block = sub / of_block;
+    void load(const Strip& strip, int64_t sub) {
+        const int64_t block = Kind::SUBS ? sub / (256 / Kind::WIDTH) : sub;
         scale = load_floats(strip.scale + block * ROWS);
-        offset = type.has_offset ? load_floats(strip.offset + block * ROWS) : Floats{};
-        if (!type.num_sub) return;
+        offset = Kind::OFFSET ? load_floats(strip.offset + block * ROWS) : Floats{};
+        if (!Kind::SUBS) return;
         scale *= floats_of((load_ints(strip.sub_scales + sub * ROWS) << 16) >> 16);
-        if (!type.has_offset) return;
+        if (!Kind::OFFSET) return;
         const Ints pair = load_ints(strip.sub_offsets + sub / 2 * ROWS);
         offset *= floats_of(sub % 2 ? pair >> 16 : (pair << 16) >> 16);
     }
 
     // The greatest magnitude that a weight can have here, as bits: they order as floats do, with
     // NaN above all.
-    Ints most(const TypeInfo& type) const {
-        const Floats furthest = scale * static_cast<float>(type.most);
-        if (!type.has_offset) return magnitudes(furthest);
+    Ints most(float most_code) const {
+        const Floats furthest = scale * most_code;
+        if (!Kind::OFFSET) return magnitudes(furthest);
         const Ints a = magnitudes(offset), b = magnitudes(offset + furthest);
         return a > b ? a : b;
     }
 };
 
-// What becomes of a group whose greatest magnitude is `most`: its scale, and what weights are
-// multiplied by. Codes of a group that is not finite are 0.
-struct GroupScale {
-    Floats scale, inverse;
-    Ints is_broken;
-
-    explicit GroupScale(Ints most) {
-        is_broken = most >= static_cast<int32_t>(INFINITE_BITS);
-        const Ints fine = most & ~is_broken;
-        const Floats greatest = reinterpret_cast<Floats>(fine);
-        inverse = 127.0f / greatest;
-        inverse = magnitudes(inverse) == static_cast<int32_t>(INFINITE_BITS) ? Floats{} : inverse;
-        scale = is_broken ? Floats{} + quiet_nan() : greatest / 127.0f;
-    }
-    Recoding of(const SubBlock& sub, int shift) const {
-        const Floats factor = sub.scale * inverse * static_cast<float>(2048 >> shift);
-        const Floats addend = sub.offset * inverse * 16.0f;
-        return {ints_of(is_broken ? Floats{} : round_half_even(factor)),
-                ints_of(is_broken ? Floats{} : round_half_even(addend))};
-    }
+// Of 16 rows: a code of a sub-block times factor, and the addend, is the group's, in 16ths.
+struct Recoding {
+    Ints factor, addend;
 };
 
 // Half of the last place of the result, in 16ths, and the centre of unsigned codes.
@@ -91,6 +85,7 @@ inline void recode(uint8_t* codes, int quads, int centre, const Recoding& by) {
     const __m512i factor = twice(by.factor), addend = twice(by.addend + ROUND_AND_CENTRE);
     const __m512i high = _mm512_set1_epi16(static_cast<short>(0xFF00));
     const __m512i centres = _mm512_set1_epi8(static_cast<char>(centre));
+#pragma GCC unroll 8
     for (int quad = 0; quad < quads; quad++) {
         uint8_t* const at = codes + 4 * ROWS * quad;
         const __m512i code = _mm512_sub_epi8(_mm512_loadu_si512(at), centres);
@@ -135,38 +130,45 @@ inline void recode(uint8_t* codes, int quads, int centre, const Recoding& by) {
 #endif
 }
 
-inline void recode(int shift, uint8_t* codes, int quads, int centre, const Recoding& by) {
-    switch (shift) {
-        case 0: return recode<0>(codes, quads, centre, by);
-        case 1: return recode<1>(codes, quads, centre, by);
-        default: return recode<3>(codes, quads, centre, by);
+// `count` sub-blocks, in place; what is left of the group becomes zeros.
+template <class Kind>
+__attribute__((always_inline)) inline void group_blocks(const TypeInfo& type, const Strip& strip,
+                                                        int64_t group, int count) {
+    SubBlock<Kind> parts[Kind::EACH];
+    const float most_code = static_cast<float>(type.most);
+    Ints most = {};
+    for (int j = 0; j < count; j++) {
+        parts[j].load(strip, group * Kind::EACH + j);
+        const Ints here = parts[j].most(most_code);
+        most = here > most ? here : most;
     }
+    const Ints is_fine = most < static_cast<int32_t>(INFINITE_BITS);
+    const Floats greatest = reinterpret_cast<Floats>(most & is_fine);
+    constexpr float UNIT = static_cast<float>(2048 >> Kind::SHIFT);
+    Floats inverse = 127.0f * UNIT / greatest;
+    inverse = magnitudes(inverse) < static_cast<int32_t>(INFINITE_BITS) ? inverse : Floats{};
+    const Floats scale = greatest * (1.0f / 127.0f);
+    store_floats(strip.group_scale + group * ROWS, is_fine ? scale : Floats{} + quiet_nan());
+    uint8_t* codes = strip.codes + group * GROUP * ROWS;
+    for (int j = 0; j < count; j++, codes += Kind::WIDTH * ROWS) {
+        Recoding by;
+        by.factor = whole_numbers_of(parts[j].scale * inverse, is_fine);
+        by.addend = Kind::OFFSET
+                        ? whole_numbers_of(parts[j].offset * (inverse * (16.0f / UNIT)), is_fine)
+                        : Ints{};
+        recode<Kind::SHIFT>(codes, Kind::WIDTH / 4, type.centre, by);
+    }
+    const int left = (Kind::EACH - count) * Kind::WIDTH * ROWS;
+    if (left) __builtin_memset(codes, GROUPS.centre, static_cast<size_t>(left));
 }
 
-// Blocks to groups, in place.
-inline void group_blocks(const Weight& weight, const Strip& strip) {
-    const TypeInfo& type = *weight.type;
-    const int width = type.num_sub ? type.elements / type.num_sub : type.elements;
-    const int64_t subs = weight.columns / width, each = GROUP / width;
-    const int shift = factor_shift(type);
-    for (int64_t group = 0; group < weight.product_blocks(); group++) {
-        const int64_t first = group * each;
-        const int64_t count = subs - first < each ? subs - first : each;
-        SubBlock parts[GROUP / 16];
-        Ints most = {};
-        for (int64_t j = 0; j < count; j++) {
-            parts[j] = SubBlock(type, strip, first + j);
-            const Ints here = parts[j].most(type);
-            most = here > most ? here : most;
-        }
-        const GroupScale of_group(most);
-        store_floats(strip.group_scale + group * ROWS, of_group.scale);
-        uint8_t* codes = strip.codes + group * GROUP * ROWS;
-        for (int64_t j = 0; j < count; j++, codes += width * ROWS)
-            recode(shift, codes, width / 4, type.centre, of_group.of(parts[j], shift));
-        if (count < each)
-            __builtin_memset(codes, GROUPS.centre, static_cast<size_t>((each - count) * width * ROWS));
-    }
+template <class Kind>
+void group_blocks(const Weight& weight, const Strip& strip) {
+    const int64_t whole = weight.columns / GROUP;
+    for (int64_t group = 0; group < whole; group++)
+        group_blocks<Kind>(*weight.type, strip, group, Kind::EACH);
+    const int left = static_cast<int>(weight.columns % GROUP / Kind::WIDTH);
+    if (left) group_blocks<Kind>(*weight.type, strip, whole, left);
 }
 
 // Values to groups.
@@ -185,10 +187,22 @@ inline void group_values(const Weight& weight, const Strip& strip) {
 }
 
 inline void group_strip(const Weight& weight, const Strip& strip) {
-    if (weight.type->rounding == Rounding::FLOAT)
-        group_values(weight, strip);
-    else
-        group_blocks(weight, strip);
+    const TypeInfo& type = *weight.type;
+    if (type.rounding == Rounding::FLOAT) return group_values(weight, strip);
+    const int shift = factor_shift(type);
+    switch (type.num_sub) {
+        case 0:
+            return !type.has_offset ? group_blocks<GroupKind<2, false, false, 0>>(weight, strip)
+                   : shift          ? group_blocks<GroupKind<2, false, true, 1>>(weight, strip)
+                                    : group_blocks<GroupKind<2, false, true, 0>>(weight, strip);
+        case 8:
+            return shift ? group_blocks<GroupKind<2, true, true, 1>>(weight, strip)
+                         : group_blocks<GroupKind<2, true, true, 0>>(weight, strip);
+        default:
+            return type.has_offset ? group_blocks<GroupKind<4, true, true, 3>>(weight, strip)
+                   : shift         ? group_blocks<GroupKind<4, true, false, 1>>(weight, strip)
+                                   : group_blocks<GroupKind<4, true, false, 0>>(weight, strip);
+    }
 }
 
 }  // namespace
