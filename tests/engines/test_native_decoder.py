@@ -15,7 +15,7 @@ from cotejar.engines.native.forward import Pass
 from cotejar.engines.native.fused import FusedPass
 from cotejar.kernels import _compiled
 from cotejar.kernels.instruction_set import chosen_isa
-from cotejar.kernels.products import multiply_q8
+from cotejar.kernels.products import multiply_q8, multiply_w8a8
 from cotejar.model.inventory import EMBEDDING, layer_tensor
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
@@ -159,20 +159,23 @@ def test_what_it_lacks_is_left_to_the_pass(decoder: TinyDecoder, tiny: Any) -> N
 def test_other_numerics_or_another_pass_are_not_decoded_in_one_call(tiny: Any) -> None:
     model = tiny(DECODERS["llama"])
 
-    for numerics, forward in (("f32", FusedPass), ("q8", Pass)):
+    for numerics, forward in (("f32", FusedPass), ("w8a8", FusedPass), ("q8", Pass)):
         session = NativeEngine(model, numerics=numerics, forward=forward).start()
         assert session._decoder is None
 
 
 @pytest.mark.parametrize("name", ["llama, biases", "mistral", "qwen3", "Q6_K"])
 @pytest.mark.parametrize("last_only", [False, True])
-def test_the_fused_pass_has_the_bits_of_the_pass(name: str, last_only: bool, tiny: Any) -> None:
+@pytest.mark.parametrize("multiply", [multiply_q8, multiply_w8a8])
+def test_the_fused_pass_has_the_bits_of_the_pass(
+    name: str, last_only: bool, multiply: Any, tiny: Any
+) -> None:
     model = tiny(DECODERS[name])
     found, statistics = [], []
     for forward in (Pass, FusedPass):
         recorder = TraceRecorder(Capture())
         for one in (None, recorder):
-            step = forward(model, multiply_q8, KVCache(model.config), one)
+            step = forward(model, multiply, KVCache(model.config), one)
             # A part of few tokens, and one of as many as are multiplied together.
             logits = [step.run(ids, last_only=last_only) for ids in (IDS[:15], IDS[15:] * 7)]
             found.append(b"".join(x.tobytes() for x in logits))

@@ -16,8 +16,8 @@ s * most, or of o and o + s * most the greater. With i = 127 * 2**(11 - shift) /
     addend = round_half_even(o * (i * 2**(shift - 7)))
     code   = ((((c << (8 + shift)) * factor + 2**14) >> 15) + addend + 8) >> 4
 
-and the group's scale is m * (1 / 127). `shift` is the least with which every factor fits 16 bits. The
-line is off by less than 1/8 of a code, so codes lie in -127..127.
+and the group's scale is m * (1 / 127). `shift` is the least with which every factor fits 16
+bits. The line is off by less than 1/8 of a code, so codes lie in -127..127.
 
 **Weights in floats** (F32, F16, BF16), and those whose rows share a block (of APR_Q4 some),
 become groups as activations do.
@@ -97,6 +97,7 @@ def multiply_groups(
     return product_TR
 
 
+@np.errstate(all="ignore")
 def group_values(
     values_NC: Float32[np.ndarray, "N C"],
 ) -> tuple[Int8[np.ndarray, "N G W"], Float32[np.ndarray, "N G"]]:
@@ -108,6 +109,7 @@ def group_values(
     return np.rint(values_NGW * inverse_NG[:, :, None]).astype(np.int8), scale_NG
 
 
+@np.errstate(all="ignore")
 def group_rows(
     weight: BlockMatrix, start: int, stop: int
 ) -> tuple[Int8[np.ndarray, "R G W"], Float32[np.ndarray, "R G"]]:
