@@ -199,13 +199,15 @@ def test_attend_has_the_bits_of_numpy(
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_attend_gives_a_token_the_same_bits_alone_and_in_a_prefill(isa: str, window) -> None:
+@pytest.mark.parametrize("in_float32", [False, True])
+def test_attend_gives_a_token_the_same_bits_alone_and_in_a_prefill(
+    isa: str, window: int | None, in_float32: bool
+) -> None:
     q, k, v = attention_inputs(33, 33, 6, 2, 32, seed=5)
-    whole = attend(q, k, v, window=window, isa=isa)
+    options = {"window": window, "isa": isa, "in_float32": in_float32}
+    whole = attend(q, k, v, **options)
 
-    alone = [
-        attend(q[t : t + 1], k[: t + 1], v[: t + 1], window=window, isa=isa) for t in range(33)
-    ]
+    alone = [attend(q[t : t + 1], k[: t + 1], v[: t + 1], **options) for t in range(33)]
 
     assert same_bits(np.concatenate(alone), whole)
 
@@ -229,9 +231,10 @@ def test_attend_is_softmax_attention(isa: str, window: int | None) -> None:
 
 
 @pytest.mark.parametrize("defect", ["one position more", "one position less", "another head"])
-def test_a_defect_of_attention_is_seen(isa: str, defect: str) -> None:
+@pytest.mark.parametrize("in_float32", [False, True])
+def test_a_defect_of_attention_is_seen(isa: str, defect: str, in_float32: bool) -> None:
     q, k, v = attention_inputs(3, 9, 4, 2, 16, seed=7)
-    sound = attend(q, k, v, isa=isa)
+    sound = attend(q, k, v, isa=isa, in_float32=in_float32)
     if defect == "one position less":
         k, v = k[1:], v[1:]
     elif defect == "one position more":
@@ -239,21 +242,23 @@ def test_a_defect_of_attention_is_seen(isa: str, defect: str) -> None:
     else:
         q = q[:, [0, 2, 1, 3]]
 
-    assert not same_bits(attend(q, k, v, isa=isa), sound)
+    assert not same_bits(attend(q, k, v, isa=isa, in_float32=in_float32), sound)
 
 
 @pytest.mark.parametrize("broken", ["q", "k", "v"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("in_float32", [False, True])
 def test_a_broken_position_breaks_only_those_that_see_it(
-    isa: str, broken: str, bad: float
+    isa: str, broken: str, bad: float, in_float32: bool
 ) -> None:
     inputs = dict(zip("qkv", attention_inputs(6, 6, 2, 1, 16, seed=8), strict=True))
-    clean = attend(**inputs_named(inputs), isa=isa)
+    clean = attend(**inputs_named(inputs), isa=isa, in_float32=in_float32)
     inputs[broken][3] = bad
 
-    found = attend(**inputs_named(inputs), isa=isa)
+    found = attend(**inputs_named(inputs), isa=isa, in_float32=in_float32)
 
-    assert same_bits(found, attend(**inputs_named(inputs), isa=NUMPY))
+    expected = attend(**inputs_named(inputs), isa=NUMPY, in_float32=in_float32)
+    assert same_bits(found, expected)
     assert same_bits(found[:3], clean[:3])
     assert not np.isfinite(found[3]).any()
 
@@ -282,7 +287,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("isa", [*COMPILED, NUMPY])
 @pytest.mark.parametrize("window", [None, 3])
-def test_contexts_side_by_side_attend_as_each_alone(isa: str, window: int | None) -> None:
+@pytest.mark.parametrize("in_float32", [False, True])
+def test_contexts_side_by_side_attend_as_each_alone(
+    isa: str, window: int | None, in_float32: bool
+) -> None:
     random = np.random.default_rng(5)
     lengths = [(1, 40), (7, 7), (20, 33), (1, 1)]
 
@@ -292,12 +300,13 @@ def test_contexts_side_by_side_attend_as_each_alone(isa: str, window: int | None
     q_THE = normal(sum(tokens for tokens, _ in lengths), 6, 16)
     contexts = [(t, normal(s, 2, 16), normal(s, 2, 16)) for t, s in lengths]
 
-    found = attend_each(q_THE, contexts, window=window, isa=isa)
+    options = {"window": window, "isa": isa, "in_float32": in_float32}
+    found = attend_each(q_THE, contexts, **options)
 
     start = 0
     for tokens, keys, values in contexts:
         own = slice(start, start + tokens)
-        alone = attend(q_THE[own], keys, values, window=window, isa=isa)
+        alone = attend(q_THE[own], keys, values, **options)
         assert same_bits(found[own], alone)
         start += tokens
 

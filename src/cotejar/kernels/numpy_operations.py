@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.kernels.fused_sums import fused_multiply_add
+
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Bool, Float32
 
 NUM_LANES = 16
 
@@ -101,14 +103,16 @@ def attend(
     v_SKE: Float32[np.ndarray, "S K E"],
     *,
     window: int | None,
+    in_float32: bool,
 ) -> Float32[np.ndarray, "T H E"]:
     """Causal attention of the last T of S positions."""
+    attend_chunk = _attend_chunk_in_float32 if in_float32 else _attend_chunk
     before = len(k_SKE) - len(q_THE)
     context_THE = np.empty_like(q_THE)
     for start in range(0, len(q_THE), QUERIES_AT_ONCE):
         stop = min(start + QUERIES_AT_ONCE, len(q_THE))
         seen = slice(0, before + stop)
-        context_THE[start:stop] = _attend_chunk(
+        context_THE[start:stop] = attend_chunk(
             q_THE[start:stop], k_SKE[seen], v_SKE[seen], window
         )
     return context_THE
@@ -128,10 +132,7 @@ def _attend_chunk(
     scores_KGTS = np.zeros((*q_EKGT.shape[1:], total))
     for q_KGT, k_KS in zip(q_EKGT, k_EKS, strict=True):
         scores_KGTS += q_KGT[..., None] * k_KS[:, None, None, :]
-    query, key = np.arange(total - tokens, total)[:, None], np.arange(total)[None, :]
-    hidden_TS = key > query
-    if window is not None:
-        hidden_TS |= query - key >= window
+    hidden_TS = _hidden_positions(tokens, total, window)
     scores_KGTS = np.where(hidden_TS, -np.inf, scores_KGTS / np.sqrt(head_size))
     scores_KGTS -= scores_KGTS.max(axis=-1, keepdims=True)
     weights_KGTS = exponential(scores_KGTS.astype(_F))
@@ -146,3 +147,42 @@ def _attend_chunk(
         context_KGTE += part_KGTE
     context_KGTE /= sums_KGT[..., None]
     return context_KGTE.transpose(2, 0, 1, 3).reshape(tokens, num_heads, head_size)
+
+
+def _attend_chunk_in_float32(
+    q_THE: Float32[np.ndarray, "T H E"],
+    k_SKE: Float32[np.ndarray, "S K E"],
+    v_SKE: Float32[np.ndarray, "S K E"],
+    window: int | None,
+) -> Float32[np.ndarray, "T H E"]:
+    tokens, num_heads, head_size = q_THE.shape
+    total, num_kv_heads = k_SKE.shape[:2]
+    q_EKGT = q_THE.reshape(tokens, num_kv_heads, -1, head_size).transpose(3, 1, 2, 0)
+    k_EKS = k_SKE.transpose(2, 1, 0)
+    scores_KGTS = np.zeros((*q_EKGT.shape[1:], total), _F)
+    for q_KGT, k_KS in zip(q_EKGT, k_EKS, strict=True):
+        scores_KGTS = fused_multiply_add(q_KGT[..., None], k_KS[:, None, None, :], scores_KGTS)
+    hidden_TS = _hidden_positions(tokens, total, window)
+    scores_KGTS = np.where(hidden_TS, _F(-np.inf), scores_KGTS / _F(np.sqrt(head_size)))
+    scores_KGTS -= scores_KGTS.max(axis=-1, keepdims=True)
+    weights_KGTS = exponential(scores_KGTS)
+    sums_KGT = np.zeros(weights_KGTS.shape[:-1], _F)
+    context_KGTE = np.zeros((*sums_KGT.shape, head_size), _F)
+    for position in range(total):
+        weight_KGT = weights_KGTS[..., position]
+        sums_KGT += weight_KGT
+        longer_KGTE = fused_multiply_add(
+            weight_KGT[..., None], v_SKE[position][:, None, None, :], context_KGTE
+        )
+        hidden_T1 = hidden_TS[:, position, None]
+        context_KGTE = np.where(hidden_T1, context_KGTE, longer_KGTE)
+    context_KGTE /= sums_KGT[..., None]
+    return context_KGTE.transpose(2, 0, 1, 3).reshape(tokens, num_heads, head_size)
+
+
+def _hidden_positions(tokens: int, total: int, window: int | None) -> Bool[np.ndarray, "T S"]:
+    query, key = np.arange(total - tokens, total)[:, None], np.arange(total)[None, :]
+    hidden_TS: np.ndarray = key > query
+    if window is not None:
+        hidden_TS |= query - key >= window
+    return hidden_TS

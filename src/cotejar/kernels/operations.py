@@ -3,7 +3,8 @@
 Like the products, they have the same bits on every machine and instruction set, for every
 number of tokens run together and of threads. The compiled kernels do the work;
 `numpy_operations` is the same arithmetic in numpy, which `COTEJAR_ISA=numpy` chooses and
-the tests compare with. Every operation below rounds on its own; nothing is fused.
+the tests compare with. Every operation below rounds on its own; nothing is fused but what
+is said to be.
 
 **exp** is Cephes' `expf` (S. Moshier): x = n ln 2 + r with n = round(x / ln 2), ln 2 in two
 parts; a polynomial of degree 7 in r; then 2 ** n in two steps. Within 2 ulp of e ** x.
@@ -20,6 +21,13 @@ the small differences that softmax sees (measured on Qwen 0.5B, 40 tokens: worst
 site 5e-6 instead of 5e-5). The greatest is subtracted, the rest is float32: weights are the
 exp of it, their sum and the weighted sum of values run in the order of the positions, and
 are divided at the end.
+
+**attend** `in_float32` is for the fastest prefill, where the products that it stands between
+are rounded far more coarsely. A score is float32 too, from 0 a fused multiply-add for each
+of E, in order: `score = fma(q[e], k[e], score)`, each rounded once; then it is divided by
+sqrt(E) rounded to float32. Weights and their sum are those of above. The weighted sum of
+values is fused likewise, `context = fma(weight, value, context)` in the order of the
+positions, and divided at the end. A position that is hidden adds nothing to it.
 
 Shape letters: T new tokens, S all tokens so far, H heads, K key/value heads, E head size,
 P pairs, W width.
@@ -156,6 +164,7 @@ def attend(
     *,
     window: int | None = None,
     isa: str | None = None,
+    in_float32: bool = False,
 ) -> Float32[np.ndarray, "T H E"]:
     """Causal attention of the last T of S positions, grouped queries.
 
@@ -165,11 +174,13 @@ def attend(
         v_SKE: values.
         window: a token sees itself and the `window - 1` before it; None for all.
         isa: one of `runnable_isas()`; the chosen one if left out.
+        in_float32: scores in float32 and fused multiply-adds; else scores in float64.
 
     Raises:
         TensorShapeError: the shapes do not fit each other.
     """
-    return attend_each(q_THE, [(len(q_THE), k_SKE, v_SKE)], window=window, isa=isa)
+    contexts = [(len(q_THE), k_SKE, v_SKE)]
+    return attend_each(q_THE, contexts, window=window, isa=isa, in_float32=in_float32)
 
 
 def attend_each(
@@ -178,6 +189,7 @@ def attend_each(
     *,
     window: int | None = None,
     isa: str | None = None,
+    in_float32: bool = False,
 ) -> Float32[np.ndarray, "T H E"]:
     """Attention of several contexts, whose queries stand one after the other.
 
@@ -187,6 +199,7 @@ def attend_each(
             attends to its own alone.
         window: as in `attend`.
         isa: likewise.
+        in_float32: likewise.
 
     Raises:
         TensorShapeError: the shapes do not fit each other.
@@ -199,7 +212,9 @@ def attend_each(
         ends = np.cumsum([tokens for tokens, _, _ in contexts])[:-1]
         with np.errstate(all="ignore"):
             attended = [
-                numpy_operations.attend(own_THE, k_SKE, v_SKE, window=window)
+                numpy_operations.attend(
+                    own_THE, k_SKE, v_SKE, window=window, in_float32=in_float32
+                )
                 for own_THE, (_, k_SKE, v_SKE) in zip(
                     np.split(q_THE, ends), contexts, strict=True
                 )
@@ -215,6 +230,7 @@ def attend_each(
         [np.ascontiguousarray(v_SKE) for _, _, v_SKE in contexts],
         window or 0,
         out,
+        in_float32,
     )
     return out
 

@@ -89,6 +89,8 @@ void say_operations(const Isa& isa) {
     const float* kv = keys.data();
     attend(isa, {{tokens, tokens, heads, kv_heads, size, 7, x.data(), kv, kv}}, {out.data()});
     say("attend", 0, out);
+    attend(isa, {{tokens, tokens, heads, kv_heads, size, 7, x.data(), kv, kv, true}}, {out.data()});
+    say("attend", 1, out);
     swiglu(isa, x.data(), out.data(), tokens * width, out.data());
     say("swiglu", 0, out);
 }

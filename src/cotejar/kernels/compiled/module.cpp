@@ -120,7 +120,8 @@ nb::object bind_rotate(const std::string& isa_name, const Heads& values, const M
 // `keys[i]` and `values[i]`.
 void bind_attend(const std::string& isa_name, const Heads& queries,
                  const std::vector<int64_t>& tokens, const std::vector<Heads>& keys,
-                 const std::vector<Heads>& values, int64_t window, const OutHeads& out) {
+                 const std::vector<Heads>& values, int64_t window, const OutHeads& out,
+                 bool in_float32) {
     const Isa& isa = isa_named(isa_name);
     require(same_shape(queries, out), "the output has another shape than the queries");
     require(keys.size() == tokens.size() && values.size() == tokens.size(),
@@ -144,7 +145,7 @@ void bind_attend(const std::string& isa_name, const Heads& queries,
         require(tokens[i] <= positions, "fewer positions than queries");
         const int64_t at = first * heads * head_size;
         all.push_back({tokens[i], positions, heads, kv_heads, head_size, window,
-                       queries.data() + at, keys[i].data(), values[i].data()});
+                       queries.data() + at, keys[i].data(), values[i].data(), in_float32});
         contexts.push_back(out.data() + at);
         first += tokens[i];
     }
@@ -183,7 +184,7 @@ void bind_operations(nb::module_& module) {
                nb::arg("out").noconvert(), nb::arg("measured") = false);
     module.def("attend", bind_attend, nb::arg("isa"), nb::arg("queries").noconvert(),
                nb::arg("tokens"), nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("window"),
-               nb::arg("out").noconvert());
+               nb::arg("out").noconvert(), nb::arg("in_float32") = false);
 }
 
 nb::ndarray<nb::numpy, float> empty(const std::vector<size_t>& shape) {

@@ -6,6 +6,7 @@
 
 #include "attention_kernels.h"
 #include "exponential.h"
+#include "fused_attention_kernels.h"
 #include "operations.h"
 #include "statistics_kernels.h"
 #include "vectors.h"
@@ -332,8 +333,8 @@ void attend(const AttentionTile& tile) {
 }
 
 constexpr Operations OPERATIONS = {
-    rms_norm, rotate,     silu,        multiply,     add,               attend,
-    add_rows, store_rows, start_lanes, add_rows_to_lanes, finish_lanes, greatest};
+    rms_norm,   rotate,   silu,       multiply,    add,               attend,
+    attend_f32, add_rows, store_rows, start_lanes, add_rows_to_lanes, finish_lanes, greatest};
 
 }  // namespace
 }  // namespace cotejar

@@ -31,6 +31,7 @@ struct Operations {
     void (*multiply)(const float* a, const float* b, int64_t count, float* out);
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*attend)(const AttentionTile& tile);
+    void (*attend_f32)(const AttentionTile& tile);
     // Rows of 16 values side by side, and rows of 16 that are `stride` apart in a longer array.
     void (*add_rows)(const float* apart, int64_t stride, const float* beside, int64_t rows,
                      float* sums_beside);

@@ -162,7 +162,7 @@ void attend_rows(const Isa& isa, const Attention& all, int64_t kv_head, int64_t 
     AttentionTile tile = tile_of(all, kv_head, first_row, num_rows, context);
     Carver carver(scratch);
     carve(carver, all.head_size, tile.last[num_rows - 1] + 1, tile);
-    isa.operations->attend(tile);
+    (all.in_float32 ? isa.operations->attend_f32 : isa.operations->attend)(tile);
 }
 
 void attend(const Isa& isa, const std::vector<Attention>& all,

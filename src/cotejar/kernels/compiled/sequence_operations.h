@@ -34,6 +34,7 @@ struct Attention {
     int64_t heads, kv_heads, head_size;
     int64_t window;  // 0: none
     const float *queries, *keys, *values;
+    bool in_float32 = false;  // with fused multiply-adds; else scores are in float64
 };
 
 // Each attention to its own context; all of them share the threads.
