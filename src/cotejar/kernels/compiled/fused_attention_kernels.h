@@ -1,65 +1,39 @@
 // Attention in float32 with fused multiply-adds: queries in lanes, as in attention_kernels.h,
-// and scores and weights in one place. kernels/operations.py states the arithmetic. Included
+// but scores become weights where they lie. kernels/operations.py states the arithmetic. Included
 // once by each isa_*.cpp and compiled with its flags; everything here has internal linkage.
 #pragma once
 
 #include "attention_kernels.h"
-
-#if defined(__FMA__)
-#include <immintrin.h>
-#endif
+#include "registers.h"
 
 namespace cotejar {
 namespace {
 
-// What a register holds. Keys that are scored at once, queries and registers of values that
-// are mixed at once: as many as registers hold sums of, and enough that none waits for its own
-// last instruction.
+constexpr int PARTS = LANES / WIDTH;
+
+// Keys that are scored at once, queries of which two registers of values are mixed at once: as
+// many as registers hold sums of, and enough that none waits for its own last instruction.
 #if defined(__AVX512F__)
-typedef Floats Register;
-typedef Ints RegisterInts;
 constexpr int KEYS_SCORED = 16, QUERIES_MIXED = 8;
 #else
-typedef HalfFloats Register;
-typedef int32_t RegisterInts __attribute__((vector_size(32)));
 constexpr int KEYS_SCORED = 4, QUERIES_MIXED = 4;
 #endif
-constexpr int WIDTH = sizeof(Register) / sizeof(float), PARTS = LANES / WIDTH;
 constexpr int KEYS_LEFT = KEYS_SCORED < 8 ? KEYS_SCORED : 8;  // scored at once at the end
 
-inline Register load_register(const float* at) {
-    Register values;
-    __builtin_memcpy(&values, at, sizeof values);
-    return values;
-}
+// Division by sqrt(E), as a product where the inverse is exact: the same bits.
+struct ScoreScale {
+    float divisor, inverse;
+    bool exact;
 
-inline void store_register(float* at, Register values) {
-    __builtin_memcpy(at, &values, sizeof values);
-}
-
-// a * b + sum, rounded once.
-inline Register fused(Register a, float b, Register sum) {
-#if defined(__AVX512F__)
-    return reinterpret_cast<Register>(_mm512_fmadd_ps(
-        reinterpret_cast<__m512>(a), _mm512_set1_ps(b), reinterpret_cast<__m512>(sum)));
-#elif defined(__FMA__)
-    return reinterpret_cast<Register>(_mm256_fmadd_ps(
-        reinterpret_cast<__m256>(a), _mm256_set1_ps(b), reinterpret_cast<__m256>(sum)));
-#else
-    for (int lane = 0; lane < WIDTH; lane++) sum[lane] = __builtin_fmaf(a[lane], b, sum[lane]);
-    return sum;
-#endif
-}
-
-// Of a NaN and a number, and of two zeros, b.
-inline Register greater_of(Register a, Register b) {
-#if defined(__AVX512F__)
-    return reinterpret_cast<Register>(
-        _mm512_max_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
-#else
-    return a > b ? a : b;
-#endif
-}
+    explicit ScoreScale(int64_t head_size)
+        : divisor(static_cast<float>(__builtin_sqrt(static_cast<double>(head_size)))),
+          inverse(1.0f / divisor) {
+        uint32_t bits;
+        __builtin_memcpy(&bits, &divisor, sizeof bits);
+        exact = (bits << 9) == 0;  // a power of two
+    }
+    Register of(Register score) const { return exact ? score * inverse : score / divisor; }
+};
 
 // Queries in lanes: [e][16]. Absent ones repeat the last.
 inline void spread_floats(const AttentionTile& tile, float* queries) {
@@ -72,14 +46,13 @@ inline void spread_floats(const AttentionTile& tile, float* queries) {
         for (int q = 0; q < LANES; q++) queries[e * LANES + q] = tile.query[q][e];
 }
 
-// Scores of a tile; see attend_f32.
+// Scores of a tile, where its weights will be.
 struct Scorer {
     const AttentionTile& tile;
     const SeenPositions seen;
     float* const queries;  // [e][16]
     float* const copies;   // of keys, where fewer are left than are scored at once
-    float divisor, inverse;
-    bool exact;  // a product with the inverse has the bits of the quotient
+    const ScoreScale scale;
     RegisterInts from[PARTS], to[PARTS];
     Register greatest[PARTS];  // if no score is NaN
 
@@ -88,11 +61,7 @@ struct Scorer {
           seen(of),
           queries(reinterpret_cast<float*>(of.wide)),
           copies(queries + LANES * of.head_size),
-          divisor(static_cast<float>(__builtin_sqrt(static_cast<double>(of.head_size)))),
-          inverse(1.0f / divisor) {
-        uint32_t bits;
-        __builtin_memcpy(&bits, &divisor, sizeof bits);
-        exact = (bits << 9) == 0;  // a power of two
+          scale(of.head_size) {
         for (int q = 0; q < LANES; q++) {  // scratch for 2 ** 31 positions there is none
             from[q / WIDTH][q % WIDTH] = static_cast<int32_t>(of.first[q]);
             to[q / WIDTH][q % WIDTH] = static_cast<int32_t>(of.last[q]);
@@ -126,7 +95,7 @@ struct Scorer {
 #pragma GCC unroll 32
         for (int k = 0; k < K; k++)
             for (int v = 0; v < PARTS; v++) {
-                Register score = exact ? sums[k][v] * inverse : sums[k][v] / divisor;
+                Register score = scale.of(sums[k][v]);
                 if (!all_see)
                     score = (from[v] <= position + k) & (to[v] >= position + k)
                                 ? score : Register{} - __builtin_inff();
@@ -140,7 +109,8 @@ struct Scorer {
         const size_t row_bytes = static_cast<size_t>(tile.head_size) * sizeof(float);
         for (int k = 0; k < KEYS_LEFT; k++) {
             const int64_t at = p + k <= seen.last ? p + k : seen.last;
-            __builtin_memcpy(copies + k * tile.head_size, tile.keys + at * tile.stride, row_bytes);
+            const float* const key = tile.keys + at * tile.stride;
+            __builtin_memcpy(copies + k * tile.head_size, key, row_bytes);
         }
         score<KEYS_LEFT>(p, copies, tile.head_size);
     }
@@ -226,8 +196,8 @@ inline void mix_left(const AttentionTile& tile, const SeenPositions& seen, int f
 inline void mix_one_fused(const AttentionTile& tile, int query, int64_t e, const float* sums) {
     float mixed = 0.0f;
     for (int64_t p = tile.first[query]; p <= tile.last[query]; p++)
-        mixed = __builtin_fmaf(tile.weights[p * LANES + query], tile.values[p * tile.stride + e],
-                               mixed);
+        mixed = __builtin_fmaf(tile.weights[p * LANES + query],
+                               tile.values[p * tile.stride + e], mixed);
     tile.context[query][e] = mixed / sums[query];
 }
 
@@ -238,9 +208,7 @@ inline void mix_queries(const AttentionTile& tile, const SeenPositions& seen, in
         mix_left<QUERIES_MIXED, V>(tile, seen, from, e, sums);
 }
 
-// Where a query sees a score that is NaN, or an infinite greatest, its sum of weights is NaN,
-// and so is all of its context: there is no such greatest to look for.
-void attend_f32(const AttentionTile& tile) {
+inline void attend_tile(const AttentionTile& tile) {
     Scorer scorer(tile);
     scorer.score_all();
     Floats greatest;
