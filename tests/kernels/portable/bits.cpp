@@ -87,10 +87,12 @@ void say_operations(const Isa& isa) {
     say("rotate", 0, out);
     say("moments", 0, &moments, sizeof moments);
     const float* kv = keys.data();
-    attend(isa, {{tokens, tokens, heads, kv_heads, size, 7, x.data(), kv, kv}}, {out.data()});
-    say("attend", 0, out);
-    attend(isa, {{tokens, tokens, heads, kv_heads, size, 7, x.data(), kv, kv, true}}, {out.data()});
-    say("attend", 1, out);
+    for (const bool in_float32 : {false, true})
+        for (const int64_t last : {tokens, int64_t{1}}) {
+            attend(isa, {{last, tokens, heads, kv_heads, size, 7, x.data(), kv, kv, in_float32}},
+                   {out.data()});
+            say("attend", in_float32, out);
+        }
     swiglu(isa, x.data(), out.data(), tokens * width, out.data());
     say("swiglu", 0, out);
 }
