@@ -3,9 +3,9 @@
 `q8` rounds activations to blocks of 8 bits and takes integer dots, as ggml does on a CPU;
 `f32` decodes the same blocks and multiplies in float32; `bf16` rounds what is decoded, and
 the activations, to bfloat16 and sums in float32; `w8a8` makes 8-bit integers of weights and
-activations, 64 under one scale, and is the fastest over many tokens. The numerics is the
-products' alone: all else is the same float32. A suffix names what the KV cache stores where
-that is not float32: `q8-kvf16`, `f32-kvq8`.
+activations, 64 under one scale, attends in float32, and is the fastest over many tokens. Of the
+others the numerics is the products' alone: all else is the same float32. A suffix names what
+the KV cache stores where that is not float32: `q8-kvf16`, `f32-kvq8`.
 """
 
 from __future__ import annotations

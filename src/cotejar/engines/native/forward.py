@@ -28,7 +28,7 @@ from cotejar.engines.native.rope import in_canonical_order, rope_tables
 from cotejar.formats.mapped_file import release_pages
 from cotejar.kernels import operations
 from cotejar.kernels.arrays import add_arrays
-from cotejar.kernels.products import product_of_head
+from cotejar.kernels.products import multiply_w8a8, product_of_head
 from cotejar.model.inventory import EMBEDDING, FINAL_NORM
 from cotejar.trace.array_store import token_parts
 
@@ -58,6 +58,7 @@ class Pass:
         self.model = model
         self.multiply = multiply
         self.multiply_head = product_of_head(multiply)
+        self.attends_in_float32 = multiply is multiply_w8a8
         self.cache = cache
         self.recorder = recorder
         self._layers = prepare_layers(model)
@@ -284,7 +285,13 @@ class Pass:
     ) -> Float32[np.ndarray, "T H E"]:
         """Causal attention of the new tokens over all."""
         window = self._layers[layer].window
-        return operations.attend(self.scaled_queries(q_THE), k_SKE, v_SKE, window=window)
+        return operations.attend(
+            self.scaled_queries(q_THE),
+            k_SKE,
+            v_SKE,
+            window=window,
+            in_float32=self.attends_in_float32,
+        )
 
     def scaled_queries(
         self, q_THE: Float32[np.ndarray, "T H E"]

@@ -98,7 +98,12 @@ class PackedPass(FusedPass):
             for rows, (keys, values) in zip(self._rows, self._kept, strict=True)
         ]
         window = self.model.config.window_of(layer)
-        return operations.attend_each(self.scaled_queries(q_THE), contexts, window=window)
+        return operations.attend_each(
+            self.scaled_queries(q_THE),
+            contexts,
+            window=window,
+            in_float32=self.attends_in_float32,
+        )
 
     def _asking_rows(
         self,
