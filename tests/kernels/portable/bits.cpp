@@ -69,6 +69,8 @@ void say_products(const Isa& isa, const TypeInfo& type) {
         say("f32", type.id, product);
         multiply_bf16(isa, weight, x.data(), tokens, product.data());
         say("bf16", type.id, product);
+        multiply_w8a8(isa, weight, x.data(), tokens, product.data());
+        say("w8a8", type.id, product);
     }
 }
 

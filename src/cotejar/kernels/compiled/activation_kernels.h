@@ -242,7 +242,14 @@ inline void round_activations(Rounding rounding, const float* values, int64_t co
         return;
     }
     if (rounding == Rounding::GROUP) {
-        for (int64_t group = 0; group * GROUP < columns; group++) {
+        int64_t group = 0;
+#if defined(__AVX512BW__)
+        while ((group + GROUPS_AT_ONCE) * GROUP <= columns &&
+               round_four_groups(values + group * GROUP, token.codes + group * GROUP,
+                                 token.scale + group, token.sums + group))
+            group += GROUPS_AT_ONCE;
+#endif
+        for (; group * GROUP < columns; group++) {
             const int64_t left = columns - group * GROUP;
             round_group(values + group * GROUP, left < GROUP ? left : GROUP,
                         token.codes + group * GROUP, token.scale + group, token.sums + group);

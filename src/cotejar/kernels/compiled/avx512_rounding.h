@@ -99,6 +99,70 @@ inline bool round_eight_blocks(const float* values, int8_t* codes, float* scale,
     return true;
 }
 
+constexpr int GROUPS_AT_ONCE = 4;
+
+// Of four vectors one: what `fold` makes of all lanes of vector j stands in lanes 4 j to 4 j + 3.
+template <class Fold>
+inline __m512i folded_four(const __m512i* v, Fold&& fold) {
+    __m512i pairs[2];
+    for (int i = 0; i < 2; i++)
+        pairs[i] = fold(_mm512_shuffle_i64x2(v[2 * i], v[2 * i + 1], 0x44),
+                        _mm512_shuffle_i64x2(v[2 * i], v[2 * i + 1], 0xEE));
+    __m512i four = fold(_mm512_shuffle_i32x4(pairs[0], pairs[1], 0x88),
+                        _mm512_shuffle_i32x4(pairs[0], pairs[1], 0xDD));
+    four = fold(four, _mm512_shuffle_epi32(four, _MM_PERM_BADC));
+    return fold(four, _mm512_shuffle_epi32(four, _MM_PERM_CDAB));
+}
+
+// Every fourth lane.
+inline __m128i fourth_lanes(__m512i lanes) {
+    const __m512i order = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+    return _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, lanes));
+}
+
+// Groups of 64; false, and nothing is written, where a value is not finite.
+inline bool round_four_groups(const float* values, int8_t* codes, float* scale, int16_t* sum) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+    __m512i greatest[GROUPS_AT_ONCE];
+    for (int group = 0; group < GROUPS_AT_ONCE; group++) {
+        greatest[group] = _mm512_setzero_si512();
+        for (int i = 0; i < 64; i += 16)
+            greatest[group] = _mm512_max_epi32(
+                greatest[group],
+                _mm512_and_si512(_mm512_loadu_si512(values + 64 * group + i), magnitude));
+    }
+    const __m512i all = folded_four(
+        greatest, [](__m512i a, __m512i b) { return _mm512_max_epi32(a, b); });
+    const __m512i infinity = _mm512_set1_epi32(0x7F800000);
+    if (_mm512_cmpge_epi32_mask(all, infinity) != 0) return false;
+    __m512 inverse = _mm512_div_ps(_mm512_set1_ps(127.0f), _mm512_castsi512_ps(all));
+    inverse = _mm512_maskz_mov_ps(
+        _mm512_cmp_ps_mask(inverse, _mm512_castsi512_ps(infinity), _CMP_NEQ_OQ), inverse);
+    alignas(64) float inverses[16];
+    _mm512_store_ps(inverses, inverse);
+    __m512i sums[GROUPS_AT_ONCE];
+    for (int group = 0; group < GROUPS_AT_ONCE; group++) {
+        const __m512 by = _mm512_set1_ps(inverses[4 * group]);
+        __m512i numbers[4];
+        for (int i = 0; i < 4; i++)  // halves to even
+            numbers[i] = _mm512_cvtps_epi32(
+                _mm512_mul_ps(_mm512_loadu_ps(values + 64 * group + 16 * i), by));
+        const __m512i bytes = bytes_of(numbers);
+        _mm512_storeu_si512(codes + 64 * group, bytes);
+        sums[group] =
+            _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes);
+    }
+    const __m512i totals =
+        folded_four(sums, [](__m512i a, __m512i b) { return _mm512_add_epi32(a, b); });
+    const __m128i narrow = _mm_packs_epi32(fourth_lanes(totals), _mm_setzero_si128());
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(sum), narrow);
+    const __m512 scales =
+        _mm512_mul_ps(_mm512_castsi512_ps(all), _mm512_set1_ps(1.0f / 127.0f));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(scale),
+                     fourth_lanes(_mm512_castps_si512(scales)));
+    return true;
+}
+
 // The value of a block of 256 whose magnitude is the greatest: false where it is 0 or not finite,
 // or where it stands there with either sign, and the first would count.
 inline bool find_greatest_of_256(const float* values, float* greatest) {
