@@ -226,7 +226,7 @@ Multiply kernel_of(const TypeInfo& type) {
 template <int STRIPS>
 void multiply_strips(const Weight& weight, const Strip* const* strips, const TokenTile& tile,
                      FetchAhead ahead, float* const* totals) {
-    const TypeInfo& type = *weight.product;
+    const TypeInfo& type = weight.product();
     switch (tile.num_tokens) {  // a power of 2
         case 1: return kernel_of<STRIPS, 1>(type)(weight, strips, tile, 0, ahead, totals);
         case 2: return kernel_of<STRIPS, 2>(type)(weight, strips, tile, 0, ahead, totals);

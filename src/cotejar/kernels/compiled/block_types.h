@@ -81,13 +81,14 @@ struct Weight {
     int64_t rows;
     int64_t columns;
     float tensor_scale;  // APR_Q8 only
-    const TypeInfo* product = type;  // what it is to its product: its type, or GROUPS
+    bool is_grouped = false;  // for `w8a8`
 
     int64_t num_blocks() const { return columns / type->elements; }
     int64_t row_bytes() const { return num_blocks() * type->bytes; }
-    bool is_grouped() const { return product->rounding == Rounding::GROUP; }
+    // What it is to its product.
+    const TypeInfo& product() const { return is_grouped ? GROUPS : *type; }
     int64_t product_blocks() const {
-        return (columns + product->elements - 1) / product->elements;
+        return (columns + product().elements - 1) / product().elements;
     }
 };
 

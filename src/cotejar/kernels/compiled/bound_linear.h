@@ -17,7 +17,7 @@ struct BoundLinear {
     BoundLinear(int block_type, const Bytes& bytes, int64_t rows, int64_t columns,
                 const OptionalVector& of_rows, bool grouped)
         : raw(bytes), bias(of_rows), linear{weight_of(block_type, bytes, rows, columns), nullptr} {
-        if (grouped) linear.weight.product = &GROUPS;
+        linear.weight.is_grouped = grouped;
         if (!bias) return;
         require(static_cast<int64_t>(bias->shape(0)) == rows, "a bias of another size");
         linear.bias = bias->data();

@@ -164,7 +164,7 @@ class BoundDecoder {
 
   private:
     void keep(const BoundLinear& linear) {
-        require(!linear.linear.weight.is_grouped(), "groups, which a decoder does not multiply");
+        require(!linear.linear.weight.is_grouped, "groups, which a decoder does not multiply");
         require(vector_kernel_of(*decoder_.isa, linear.linear.weight) != nullptr,
                 "a block type that this instruction set has no kernel for");
         require(linear.linear.weight.columns % activation_block(linear.linear.weight) == 0,

@@ -56,7 +56,7 @@ void join_block(const Isa& isa, InnerBlocks<STRIPS>& blocks, const TileRows& row
 // One block of all tokens of a tile to its place in it.
 void round_block(const Isa& isa, const Weight& down, const float* inner, int64_t block,
                  const TokenTile& tile) {
-    const TypeInfo& type = *down.product;
+    const TypeInfo& type = down.product();
     const int64_t n = tile.num_tokens, at = block * n, width = type.elements;
     int16_t sums[MAX_TILE];
     isa.round_activations(type.rounding, inner, n * width,
@@ -116,7 +116,7 @@ void make_inner(const Isa& isa, const Linear& gate, const Linear& up, const Weig
 }  // namespace
 
 bool can_feed_forward(const Weight& down) {
-    const Rounding rounding = down.product->rounding;
+    const Rounding rounding = down.product().rounding;
     return rounding == Rounding::Q8_0 || rounding == Rounding::Q8_1 ||
            (rounding == Rounding::GROUP && down.columns % GROUP == 0);
 }
@@ -137,7 +137,7 @@ void feed_forward(const Isa& isa, const Linear& gate, const Linear& up, const Li
     const RoundedTiles rounded(isa, weights, 2, activations, num_tokens,
                                measured ? measured->array(ACTIVATIONS) : nullptr);
     float* last = row_memory.array<float>(static_cast<size_t>(NUM_INNER * middle + width));
-    const auto make = down.weight.is_grouped() ? make_inner<GROUP / ROWS> : make_inner<2>;
+    const auto make = down.weight.is_grouped ? make_inner<GROUP / ROWS> : make_inner<2>;
     make(isa, gate, up, down.weight, rounded, num_tokens, inner, measured, last);
     float* last_product = last + NUM_INNER * middle;
     add_product(isa, down, inner, num_tokens, residual, out, measured, PRODUCT, last_product);

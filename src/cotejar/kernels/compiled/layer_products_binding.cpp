@@ -34,7 +34,7 @@ void check_tokens(const Matrix& activations) {
 template <class Out>
 void check_product(const Linear& linear, const Matrix& activations, const Out& out) {
     const Weight& weight = linear.weight;
-    require(weight.product->rounding != Rounding::FLOAT, "a weight in floats");
+    require(weight.product().rounding != Rounding::FLOAT, "a weight in floats");
     require(static_cast<int64_t>(activations.shape(1)) == weight.columns,
             "the activations have another width than the weight");
     require(out.shape(0) == activations.shape(0) &&
@@ -113,7 +113,7 @@ nb::object bind_feed_forward(const std::string& isa_name, const BoundLinear& gat
     const Weight &inner = gate.linear.weight, &last = down.linear.weight;
     check_tokens(activations);
     for (const Linear* linear : {&gate.linear, &up.linear, &down.linear})
-        require(linear->weight.product->rounding != Rounding::FLOAT, "a weight in floats");
+        require(linear->weight.product().rounding != Rounding::FLOAT, "a weight in floats");
     for (const Linear* linear : {&gate.linear, &up.linear})
         require(linear->weight.columns == static_cast<int64_t>(activations.shape(1)) &&
                     linear->weight.rows == last.columns,

@@ -162,7 +162,7 @@ void multiply_q8(const Isa& isa, const Weight& weight, const float* activations,
 void multiply_w8a8(const Isa& isa, const Weight& weight, const float* activations,
                    int64_t num_tokens, float* product) {
     Weight grouped = weight;
-    grouped.product = &GROUPS;
+    grouped.is_grouped = true;
     multiply_matrix(isa, grouped, activations, num_tokens, product);
 }
 

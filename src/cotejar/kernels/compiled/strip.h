@@ -28,7 +28,7 @@ struct Strip {
         const TypeInfo& type = *weight.type;
         const bool is_float = type.rounding == Rounding::FLOAT;
         const size_t blocks = static_cast<size_t>(is_float ? 0 : weight.num_blocks());
-        const size_t groups = static_cast<size_t>(weight.is_grouped() ? weight.product_blocks() : 0);
+        const size_t groups = static_cast<size_t>(weight.is_grouped ? weight.product_blocks() : 0);
         codes = carver.take<uint8_t>(groups ? groups * GROUP * ROWS
                                             : blocks * type.elements * ROWS);
         group_scale = carver.take<float>(groups * ROWS);
@@ -68,7 +68,7 @@ struct TokenTile {
     static int piece_of(const TypeInfo& type) { return type.piece ? type.piece : 32; }
 
     void carve(Carver& carver, const Weight& weight, int tokens) {
-        const TypeInfo& type = *weight.product;
+        const TypeInfo& type = weight.product();
         const size_t blocks = static_cast<size_t>(weight.product_blocks());
         const size_t n = static_cast<size_t>(tokens);
         num_tokens = tokens;

@@ -69,7 +69,7 @@ class StripProducts {
         const One& one = ones_[is_one || tile < tiles ? first : last];
         const Weight& weight = one.linear->weight;
         const int64_t rows = is_one ? 2 * ROWS : ROWS;
-        const int64_t pieces = weight.product_blocks() * FetchAhead::lines_of(*weight.product);
+        const int64_t pieces = weight.product_blocks() * FetchAhead::lines_of(weight.product());
         const int64_t a_tile = (rows * weight.row_bytes() + tiles - 1) / tiles;
         const int64_t step = a_tile / (pieces * 2) + 1;  // eight tokens of sixteen at a time
         const int64_t next_row = one.first_row + (is_one ? count_ * ROWS : ROWS);

@@ -35,12 +35,12 @@ void put_pieces(const Weight& weight, const RoundedToken& token, int t, const To
     for (int64_t p = 0; p < pieces; p++) {
         int sum = 0;
         for (int j = 0; j < SUMS; j++) sum += token.sums[p * SUMS + j];
-        tile.initial[p * n + t] = -weight.product->centre * sum;
+        tile.initial[p * n + t] = -weight.product().centre * sum;
     }
 }
 
 void put_in_tile(const Weight& weight, const RoundedToken& token, int t, const TokenTile& tile) {
-    const TypeInfo& type = *weight.product;
+    const TypeInfo& type = weight.product();
     const int n = tile.num_tokens;
     switch (TokenTile::piece_of(type)) {
         case 8: put_pieces<8, 1>(weight, token, t, tile); break;
@@ -96,8 +96,8 @@ void round_columns(const Isa& isa, const Weight* weights, int num_weights, const
     int16_t sums[COLUMNS_AT_ONCE / SUM_WIDTH_K];
     const RoundedToken token{codes, scale, scaled_sum, sums};
     for (int one = 0; one < num_weights; one++) {
-        const Rounding rounding = weights[one].product->rounding;
-        if (one == 0 || rounding != weights[one - 1].product->rounding)
+        const Rounding rounding = weights[one].product().rounding;
+        if (one == 0 || rounding != weights[one - 1].product().rounding)
             isa.round_activations(rounding, values, weights[one].columns, token);
         put_in_tile(weights[one], token, t, tiles[one]);
     }
@@ -127,7 +127,7 @@ void round_tile(const Isa& isa, const Weight* weights, int num_weights, const fl
         for (int one = 0; one < num_weights; one++) {
             parts[one] = weights[one];
             parts[one].columns = std::min(COLUMNS_AT_ONCE, columns - column);
-            rests[one] = from_column(tiles[one], *weights[one].product, column);
+            rests[one] = from_column(tiles[one], weights[one].product(), column);
         }
         for (int t = 0; t < tiles[0].num_tokens; t++) {
             const int64_t token = std::min<int64_t>(t, tokens_left - 1);
@@ -144,7 +144,7 @@ void round_part(const Isa& isa, const Weight& weight, const float* values, int64
     Weight part = weight;
     for (int64_t done = 0; done < count; done += COLUMNS_AT_ONCE) {
         part.columns = std::min(COLUMNS_AT_ONCE, count - done);
-        const TokenTile rest = from_column(tile, *weight.product, column + done);
+        const TokenTile rest = from_column(tile, weight.product(), column + done);
         round_columns(isa, &part, 1, values + done, t, &rest);
     }
 }
@@ -156,7 +156,7 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
     int num_kinds = 0;
     for (int one = 0; one < num_weights; one++) {
         int kind = 0;
-        while (kind < num_kinds && kinds[kind].product != weights[one].product) kind++;
+        while (kind < num_kinds && &kinds[kind].product() != &weights[one].product()) kind++;
         if (kind == num_kinds) kinds[num_kinds++] = weights[one];
         kind_of_[one] = kind;
     }
@@ -197,7 +197,7 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
 
 void multiply_tile(const Isa& isa, const Weight& weight, const Strip& strip,
                    const TokenTile& tile, float* totals) {
-    const auto multiply = weight.is_grouped()     ? isa.multiply_groups
+    const auto multiply = weight.is_grouped     ? isa.multiply_groups
                           : weight.type->num_sub ? isa.multiply_super_blocks
                                                  : isa.multiply_blocks;
     multiply(weight, strip, tile, totals);
@@ -216,7 +216,7 @@ void fill_strip(const Isa& isa, const Weight& weight, int64_t first, const Strip
         isa.decode_strip(weight, first, weight.product_blocks() * GROUP, strip.values);
     else
         isa.unpack_strip(weight, first, strip);
-    if (weight.is_grouped()) isa.group_strip(weight, strip);
+    if (weight.is_grouped) isa.group_strip(weight, strip);
 }
 
 void carve_strips(Scratch& scratch, const Weight* weights, Strip* strips, int count) {
