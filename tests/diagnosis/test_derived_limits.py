@@ -34,11 +34,11 @@ def smollm2(demo_model: Path) -> LanguageModel:
     return open_language_model(demo_model)
 
 
-@pytest.mark.parametrize("numerics", ["q8", "q8-kvf16", "f32"])
+@pytest.mark.parametrize("numerics", ["q8", "q8-kvf16", "f32", "w8a8"])
 def test_an_honest_run_of_which_little_was_recorded_has_nothing_wrong(
     smollm2: LanguageModel, numerics: str
 ) -> None:
-    """The contract's ten slots, and outputs alone: in `q8` some activations round otherwise."""
+    """The contract's ten slots, and outputs alone: in 8 bits some activations round otherwise."""
     ids = smollm2.tokenizer.encode(TEXT)
     capture = Capture(array_slots=EVERY_ARRAY)
     whole = NativeEngine(smollm2, numerics=numerics).trace(ids, capture=capture)

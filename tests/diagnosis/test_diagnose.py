@@ -80,6 +80,10 @@ PAIRS = [
     ("native+q8", "native+q8-kvf16"),
     ("oracle", "native+bf16"),
     ("native+bf16-kvq8", "native+q8"),
+    ("oracle", "native+w8a8"),
+    ("native+w8a8", "native+q8"),
+    ("native+bf16", "native+w8a8-kvf16"),
+    ("native+f32", "native+w8a8"),
 ]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.kernels.group_products import GROUP, group_parts, group_rows, group_values
 from cotejar.kernels.integer_products import ACTIVATION_TYPES
 from cotejar.quant.activations import (
     ActivationType,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float, Float32, Float64
 
+    from cotejar.quant.block_matrix import BlockMatrix
+    from cotejar.quant.block_parts import BlockParts
     from cotejar.trace.forward_trace import EngineInfo
 
 UNIT = {"f64": 2.0**-53, "f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}
@@ -47,7 +50,7 @@ class Arithmetic:
     """Before a product: `exact`, `blocks` (as the weight's type asks for), `simd blocks` (the
     same as ggml's vector code rounds them), or a rounding."""
     weights: str = "exact"
-    """Of the decoded weights: a key of `ROUNDINGS`."""
+    """Of the decoded weights: a key of `ROUNDINGS`; or `groups`, of their blocks."""
     cache: str = "exact"
     """Of keys and values: a key of `ROUNDINGS`."""
     queries: str = "exact"
@@ -62,6 +65,13 @@ class Arithmetic:
     """Is GELU read off a table of float16 by float16?"""
     recorded: str = ""
     """Of recorded arrays, where that is coarser than `values`: a key of `UNIT`."""
+
+    def of_product(self, slot: str) -> Arithmetic:
+        """That of one product: W8A8 leaves the LM head to `q8`."""
+        if slot != "logits" or self.weights != GROUPS:
+            return self
+        name = f"the LM head of {self.name}"
+        return replace(self, name=name, activations=Q8.activations, weights=Q8.weights)
 
     @property
     def value_unit(self) -> float:
@@ -84,6 +94,11 @@ class Arithmetic:
         return UNIT[self.sums]
 
 
+GROUPS = "groups"
+"""Integers of 8 bits, 64 under one scale, as `kernels.group_products` makes them."""
+DECODED_GROUPS = "groups of decoded values"
+"""The same of a weight that was decoded before, whose blocks no longer tell."""
+
 F64 = Arithmetic(name="f64", values="f64", sums="f64")
 F32 = Arithmetic(name="f32", values="f32", sums="f32")
 Q8 = replace(F32, name="q8", activations="blocks")
@@ -91,6 +106,9 @@ BF16 = Arithmetic(name="bf16", values="bf16", sums="f32", weights="bf16")
 F16 = Arithmetic(name="f16", values="f16", sums="f32", weights="f16")
 BF16_FACTORS = replace(F32, name="bf16", activations="bf16", weights="bf16")
 """`native` in `bf16`: the factors of products are rounded, and nothing else is."""
+
+W8A8 = replace(F32, name="w8a8", activations=GROUPS, weights=GROUPS)
+"""`native` alone has it: what other programs call so has other groups."""
 
 _BY_NUMERICS = {a.name: a for a in (F64, F32, Q8, BF16, F16)}
 
@@ -106,8 +124,8 @@ def declared_arithmetic(engine: EngineInfo, architecture: str = "") -> Arithmeti
     """
     name, *suffixes = engine.numerics.split("-")
     plain = _BY_NUMERICS.get(name)
-    if plain is BF16 and engine.name == "native":
-        plain = BF16_FACTORS
+    if engine.name == "native":
+        plain = {"bf16": BF16_FACTORS, "w8a8": W8A8}.get(name, plain)
     if plain is None:
         return None
     found = replace(plain, name=engine.numerics)
@@ -176,6 +194,32 @@ def _blocks_of(kind: ActivationType) -> Callable[[np.ndarray], np.ndarray]:
     return rounded
 
 
+def _in_groups(x: np.ndarray) -> np.ndarray:
+    return _from_groups(*group_values(_as_float32(x)), x.shape[-1])
+
+
+def _from_groups(codes_NGW: np.ndarray, scale_NG: np.ndarray, columns: int) -> np.ndarray:
+    values_NGW = codes_NGW.astype(np.float64) * scale_NG[:, :, None].astype(np.float64)
+    return values_NGW.reshape(len(codes_NGW), -1)[:, :columns]
+
+
+def blocks_in_groups(
+    parts: BlockParts, block_type: BlockType, num_rows: int
+) -> Float64[np.ndarray, "R C"]:
+    """Rows in blocks, of which `w8a8` makes groups without decoding them."""
+    codes_RGW, scale_RG = group_parts(parts, block_type, num_rows)
+    return _from_groups(codes_RGW, scale_RG, parts.codes.size // num_rows)
+
+
+def weight_rows(
+    matrix: BlockMatrix, start: int, stop: int, how: str
+) -> Float64[np.ndarray, "R C"]:
+    """Rows start..stop as they are multiplied: see `Arithmetic.weights`."""
+    if how == GROUPS:
+        return _from_groups(*group_rows(matrix, start, stop), matrix.columns)
+    return ROUNDINGS[how](matrix.decode_rows(start, stop).astype(np.float64))
+
+
 ROUNDINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "exact": lambda x: x,
     "f32": _to_f32,
@@ -184,6 +228,8 @@ ROUNDINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "bf16 cut": _cut_to_bf16,
     "Q8_0": _blocks_of(ActivationType.Q8_0),
     "Q8_K": _blocks_of(ActivationType.Q8_K),
+    GROUPS: _in_groups,
+    DECODED_GROUPS: _in_groups,
     "int8 a row": lambda x: _to_steps(x, 127, None),
     "int8 by 32": lambda x: _to_steps(x, 127, 32),
     "int4 a row": lambda x: _to_steps(x, 7, None),
@@ -202,6 +248,8 @@ def can_round(how: str, width: int) -> bool:
 
 def activation_block(arithmetic: Arithmetic, block_type: BlockType) -> int | None:
     """Activations that share a step before a product with such a weight; None for no steps."""
+    if arithmetic.activations == GROUPS:
+        return GROUP
     kind = ACTIVATION_TYPES.get(block_type)
     if arithmetic.activations not in {"blocks", "simd blocks"} or kind is None:
         return None
@@ -210,25 +258,28 @@ def activation_block(arithmetic: Arithmetic, block_type: BlockType) -> int | Non
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProductInput:
-    """What a product multiplies, after the rounding of activations."""
+    """What a product multiplies, after the rounding of activations, and with what."""
 
     values: Float64[np.ndarray, "T C"]
     excess: Float64[np.ndarray, "T B"] | None = None
     """Q8_1 keeps the sum of a block apart, in float16. What that is more than the sum of
     `values` over the block; it multiplies the weight's offset."""
+    weights: str = "exact"
+    """How the weight is rounded that it meets: see `Arithmetic.weights`."""
 
 
 def product_input(
-    x_TC: Float[np.ndarray, "T C"], how: str, block_type: BlockType
+    x_TC: Float[np.ndarray, "T C"], how: str, block_type: BlockType, *, weights: str = "exact"
 ) -> ProductInput:
     """Round activations as `how` says; `blocks` are those of the weight's type."""
     x_TC = np.asarray(x_TC, np.float64)
     if how not in {"blocks", "simd blocks"}:
-        return ProductInput(values=ROUNDINGS[how](x_TC))
+        return ProductInput(values=ROUNDINGS[how](x_TC), weights=weights)
     kind = ACTIVATION_TYPES.get(block_type)
     if kind is None:
         by_type = {BlockType.F16: "f16", BlockType.BF16: "bf16"}
-        return ProductInput(values=ROUNDINGS[by_type.get(block_type, "f32")](x_TC))
+        values = ROUNDINGS[by_type.get(block_type, "f32")](x_TC)
+        return ProductInput(values=values, weights=weights)
     is_vector = how == "simd blocks" and kind is not ActivationType.Q8_K
     quantize = _quantize_as_vectors if is_vector else quantize_activations
     blocks = quantize(kind, _as_float32(x_TC))
@@ -236,9 +287,9 @@ def product_input(
     codes_TBW = blocks.codes.astype(np.float64)
     values = (codes_TBW * scale_TB[:, :, None]).reshape(x_TC.shape)
     if blocks.scaled_sum is None:
-        return ProductInput(values=values)
+        return ProductInput(values=values, weights=weights)
     excess_TB = blocks.scaled_sum.astype(np.float64) - scale_TB * codes_TBW.sum(axis=2)
-    return ProductInput(values=values, excess=excess_TB)
+    return ProductInput(values=values, excess=excess_TB, weights=weights)
 
 
 def _quantize_as_vectors(

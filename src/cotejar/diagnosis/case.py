@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ProductInput, can_round, product_input
+from cotejar.diagnosis.arithmetic import (
+    DECODED_GROUPS,
+    GROUPS,
+    ProductInput,
+    can_round,
+    product_input,
+)
 from cotejar.diagnosis.limits import ACCEPTED, divide
 from cotejar.diagnosis.observed import cap, replay
 from cotejar.diagnosis.operations import Project, vector
@@ -20,6 +26,7 @@ from cotejar.diagnosis.products import multiply
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int
 
+    from cotejar.diagnosis.arithmetic import Arithmetic
     from cotejar.diagnosis.observed import Observed
     from cotejar.diagnosis.operations import Operation
     from cotejar.diagnosis.replay import LocalError
@@ -159,6 +166,11 @@ class Case:
         return self.operation.step
 
     @cached_property
+    def arithmetic(self) -> Arithmetic:
+        """How this product rounds, as the numerics declares."""
+        return self.observed.arithmetic.of_product(self.operation.site.slot)
+
+    @cached_property
     def matrix(self) -> BlockMatrix:
         """The weight that ought to be multiplied."""
         return self.observed.truth.weights[self.project.weight]
@@ -179,9 +191,14 @@ class Case:
 
     def round_input(self, x_TC: Float64[np.ndarray, "T C"]) -> list[ProductInput]:
         """Any input, likewise."""
-        how, kind = self.observed.arithmetic.activations, self.matrix.block_type
-        both = ["exact"] if how == "exact" else [how, "exact"]
-        return [product_input(x_TC, one, kind) for one in both]
+        how, weights = self.arithmetic.activations, self.arithmetic.weights
+        ways = [(how, weights), ("exact", weights)]
+        if weights == GROUPS:  # a weight that is wrong may have been decoded first
+            ways = [(how, weights), (how, DECODED_GROUPS), ("exact", "exact")]
+        kind = self.matrix.block_type
+        return [
+            product_input(x_TC, one, kind, weights=other) for one, other in dict.fromkeys(ways)
+        ]
 
     @cached_property
     def other_givens(self) -> list[ProductInput]:
@@ -190,11 +207,13 @@ class Case:
         A weight that is taken for another is multiplied as that other is.
         """
         found = list(self.givens)
-        if self.observed.arithmetic.activations == "exact":
+        if self.arithmetic.activations == "exact":
             return found
+        weights = found[-1].weights
         for how in ("Q8_0", "Q8_K", "f16", "bf16"):
             if can_round(how, self.inputs[0].shape[1]):
-                one = product_input(self.inputs[0], how, self.matrix.block_type)
+                kind = self.matrix.block_type
+                one = product_input(self.inputs[0], how, kind, weights=weights)
                 if not any(np.array_equal(one.values, held.values) for held in found):
                     found.append(one)
         return found
@@ -207,7 +226,7 @@ class Case:
     @cached_property
     def products(self) -> list[Float64[np.ndarray, "T R"]]:
         """The right weight times each of `givens`, without bias, in the weight's order."""
-        return multiply(self.matrix, self.givens, weights=self.observed.arithmetic.weights)
+        return multiply(self.matrix, self.givens)
 
     @cached_property
     def recorded_rows(self) -> Float64[np.ndarray, "T R"]:

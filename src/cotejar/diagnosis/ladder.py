@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cotejar.diagnosis.arithmetic import GROUPS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -78,16 +80,14 @@ def _squares(parts: Iterable[Float64[np.ndarray, "T"]]) -> float:
     return sum(float((part * part).sum()) for part in parts)
 
 
+_IN_8_BITS = {"blocks": "8-bit", "simd blocks": "8-bit", GROUPS: "8-bit"}
+
+
 def declared_roundings(arithmetic: Arithmetic) -> list[tuple[str, bool]]:
     """What a numerics rounds on purpose, and whether that is in attention."""
     found = []
-    products = []
-    if arithmetic.activations in {"blocks", "simd blocks"}:
-        products.append("8-bit activations")
-    elif arithmetic.activations != "exact":
-        products.append(f"{arithmetic.activations} activations")
-    if arithmetic.weights != "exact":
-        products.append(f"{arithmetic.weights} weights")
+    factors = (("activations", arithmetic.activations), ("weights", arithmetic.weights))
+    products = [f"{_IN_8_BITS.get(how, how)} {what}" for what, how in factors if how != "exact"]
     if products:
         found.append((" and ".join(products), False))
     if arithmetic.cache != "exact":

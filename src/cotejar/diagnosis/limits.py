@@ -164,9 +164,9 @@ def flips_limit(
         output_T: L2 norm of the product, a token.
     """
     tokens, columns = x_TC.shape
-    step_TC = np.repeat(
-        np.abs(x_TC).reshape(tokens, -1, block).max(axis=2) / 127, block, axis=1
-    )
+    filled = np.pad(np.abs(x_TC), ((0, 0), (0, -columns % block)))  # the last may be short
+    step_TB = filled.reshape(tokens, -1, block).max(axis=2) / 127
+    step_TC = np.repeat(step_TB, block, axis=1)[:, :columns]
     off_T1 = known * np.linalg.norm(x_TC, axis=1, keepdims=True) / np.sqrt(columns)
     chance_TC = np.divide(2 * off_T1, step_TC, out=np.zeros_like(x_TC), where=step_TC > 0)
     expected_T = np.minimum(chance_TC, 1.0).sum(axis=1)

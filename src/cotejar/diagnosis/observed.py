@@ -168,8 +168,11 @@ def replay(
         return embed(step, truth, observed.trace.token_ids)
     if isinstance(step, Project):
         matrix = truth.weights[step.weight]
-        given = product_input(inputs[0], arithmetic.activations, matrix.block_type)
-        return project(step, given, truth, weights=arithmetic.weights)
+        own = arithmetic.of_product(operation.site.slot)
+        given = product_input(
+            inputs[0], own.activations, matrix.block_type, weights=own.weights
+        )
+        return project(step, given, truth)
     if isinstance(step, Activate) and arithmetic.gelu_table and step.function != "silu":
         return _gelu_from_table(step, inputs[0], truth)
     return compute(
@@ -200,11 +203,9 @@ def embed(step: Embed, truth: Truth, token_ids: Sequence[int]) -> Float64[np.nda
     return step.scale * np.concatenate(rows).astype(np.float64)
 
 
-def project(
-    step: Project, given: ProductInput, truth: Truth, *, weights: str = "exact"
-) -> Float64[np.ndarray, "T W"]:
+def project(step: Project, given: ProductInput, truth: Truth) -> Float64[np.ndarray, "T W"]:
     """A product with its bias, in canonical order."""
-    output_TR = multiply(truth.weights[step.weight], [given], weights=weights)[0]
+    output_TR = multiply(truth.weights[step.weight], [given])[0]
     if step.bias is not None:
         output_TR = output_TR + vector(truth.weights, step.bias)
     output_TR = cap(output_TR, step.softcap)

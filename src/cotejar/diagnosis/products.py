@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ROUNDINGS, ProductInput
+from cotejar.diagnosis.arithmetic import weight_rows
 from cotejar.formats.mapped_file import release_pages
 from cotejar.quant.block_type import BlockType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from jaxtyping import Float64
 
+    from cotejar.diagnosis.arithmetic import ProductInput
     from cotejar.quant.block_matrix import BlockMatrix
 
 ROWS_AT_ONCE_BYTES = 4 << 20
@@ -31,39 +32,56 @@ WITH_OFFSETS = frozenset({BlockType.Q4_1, BlockType.Q5_1})
 
 
 def stream_products(
-    matrix: BlockMatrix, inputs: Sequence[ProductInput], *, weights: str = "exact"
+    matrix: BlockMatrix, inputs: Sequence[ProductInput]
 ) -> Iterator[tuple[slice, Float64[np.ndarray, "R C"], list[Float64[np.ndarray, "T R"]]]]:
     """For each block of rows: which, the decoded rows, and the product of every input.
+
+    The rows are as the first input's weight is rounded.
 
     Args:
         matrix: the weight.
         inputs: of one width, that of the weight's columns.
-        weights: how the decoded weight is rounded; a key of `ROUNDINGS`.
     """
-    stacked = np.concatenate([i.values for i in inputs])
-    ends = np.cumsum([len(i.values) for i in inputs])[:-1]
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(inputs):
+        places.setdefault(one.weights, []).append(place)
+    stacked = {
+        how: np.concatenate([inputs[i].values for i in at]) for how, at in places.items()
+    }
     at_once = max(1, ROWS_AT_ONCE_BYTES // (8 * matrix.columns))
     for start in range(0, matrix.rows, at_once):
         rows = slice(start, min(start + at_once, matrix.rows))
-        rows_RC = ROUNDINGS[weights](
-            matrix.decode_rows(rows.start, rows.stop).astype(np.float64)
-        )
-        products = np.split(stacked @ rows_RC.T, ends)
+        rounded = {how: weight_rows(matrix, rows.start, rows.stop, how) for how in places}
+        products = _each_times(inputs, places, stacked, rounded)
         if matrix.block_type in WITH_OFFSETS and any(i.excess is not None for i in inputs):
             offset_RB = _offsets(matrix, rows)
             for i, one in enumerate(inputs):
                 if one.excess is not None:
                     products[i] = products[i] + one.excess @ offset_RB.T
-        yield rows, rows_RC, products
+        yield rows, rounded[inputs[0].weights], products
     release_pages(matrix.raw)
 
 
+def _each_times(
+    inputs: Sequence[ProductInput],
+    places: Mapping[str, list[int]],
+    stacked: Mapping[str, Float64[np.ndarray, "S C"]],
+    rounded: Mapping[str, Float64[np.ndarray, "R C"]],
+) -> list[Float64[np.ndarray, "T R"]]:
+    """Each input's product with the rows that it meets, in the order of the inputs."""
+    found: dict[int, np.ndarray] = {}
+    for how, at in places.items():
+        ends = np.cumsum([len(inputs[i].values) for i in at])[:-1]
+        found |= zip(at, np.split(stacked[how] @ rounded[how].T, ends), strict=True)
+    return [found[place] for place in range(len(inputs))]
+
+
 def multiply(
-    matrix: BlockMatrix, inputs: Sequence[ProductInput], *, weights: str = "exact"
+    matrix: BlockMatrix, inputs: Sequence[ProductInput]
 ) -> list[Float64[np.ndarray, "T R"]]:
     """The whole products, in the order of the weight's rows."""
     whole = [np.empty((len(i.values), matrix.rows)) for i in inputs]
-    for rows, _, products in stream_products(matrix, inputs, weights=weights):
+    for rows, _, products in stream_products(matrix, inputs):
         for out_TR, part_TR in zip(whole, products, strict=True):
             out_TR[:, rows] = part_TR
     return whole

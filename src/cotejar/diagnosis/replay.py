@@ -281,15 +281,15 @@ class _Sums:
 
     def __init__(self, job: _Job, step: Project) -> None:
         self.job = job
-        truth, arithmetic = job.observed.truth, job.observed.arithmetic
+        truth = job.observed.truth
+        arithmetic = job.observed.arithmetic.of_product(job.operation.site.slot)
+        how, weights = arithmetic.activations, arithmetic.weights
         matrix = truth.weights[step.weight]
-        self.weights = arithmetic.weights
         x_TC = job.inputs.arrays[0]
         self.x_squares = x_TC * x_TC
         self.given = [product_input(x_TC, "exact", matrix.block_type)]
-        if arithmetic.activations != "exact":
-            rounded = product_input(x_TC, arithmetic.activations, matrix.block_type)
-            self.given.append(rounded)
+        if (how, weights) != ("exact", "exact"):
+            self.given.append(product_input(x_TC, how, matrix.block_type, weights=weights))
         self.columns = matrix.columns
         self.block = activation_block(arithmetic, matrix.block_type)
         # Held against products in the order of the weight's rows.
@@ -353,15 +353,11 @@ def _measure_products(jobs: Sequence[_Job]) -> list[LocalError]:
         raise TypeError(type(step).__name__)
     matrix = jobs[0].observed.truth.weights[step.weight]
     gathered = [_Sums(job, step) for job in jobs]
-    by_weights: dict[str, list[_Sums]] = {}
-    for sums in gathered:
-        by_weights.setdefault(sums.weights, []).append(sums)
-    for rounding, group in by_weights.items():
-        inputs = [given for sums in group for given in sums.given]
-        for rows, rows_RC, products in stream_products(matrix, inputs, weights=rounding):
-            start = 0
-            for sums in group:
-                stop = start + len(sums.given)
-                sums.add(rows, rows_RC, products[start:stop])
-                start = stop
+    inputs = [given for sums in gathered for given in sums.given]
+    for rows, rows_RC, products in stream_products(matrix, inputs):
+        start = 0
+        for sums in gathered:
+            stop = start + len(sums.given)
+            sums.add(rows, rows_RC, products[start:stop])
+            start = stop
     return [sums.local_error() for sums in gathered]

@@ -10,11 +10,18 @@ of a row, S sub-blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ROUNDINGS, can_round
+from cotejar.diagnosis.arithmetic import (
+    GROUPS,
+    ROUNDINGS,
+    blocks_in_groups,
+    can_round,
+    weight_rows,
+)
 from cotejar.diagnosis.block_headers import HEADERS, neighbours
 from cotejar.quant.block_type import BlockType
 
@@ -55,6 +62,14 @@ class Rows:
     values: Float64[np.ndarray, "R C"]
     offsets: Float64[np.ndarray, "R B"] | None = None
     """What a block adds to each of its weights; where the type has such."""
+    in_groups: Callable[[], Float64[np.ndarray, "R C"]] | None = None
+    """What `w8a8` makes of the blocks; None where they were decoded first."""
+
+    def rounded(self, how: str) -> Float64[np.ndarray, "R C"]:
+        """The values as they are multiplied: see `Arithmetic.weights`."""
+        if how == GROUPS and self.in_groups is not None:
+            return self.in_groups()
+        return ROUNDINGS[how](self.values)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,20 +97,26 @@ def weight_variants(matrix: BlockMatrix) -> Iterator[WeightVariant]:
 
 def plain_rows(matrix: BlockMatrix, start: int, stop: int) -> Rows:
     """Rows as they are."""
+    in_groups = partial(weight_rows, matrix, start, stop, GROUPS)
+    if matrix.block_type in {BlockType.Q4_1, BlockType.Q5_1}:
+        parts = matrix.unpack_rows(start, stop)
+        return replace(_decode(parts, matrix.block_type, stop - start), in_groups=in_groups)
     values_RC = matrix.decode_rows(start, stop).astype(np.float64)
-    if matrix.block_type not in {BlockType.Q4_1, BlockType.Q5_1}:
-        return Rows(values=values_RC)
-    return _decode(matrix.unpack_rows(start, stop), stop - start)
+    return Rows(values=values_RC, in_groups=in_groups)
 
 
-def _decode(parts: BlockParts, num_rows: int) -> Rows:
+def _decode(parts: BlockParts, kind: BlockType, num_rows: int) -> Rows:
     values = np.empty(parts.codes.shape, np.float32)
     with np.errstate(all="ignore"):
         parts.weights(values)
     offset_RB = None
     if parts.offset is not None and parts.sub_offsets is None:
         offset_RB = parts.offset.astype(np.float64).reshape(num_rows, -1)
-    return Rows(values=values.astype(np.float64).reshape(num_rows, -1), offsets=offset_RB)
+    return Rows(
+        values=values.astype(np.float64).reshape(num_rows, -1),
+        offsets=offset_RB,
+        in_groups=partial(blocks_in_groups, parts, kind, num_rows),
+    )
 
 
 def _from_bytes(
@@ -246,7 +267,8 @@ def _parts(matrix: BlockMatrix) -> Iterator[WeightVariant]:
         id_: str, title: str, change: Callable[[BlockParts], BlockParts]
     ) -> WeightVariant:
         def rows(start: int, stop: int) -> Rows:
-            return _decode(change(matrix.unpack_rows(start, stop)), stop - start)
+            parts = change(matrix.unpack_rows(start, stop))
+            return _decode(parts, matrix.block_type, stop - start)
 
         return WeightVariant(id=id_, title=title, rows=rows)
 
@@ -386,7 +408,7 @@ def _scale_changes(kind: BlockType) -> Iterator[_Change]:
     yield (
         "block-offset",
         "the blocks' offset (minimum) is left out",
-        lambda p: replace(p, offset=None, sub_offsets=None),
+        lambda p: p if p.offset is None else replace(p, offset=np.zeros_like(p.offset)),
     )
     yield (
         "block-offset",

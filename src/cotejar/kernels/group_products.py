@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Int8
 
     from cotejar.quant.block_matrix import BlockMatrix
+    from cotejar.quant.block_parts import BlockParts
 
 GROUP = 64
 """Columns under one scale."""
@@ -116,7 +117,14 @@ def group_rows(
     """Rows start..stop of a weight to codes and scales."""
     if weight.block_type in FLOAT_TYPES or weight.columns % _SMALLEST_BLOCK:
         return group_values(weight.decode_rows(start, stop))
-    parts = weight.unpack_rows(start, stop)
+    return group_parts(weight.unpack_rows(start, stop), weight.block_type, stop - start)
+
+
+@np.errstate(all="ignore")
+def group_parts(
+    parts: BlockParts, block_type: BlockType, num_rows: int
+) -> tuple[Int8[np.ndarray, "R G W"], Float32[np.ndarray, "R G"]]:
+    """Rows in blocks to codes and scales."""
     scale_NS, offset_NS = parts.scale[:, None], None
     if parts.sub_scales is not None:
         scale_NS = scale_NS * parts.sub_scales.astype(_F)
@@ -125,16 +133,16 @@ def group_rows(
         if parts.sub_offsets is not None:
             offset_NS = offset_NS * parts.sub_offsets.astype(_F)
 
-    num_rows, width = stop - start, parts.codes.shape[1] // scale_NS.shape[1]
+    width = parts.codes.shape[1] // scale_NS.shape[1]
     each = GROUP // width  # sub-blocks of a group
     scale_RGS = _in_groups(scale_NS.reshape(num_rows, -1), each)
-    most_RGS = np.abs(scale_RGS * _F(MOST[weight.block_type]))
+    most_RGS = np.abs(scale_RGS * _F(MOST[block_type]))
     if offset_NS is not None:
         offset_RGS = _in_groups(offset_NS.reshape(num_rows, -1), each)
-        furthest_RGS = offset_RGS + scale_RGS * _F(MOST[weight.block_type])
+        furthest_RGS = offset_RGS + scale_RGS * _F(MOST[block_type])
         most_RGS = np.maximum(np.abs(offset_RGS), np.abs(furthest_RGS))
     most_RG = most_RGS.max(axis=2)
-    shift = factor_shift(MOST[weight.block_type], has_offset=offset_NS is not None)
+    shift = factor_shift(MOST[block_type], has_offset=offset_NS is not None)
     unit = 2048 >> shift
     group_scale_RG, inverse_RG = _scale_of(most_RG, unit)
 

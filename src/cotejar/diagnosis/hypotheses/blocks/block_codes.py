@@ -95,8 +95,8 @@ def alternatives(case: Case) -> Iterator[Alternative]:
 def _read(raw_NY: UInt8[np.ndarray, "N Y"], *, kind: BlockType, change: Change) -> Split:
     """Blocks with their bytes in another order, or what they hold read in another way."""
     if isinstance(change, np.ndarray):
-        return split(UNPACKERS[kind](np.ascontiguousarray(raw_NY[:, change])))
-    return change(split(UNPACKERS[kind](raw_NY)))
+        return split(UNPACKERS[kind](np.ascontiguousarray(raw_NY[:, change])), kind)
+    return change(split(UNPACKERS[kind](raw_NY), kind))
 
 
 def _reader(

@@ -7,12 +7,15 @@ Shape letters: T tokens, N blocks, W values and Y bytes of a block, S sub-blocks
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from cotejar.diagnosis.arithmetic import DECODED_GROUPS, blocks_in_groups
 from cotejar.diagnosis.weight_variants import Rows
+from cotejar.quant.block_parts import BlockParts
 from cotejar.quant.codec import UNPACKERS
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from cotejar.diagnosis.arithmetic import ProductInput
     from cotejar.diagnosis.case import Case
     from cotejar.quant.block_matrix import BlockMatrix
-    from cotejar.quant.block_parts import BlockParts
+    from cotejar.quant.block_type import BlockType
 
 _SAMPLE_ROWS, _FEWEST_ROWS = 48, 8
 _SAMPLE_VALUES = 48 * 1024
@@ -39,6 +42,9 @@ class Split:
     sub_scales: Float64[np.ndarray, "N S"]
     offset: Float64[np.ndarray, "N 1"]
     sub_offsets: Float64[np.ndarray, "N S"]
+    kind: BlockType
+    has_offsets: bool
+    """The type has such: else `offset` counts as 0."""
     has_block_sums: bool
     """The type's activations keep a block's sum apart."""
 
@@ -59,7 +65,23 @@ class Split:
         """Decoded."""
         values = self.codes * self.spread + self.added
         offsets = self.offset.reshape(num_rows, -1) if self.has_block_sums else None
-        return Rows(values=values.reshape(num_rows, -1), offsets=offsets)
+        return Rows(
+            values=values.reshape(num_rows, -1),
+            offsets=offsets,
+            in_groups=partial(self._in_groups, num_rows),
+        )
+
+    def _in_groups(self, num_rows: int) -> Float64[np.ndarray, "R C"]:
+        if not (np.clip(np.rint(self.codes), -128, 127) == self.codes).all():
+            return self.rows(num_rows).rounded(DECODED_GROUPS)  # no block holds such codes
+        parts = BlockParts(
+            codes=self.codes.astype(np.int8),
+            scale=self.scale[:, 0].astype(np.float32),
+            sub_scales=self.sub_scales,
+            offset=self.offset[:, 0].astype(np.float32) if self.has_offsets else None,
+            sub_offsets=self.sub_offsets,
+        )
+        return blocks_in_groups(parts, self.kind, num_rows)
 
 
 Change: TypeAlias = "Callable[[Split], Split] | Int64[np.ndarray, 'Y']"
@@ -68,7 +90,7 @@ Reading: TypeAlias = tuple[str, str, int, Change]
 """Id, title, numbers fitted, and the change."""
 
 
-def split(parts: BlockParts) -> Split:
+def split(parts: BlockParts, kind: BlockType) -> Split:
     """As float64, with ones and zeros for what the type lacks."""
     blocks = len(parts.codes)
     sub = 1 if parts.sub_scales is None else parts.sub_scales.shape[1]
@@ -84,6 +106,8 @@ def split(parts: BlockParts) -> Split:
         sub_scales=wide(parts.sub_scales, sub, 1.0),
         offset=wide(parts.offset, 1, 0.0),
         sub_offsets=wide(parts.sub_offsets, sub, 1.0),
+        kind=kind,
+        has_offsets=parts.offset is not None,
         has_block_sums=parts.offset is not None and parts.sub_offsets is None,
     )
 
@@ -116,7 +140,7 @@ class Sample:
         wanted = case.recorded_rows[:, rows]
         if case.bias is not None:
             wanted = wanted - case.bias[rows]
-        blocks = split(UNPACKERS[matrix.block_type](raw))
+        blocks = split(UNPACKERS[matrix.block_type](raw), matrix.block_type)
         return cls(raw=raw, split=blocks, given=given, wanted=wanted)
 
     def product(self, weight: np.ndarray) -> Float64[np.ndarray, "T R"]:
@@ -127,7 +151,7 @@ class Sample:
     def output(self, changed: Split) -> Float64[np.ndarray, "T R"]:
         """Of blocks read in another way."""
         rows = changed.rows(self.wanted.shape[1])
-        output: np.ndarray = self.given.values @ rows.values.T
+        output: np.ndarray = self.given.values @ rows.rounded(self.given.weights).T
         if rows.offsets is not None and self.given.excess is not None:
             output = output + self.given.excess @ rows.offsets.T
         return output

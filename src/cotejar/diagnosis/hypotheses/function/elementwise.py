@@ -257,9 +257,7 @@ def _before_product(case: Case) -> Iterator[Alternative]:
     if not named:
         return
     given = [(title, one) for title, values in named for one in case.round_input(values)]
-    products = multiply(
-        case.matrix, [one for _, one in given], weights=case.observed.arithmetic.weights
-    )
+    products = multiply(case.matrix, [one for _, one in given])
     for (title, _), product_TR in zip(given, products, strict=True):
         yield Alternative(
             id="input-function",

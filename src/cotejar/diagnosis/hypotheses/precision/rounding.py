@@ -8,18 +8,24 @@ Shape letters: T tokens, W width.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ROUNDINGS, UNIT, can_round, product_input
+from cotejar.diagnosis.arithmetic import (
+    Q8,
+    ROUNDINGS,
+    UNIT,
+    W8A8,
+    can_round,
+    product_input,
+)
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.product.variant_product import explains_rows, telling_rows
 from cotejar.diagnosis.operations import Attend, Embed, Project, compute
 from cotejar.diagnosis.products import multiply
-from cotejar.diagnosis.weight_variants import Rows, WeightVariant, plain_rows
+from cotejar.diagnosis.weight_variants import WeightVariant, plain_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,27 +84,29 @@ def rounded_inputs_of(
 
 
 def _activations(case: Case) -> Iterator[Alternative]:
-    declared = case.observed.arithmetic
+    declared = case.arithmetic
     x_TC, kind = case.inputs[0], case.matrix.block_type
     titles = {
         "exact": f"activations are not rounded, and {declared.name} rounds them",
         "blocks": f"activations are rounded to 8-bit blocks, and {declared.name} says not",
     }
     rows = telling_rows(case)
-    plain = WeightVariant(id="", title="", rows=partial(_rounded_rows, case))
+    plain = WeightVariant(id="", title="", rows=partial(plain_rows, case.matrix))
+    yield from _other_numerics(case, plain, rows)
     for how in ("exact", "blocks", *HOW):
         if how == declared.activations or not can_round(how, x_TC.shape[1]):
             continue
-        given = [product_input(x_TC, how, kind)]
+        given = [product_input(x_TC, how, kind, weights=declared.weights)]
         if declared.activations != "exact" and how in HOW:
             # Rounded so before the product, which then rounds as ever.
-            given.append(product_input(ROUNDINGS[how](x_TC), declared.activations, kind))
+            first, then = ROUNDINGS[how](x_TC), declared.activations
+            given.append(product_input(first, then, kind, weights=declared.weights))
         # A few rows tell whether it is worth the whole product.
         near = [one for one in given if explains_rows(case, plain, one, rows)]
         if not near:
             case.screened.append(titles.get(how, how))
             continue
-        for product_TR in multiply(case.matrix, near, weights=declared.weights):
+        for product_TR in multiply(case.matrix, near):
             yield Alternative(
                 id="activations-rounded",
                 title=titles.get(how, f"activations are rounded to {how}"),
@@ -106,11 +114,23 @@ def _activations(case: Case) -> Iterator[Alternative]:
             )
 
 
-def _rounded_rows(case: Case, start: int, stop: int) -> Rows:
-    """Rows of the right weight, as the numerics rounds them."""
-    found = plain_rows(case.matrix, start, stop)
-    values = ROUNDINGS[case.observed.arithmetic.weights](found.values)
-    return replace(found, values=values)
+def _other_numerics(
+    case: Case, plain: WeightVariant, rows: list[slice]
+) -> Iterator[Alternative]:
+    """Both factors as another numerics rounds them."""
+    declared = case.arithmetic
+    for other in (Q8, W8A8):
+        if other.weights == declared.weights:
+            continue  # activations alone tell them apart
+        how, kind = other.activations, case.matrix.block_type
+        given = product_input(case.inputs[0], how, kind, weights=other.weights)
+        title = f"the product is that of {other.name}, not of {declared.name}"
+        if not explains_rows(case, plain, given, rows):
+            case.screened.append(title)
+            continue
+        product_TR = multiply(case.matrix, [given])[0]
+        output = case.finish(product_TR)
+        yield Alternative(id="product-numerics", title=title, output=output)
 
 
 def _cache(case: Case, step: Attend) -> Iterator[Alternative]:

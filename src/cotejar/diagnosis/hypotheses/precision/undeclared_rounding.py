@@ -71,7 +71,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
 
 
 def _activations(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
-    x_TC, declared = case.inputs[0], case.observed.arithmetic
+    x_TC, weights, kind = case.inputs[0], case.arithmetic.weights, case.matrix.block_type
     named = [
         (how, rounded(x_TC))
         for how, (block, rounded) in MORE_ROUNDINGS.items()
@@ -81,8 +81,8 @@ def _activations(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
     named = [(how, values) for how, values in named if sample.is_worth(values)]
     if not named:
         return
-    givens = [product_input(values, "exact", case.matrix.block_type) for _, values in named]
-    products = multiply(case.matrix, givens, weights=declared.weights)
+    givens = [product_input(values, "exact", kind, weights=weights) for _, values in named]
+    products = multiply(case.matrix, givens)
     for (how, _), product_TR in zip(named, products, strict=True):
         yield Alternative(
             id="activations-rounded",

@@ -71,7 +71,7 @@ def explains_rows(
 
 
 def _product(rows: Rows, given: ProductInput) -> Float64[np.ndarray, "T R"]:
-    output_TR: np.ndarray = given.values @ rows.values.T
+    output_TR: np.ndarray = given.values @ rows.rounded(given.weights).T
     if rows.offsets is not None and given.excess is not None:
         output_TR += given.excess @ rows.offsets.T
     return output_TR

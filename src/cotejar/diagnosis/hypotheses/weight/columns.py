@@ -66,7 +66,7 @@ def alternatives(case: Case) -> Iterator[Alternative]:
             return
     blocks = name_scaled_columns(factor_C, matrix.block_type)
     given = case.round_input(x_TC * factor_C)[-1:]
-    for product_TR in multiply(matrix, given, weights=case.observed.arithmetic.weights):
+    for product_TR in multiply(matrix, given):
         yield Alternative(
             id="block-scale" if blocks else "columns-scaled",
             title=blocks or _title(factor_C),

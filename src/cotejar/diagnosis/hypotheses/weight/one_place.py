@@ -195,7 +195,7 @@ def _one_block(
         return
     output_TR, said = product_TR.copy(), []
     for row in rows.tolist():
-        blocks = split(case.matrix.unpack_rows(row, row + 1))
+        blocks = split(case.matrix.unpack_rows(row, row + 1), kind)
         shares = {"": blocks.codes * blocks.spread + blocks.added}
         if blocks.offset.any():
             shares["the scale of "] = blocks.codes * blocks.spread

@@ -19,6 +19,7 @@ from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.product.sampled_product import SampledProduct
 from cotejar.diagnosis.operations import Project
 from cotejar.diagnosis.products import multiply
+from cotejar.diagnosis.weight_variants import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,9 +83,7 @@ def _turned_inputs(case: Case) -> Iterator[Alternative]:
                 case.screened.append(title)
                 continue
             given = case.round_input(x_TC)
-            for product_TR in multiply(
-                case.matrix, given, weights=case.observed.arithmetic.weights
-            ):
+            for product_TR in multiply(case.matrix, given):
                 yield Alternative(
                     id="input-turned", title=title, output=case.finish(product_TR)
                 )
@@ -118,12 +117,10 @@ def _tiled(case: Case) -> Iterator[Alternative]:
         if not (_BETTER * left <= before).all():
             case.screened.append(title)
             continue
-        whole_RC = weight[places(np.arange(rows))]
-        yield Alternative(
-            id="mis-tiled",
-            title=title,
-            output=case.finish(case.givens[-1].values @ whole_RC.T),
-        )
+        whole = Rows(values=weight[places(np.arange(rows))])
+        for given in case.givens:
+            output = case.finish(given.values @ whole.rounded(given.weights).T)
+            yield Alternative(id="mis-tiled", title=title, output=output)
 
 
 def _layouts(rows: int, columns: int) -> Iterator[tuple[str, Places]]:

@@ -71,9 +71,7 @@ def _products(case: Case) -> Iterator[Alternative]:
     for id_, title, array in (*found, *_normed_again(case)):
         if not sample.is_worth(array):
             continue
-        for product_TR in multiply(
-            case.matrix, case.round_input(array), weights=case.observed.arithmetic.weights
-        ):
+        for product_TR in multiply(case.matrix, case.round_input(array)):
             yield Alternative(id=id_, title=title, output=case.finish(product_TR))
 
 
@@ -92,9 +90,7 @@ def _before_its_norm(case: Case) -> Iterator[Alternative]:
     if not weight_W.all():
         return
     bias_R = 0.0 if case.bias is None else case.in_order(case.bias[None])
-    for product_TR in multiply(
-        case.matrix, case.round_input(x_TW / weight_W), weights=case.observed.arithmetic.weights
-    ):
+    for product_TR in multiply(case.matrix, case.round_input(x_TW / weight_W)):
         plain_TR, wanted_TR = case.in_order(product_TR), case.recorded - bias_R
         size_T1 = (plain_TR * plain_TR).sum(axis=1, keepdims=True)
         gain_T1 = (plain_TR * wanted_TR).sum(axis=1, keepdims=True) / np.maximum(

@@ -358,9 +358,7 @@ def _with_shares(
         cut = values.reshape(len(values), len(share_PP), -1)
         mixed = np.einsum("tic,ij->tjc", cut, share_PP).reshape(values.shape)
         rounded = case.round_input(mixed)
-        for product_TR in multiply(
-            case.matrix, rounded, weights=case.observed.arithmetic.weights
-        ):
+        for product_TR in multiply(case.matrix, rounded):
             yield Alternative(
                 id=id_, title=title, output=case.finish(product_TR) + extra, parameters=1
             )
@@ -416,9 +414,7 @@ def _cut_input(case: Case) -> Iterator[Alternative]:
         if not kept.any() or not sample.is_worth(np.where(kept, x_TC, 0.0)):
             continue
         given = [replace(one, values=np.where(kept, one.values, 0.0)) for one in case.givens]
-        for product_TR in multiply(
-            case.matrix, given, weights=case.observed.arithmetic.weights
-        ):
+        for product_TR in multiply(case.matrix, given):
             yield Alternative(
                 id="input-cut", title=words, output=case.finish(product_TR), parameters=1
             )

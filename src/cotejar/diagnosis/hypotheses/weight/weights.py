@@ -9,13 +9,12 @@ Shape letters: T tokens, R rows (outputs), C columns (inputs), V vocabulary.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cotejar.diagnosis.arithmetic import ROUNDINGS, ProductInput
+from cotejar.diagnosis.arithmetic import ProductInput
 from cotejar.diagnosis.case import Alternative
 from cotejar.diagnosis.hypotheses.numbers import nice, search_number
 from cotejar.diagnosis.hypotheses.product.rounded_products import products
@@ -52,12 +51,12 @@ def alternatives(case: Case) -> Iterator[Alternative]:
     yield from _transposed(case)
     yield from _changed_values(case)
     plain = WeightVariant(id="", title="", rows=partial(plain_rows, case.matrix))
-    right = [_as_declared(case, plain).rows(r.start, r.stop).values for r in samples]
+    how = case.arithmetic.weights
+    right = [plain.rows(r.start, r.stop).rounded(how) for r in samples]
     reads = [(one, case.other_givens) for one in _other_tensors(case)]
     reads += [(one, case.givens) for one in weight_variants(case.matrix)]
-    for read, givens in reads:
-        variant = _as_declared(case, read)
-        if _is_right(variant, samples, right):
+    for variant, givens in reads:
+        if _is_right(variant, samples, right, how):
             continue
         for given in givens:
             if not explains_rows(case, variant, given, samples):
@@ -151,25 +150,15 @@ def _mixed(case: Case, sample: SampledProduct) -> Iterator[Alternative]:
             )
 
 
-def _as_declared(case: Case, variant: WeightVariant) -> WeightVariant:
-    """What is read, rounded as the run's numerics rounds a weight before it multiplies."""
-    how = case.observed.arithmetic.weights
-    if how == "exact":
-        return variant
-
-    def rows(start: int, stop: int) -> Rows:
-        found = variant.rows(start, stop)
-        return replace(found, values=ROUNDINGS[how](found.values))
-
-    return replace(variant, rows=rows)
-
-
 def _is_right(
-    variant: WeightVariant, samples: list[slice], right: list[Float64[np.ndarray, "R C"]]
+    variant: WeightVariant,
+    samples: list[slice],
+    right: list[Float64[np.ndarray, "R C"]],
+    how: str,
 ) -> bool:
     """Does this weight come out the same however it is read? Then it explains nothing."""
     return all(
-        np.array_equal(variant.rows(rows.start, rows.stop).values, values)
+        np.array_equal(variant.rows(rows.start, rows.stop).rounded(how), values)
         for rows, values in zip(samples, right, strict=True)
     )
 
