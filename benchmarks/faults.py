@@ -1,11 +1,12 @@
 """Every fault of the catalogue, put into every model: who sees it, and who names it.
 
     python benchmarks/faults.py [--model NAME] [--fault ID] [--jobs N] [--no-controls]
-        [--numerics f32|q8] [--places one|all]
+        [--numerics f32|q8|w8a8] [--places one|all]
 
 Each fault is put into one side of a pair, in `native+f32` against the oracle and in
-`native+q8` against `native+f32`: a code fault in every layer and in the middle one, a fault
-of one layer in the middle one; what is in the middle layer, into either side in turn.
+`native+q8` and `native+w8a8` against `native+f32`: a code fault in every layer and in the
+middle one, a fault of one layer in the middle one; what is in the middle layer, into either
+side in turn.
 `--places one` leaves one pair a fault and numerics: the candidate's middle layer, or, of what
 lies outside the layers, everywhere. What only decoding shows is given tokens one at a time,
 over the KV cache; all else one pass. `apr parity` judges the pair by its default gates, `apr
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 LINES = Path("build/bench-faults.jsonl")
 TABLE = Path("benchmarks/results/faults.md")
 CAPTURE = Capture(array_slots=EVERY_ARRAY)
-REFERENCES = {"f32": "oracle", "q8": "native+f32"}
+REFERENCES = {"f32": "oracle", "q8": "native+f32", "w8a8": "native+f32"}
 """What a faulty `native` is held against, by its numerics."""
 PLACES = ("all", "one")
 CONTROLS = (
@@ -67,6 +68,10 @@ CONTROLS = (
     ("native+f32", "native+q8"),
     ("native+q8", "native+f32"),
     ("native+q8", "native+q8"),
+    ("oracle", "native+w8a8"),
+    ("native+f32", "native+w8a8"),
+    ("native+q8", "native+w8a8"),
+    ("native+w8a8", "llamacpp"),
     ("native+q8-kvf16", "llamacpp"),
     ("oracle", "llamacpp"),
     ("oracle", "transformers+f64"),

@@ -1,15 +1,18 @@
 """The noise of `q8` where the weights are floats: no product is rounded to 8 bits there.
 
-    python benchmarks/float_noise.py MODEL [MODEL ...]
+    python benchmarks/float_noise.py MODEL [MODEL ...] [--engine ENGINE]
 
 Over weights in F16 ggml rounds activations to float16, over BF16 to bfloat16. Each model is
 written anew with all of its matrices in that type, and `apr noise` is taken of `native+q8` and
 of llama.cpp, the worst of its numerics, on the prompts that it brings. The largest of all are
 the columns of `cotejar.parity.float_noise`; they go to `benchmarks/results/float-noise.md`.
+With `--engine` another one is measured so, `native+w8a8` say, which rounds such weights too: it
+gets a section of its own there, and the rest stays.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -42,17 +45,29 @@ Column = dict[str, dict[str, float]]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--engine")
+    options = parser.parse_args()
+    engines = (options.engine,) if options.engine else ENGINES
     columns: dict[str, Column] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in TYPES:
-            for model in sys.argv[1:]:
+            for model in options.models:
                 path = Path(folder) / f"{kind.label}-{Path(model).name}"
                 write_in_floats(model, path, kind)
-                add_noise(columns, kind.label, path)
+                add_noise(columns, kind.label, path, engines)
                 path.unlink()
-    text = "\n".join([*_head(), *_lines(columns)]) + "\n"
-    print(text)
-    atomic_write_text(TABLE, text, overwrite=True)
+    first, *sections = (TABLE.read_text() if TABLE.exists() else "").split("\n## ")
+    title = options.engine or "# Noise over weights in floats"
+    body = "\n".join([title, "", *_head(options.models, options.engine), *_lines(columns)])
+    print(body)
+    if options.engine:
+        kept = [one for one in sections if one.partition("\n")[0] != title]
+        sections = [*kept, f"{body}\n"]
+    else:
+        first = f"{body}\n"
+    atomic_write_text(TABLE, "\n## ".join([first, *sections]), overwrite=True)
 
 
 def write_in_floats(source: str, target: Path, kind: BlockType) -> None:
@@ -77,9 +92,11 @@ def _encoded(file: GgufFile, entry: TensorEntry, kind: BlockType) -> object:
     return encode(kind, values.rows(0, values.num_rows).reshape(-1))
 
 
-def add_noise(columns: dict[str, Column], kind: str, path: Path) -> None:
+def add_noise(
+    columns: dict[str, Column], kind: str, path: Path, engines: tuple[str, ...]
+) -> None:
     """Keep the largest of each slot, over engines, layers and models."""
-    request = NoiseRequest(model=str(path), engines=ENGINES)
+    request = NoiseRequest(model=str(path), engines=engines)
     profile = measure_noise(request, lambda text: print(text, file=sys.stderr))
     for engine in profile.engines:
         column = columns.setdefault(f"{engine.engine.name} over {kind}", {})
@@ -92,13 +109,12 @@ def add_noise(columns: dict[str, Column], kind: str, path: Path) -> None:
                 found[metric] = max(found.get(metric, 0.0), value)
 
 
-def _head() -> list[str]:
+def _head(paths: list[str], engine: str | None) -> list[str]:
     host = ", ".join(f"{key} {value}" for key, value in describe_host().items() if value)
-    models = " ".join(Path(model).name for model in sys.argv[1:])
+    models = " ".join(Path(path).name for path in paths)
+    option = f" --engine {engine}" if engine else ""
     return [
-        "# Noise over weights in floats",
-        "",
-        f"`python benchmarks/float_noise.py {models}`",
+        f"`python benchmarks/float_noise.py {models}{option}`",
         "",
         host,
         "",

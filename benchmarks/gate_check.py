@@ -73,8 +73,16 @@ PAIRS = (
     ("oracle:", "native+bf16:"),
     ("oracle:", "native+q8-kvf16:"),
     ("llamacpp+q8-kvf16:", "native+q8-kvf16:"),
+    ("oracle:", "native+w8a8:"),
+    ("native+f32:", "native+w8a8:"),
+    ("native+q8:", "native+w8a8:"),
+    ("llamacpp+q8-kvf16:", "native+w8a8:"),
 )
-FAULT_PAIRS = (("oracle:", "native+q8:"), ("llamacpp+q8-kvf16:", "native+q8-kvf16:"))
+FAULT_PAIRS = (
+    ("oracle:", "native+q8:"),
+    ("llamacpp+q8-kvf16:", "native+q8-kvf16:"),
+    ("oracle:", "native+w8a8:"),
+)
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python benchmarks/gate_noise.py MODEL [MODEL ...] [--section NAME ...]
 
 For every model and prompt the same bytes are run by the float64 oracle, by `native` in f32, in
-q8 (also with its cache in float16) and in bf16, by `llamacpp` in each of its numerics, by
-`transformers` in float32. Per slot the worst value over all layers, prompts and models is
+q8 (also with its cache in float16), in bf16 and in w8a8, by `llamacpp` in each of its numerics,
+by `transformers` in float32. Per slot the worst value over all layers, prompts and models is
 printed: of the relative L2 of a site's worst token, and of its median token. The gates in
 `cotejar.parity` are these figures times the factors given there.
 
@@ -51,6 +51,7 @@ ENGINES = {
     "q8": "native+q8",
     "q8-kvf16": "native+q8-kvf16",
     "bf16": "native+bf16",
+    "w8a8": "native+w8a8",
     "llamacpp q8": "llamacpp+q8",
     "llamacpp q8-kvf16": "llamacpp+q8-kvf16",
     "llamacpp flash": "llamacpp+q8-kvf16-flash",
@@ -67,6 +68,7 @@ SECTIONS: dict[str, tuple[Pair, ...]] = {
         ("q8", "llamacpp q8-kvf16"),
     ),
     "bf16": (("oracle", "bf16"),),
+    "w8a8": (("oracle", "w8a8"), ("q8", "w8a8")),
     "q8 with keys and values in float16": (
         ("oracle", "q8-kvf16"),
         ("q8-kvf16", "llamacpp q8-kvf16"),

@@ -38,7 +38,7 @@ def smollm2(demo_model: Path) -> LanguageModel:
 def test_an_honest_run_of_which_little_was_recorded_has_nothing_wrong(
     smollm2: LanguageModel, numerics: str
 ) -> None:
-    """The contract's ten slots, and outputs alone: in 8 bits some activations round otherwise."""
+    """The contract's ten slots, and outputs alone; in 8 bits some values round otherwise."""
     ids = smollm2.tokenizer.encode(TEXT)
     capture = Capture(array_slots=EVERY_ARRAY)
     whole = NativeEngine(smollm2, numerics=numerics).trace(ids, capture=capture)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from cotejar.diagnosis.arithmetic import W8A8, declared_arithmetic
@@ -20,6 +19,8 @@ from cotejar.trace.forward_trace import EVERY_ARRAY, Capture
 from .conftest import TOKENS, observe, run
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cotejar.model.language_model import LanguageModel
     from cotejar.trace.forward_trace import ForwardTrace
 

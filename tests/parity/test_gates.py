@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from cotejar.errors import UsageError
 from cotejar.parity import gates as gates_module
+from cotejar.parity import group_noise
 from cotejar.parity.gates import (
     LOGITS_METRICS,
     METRICS,
@@ -305,6 +309,73 @@ def test_bf16_is_judged_by_its_own_noise_and_of_our_engine_alone(
     assert all(limits["f32"][key] <= limit for key, limit in limits["bf16"].items())
     assert all(limits["bf16"][key] <= limit for key, limit in limits["q8"].items())
     assert default_gates(trace, theirs) == ()
+
+
+def test_groups_of_64_are_judged_by_their_own_noise_and_of_our_engine_alone(
+    make_trace: TraceMaker,
+) -> None:
+    """What other programs call W8A8 has other groups; and nobody measured it beside a cache."""
+    trace = make_trace()
+    origins = {g.origin.partition(" measured")[0] for g in noise_gates(make_trace, "w8a8")}
+
+    assert {o.rpartition(" of ")[2] for o in origins} == {"w8a8"}
+    assert {(g.metric, g.sites) for g in noise_gates(make_trace, "w8a8")} == {
+        (g.metric, g.sites) for g in noise_gates(make_trace, "f32")
+    }
+    for name, numerics in (("transformers", "w8a8"), ("native", "w8a8-kvf16")):
+        other = replace(trace, engine=replace(trace.engine, name=name, numerics=numerics))
+        assert default_gates(trace, other) == ()
+
+
+@pytest.mark.parametrize(
+    ("types", "name", "measured"),
+    [
+        (("F16", "F32"), "w8a8 over floats", "float-noise.md"),
+        (("Q4_0", "F32"), "w8a8", "gate-noise.md"),
+        ((), "w8a8", "gate-noise.md"),
+    ],
+)
+def test_groups_over_floats_alone_take_the_larger_of_two_noises(
+    make_trace: TraceMaker, types: tuple[str, ...], name: str, measured: str
+) -> None:
+    exact, ours = (
+        replace(
+            make_trace(numerics=numerics),
+            model=replace(make_trace().model, product_types=types),
+        )
+        for numerics in ("f64", "w8a8")
+    )
+    gates = {(g.metric, g.sites): g for g in default_gates(exact, ours)}
+
+    assert gates["kl_max", "logits"].origin.endswith(
+        f"the noise of {name} measured in benchmarks/results/{measured}"
+    )
+    assert "the noise of w8a8 measured" in gates["rel_l2_max", "q"].origin
+
+
+def test_the_noise_of_groups_is_that_of_the_benchmarks() -> None:
+    """The second column is the larger of the two that its section has."""
+    results = Path(__file__).parents[2] / "benchmarks/results"
+    blocks = (results / "gate-noise.md").read_text().partition("\n## w8a8\n")[2]
+    blocks = blocks.partition("\n## ")[0]
+    floats = (results / "float-noise.md").read_text().partition("\n## native+w8a8\n")[2]
+    cells = {
+        where: {
+            line.split(" | ")[0].strip("| "): re.findall(r"\d\.\d\de[+-]\d\d", line)
+            for line in text.splitlines()
+        }
+        for where, text in (("blocks", blocks), ("floats", floats))
+    }
+
+    for slot, noise in group_noise.GROUP_NOISE.items():
+        first = [float(cell) for cell in cells["blocks"][slot][:2]]
+        f16, bf16 = np.array(cells["floats"][slot], float).reshape(2, 2)
+        assert [*first, *np.maximum(f16, bf16)] == pytest.approx(list(noise), rel=5e-3)
+    assert f"layer.0.attn_norm {group_noise.GROUP_FIRST_NORM[0]:.2e}" in blocks
+    kl, lead = (group_noise.GROUP_LOGITS[metric] for metric in ("kl_max", "top1_flip_margin"))
+    assert f"largest KL {kl[0]:.3g} nats" in blocks
+    assert f"largest change of a lead {lead[0]:.3g}" in blocks
+    assert f"KL at most {kl[1]:.3g} nats; a lead changes by at most {lead[1]:.3g}." in floats
 
 
 @pytest.mark.parametrize(

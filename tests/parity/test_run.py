@@ -82,9 +82,14 @@ def test_the_engine_stays_within_rounding_of_the_oracle(tiny_gguf: Path) -> None
     assert (report.verdict, report.bit_identical) == (Verdict.PASS, False)
 
 
+@pytest.mark.parametrize("numerics", ["bf16", "w8a8"])
 @pytest.mark.parametrize("fault", ["", "gate-up-swapped@1", "rope-theta", "head-row-shift"])
-def test_bf16_is_judged_by_the_default_gates(tiny_gguf: Path, fault: str) -> None:
-    report = parity(f"oracle:{tiny_gguf}", f"native+bf16:{tiny_gguf}", fault=fault or None)
+def test_a_numerics_of_ours_is_judged_by_the_default_gates(
+    tiny_gguf: Path, numerics: str, fault: str
+) -> None:
+    report = parity(
+        f"oracle:{tiny_gguf}", f"native+{numerics}:{tiny_gguf}", fault=fault or None
+    )
 
     assert report.verdict is (Verdict.FAIL if fault else Verdict.PASS)
 
@@ -106,8 +111,11 @@ def test_a_cache_in_float16_is_judged_by_the_default_gates(
     assert report.verdict is (Verdict.FAIL if fault else Verdict.PASS)
 
 
-def test_bf16_against_itself_has_the_same_bits(tiny_gguf: Path, tiny_apr: Path) -> None:
-    report = parity(f"native+bf16:{tiny_gguf}", f"native+bf16:{tiny_apr}")
+@pytest.mark.parametrize("numerics", ["bf16", "w8a8"])
+def test_a_numerics_against_itself_has_the_same_bits(
+    tiny_gguf: Path, tiny_apr: Path, numerics: str
+) -> None:
+    report = parity(f"native+{numerics}:{tiny_gguf}", f"native+{numerics}:{tiny_apr}")
 
     assert (report.verdict, report.bit_identical) == (Verdict.PASS, True)
 

@@ -15,7 +15,7 @@ from math import nan
 from typing import TYPE_CHECKING
 
 from cotejar.errors import UsageError
-from cotejar.parity import cache_noise, float_noise
+from cotejar.parity import cache_noise, float_noise, group_noise
 
 if TYPE_CHECKING:
     from cotejar.trace.forward_trace import ForwardTrace
@@ -206,7 +206,9 @@ _COLUMN_NAMES = (
     *("f32", "q8", "llama.cpp", "transformers f32", "bf16"),
     *float_noise.COLUMNS,
     cache_noise.COLUMN,
+    *group_noise.COLUMNS,
 )
+_OVER_FLOATS = {*float_noise.COLUMNS, group_noise.COLUMNS[1]}
 
 
 def _noise_column(trace: ForwardTrace) -> int | None:
@@ -216,20 +218,23 @@ def _noise_column(trace: ForwardTrace) -> int | None:
         return _COLUMN_NAMES.index(over_floats) if over_floats else _LLAMACPP
     if (engine, numerics) == cache_noise.ENGINE and trace.products == "q8":
         return _COLUMN_NAMES.index(cache_noise.COLUMN)
+    if (engine, numerics) == group_noise.ENGINE:
+        return _COLUMN_NAMES.index(group_noise.COLUMNS[0])
     if numerics == "q8" and trace.products in float_noise.OF_Q8:
         return _COLUMN_NAMES.index(float_noise.OF_Q8[trace.products])
     return _OF_AN_ENGINE.get((engine, numerics), _KNOWN_NUMERICS.get(numerics))
 
 
-def _bf16_over_floats(trace: ForwardTrace) -> set[int]:
-    """There `native+bf16` multiplies as `q8` does over BF16, and its noise counts as well."""
+_ALSO_OVER_FLOATS = {("native", "bf16"): "q8 over BF16", group_noise.ENGINE: "w8a8 over floats"}
+"""What counts as well there: `native+bf16` then multiplies as `q8` does over BF16."""
+
+
+def _more_over_floats(trace: ForwardTrace) -> set[int]:
     types, engine = set(trace.model.product_types), trace.engine
-    is_so = (engine.name, engine.numerics) == ("native", "bf16") and types
-    return (
-        {_COLUMN_NAMES.index("q8 over BF16")}
-        if is_so and types <= float_noise.LABELS
-        else set()
-    )
+    also = _ALSO_OVER_FLOATS.get((engine.name, engine.numerics))
+    if also is None or not types or not types <= float_noise.LABELS:
+        return set()
+    return {_COLUMN_NAMES.index(also)}
 
 
 def default_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gate, ...]:
@@ -251,7 +256,7 @@ def noise_gates(reference: ForwardTrace, candidate: ForwardTrace) -> tuple[Gate,
     columns = _noise_column(reference), _noise_column(candidate)
     if None in columns:
         return ()
-    over_floats = _bf16_over_floats(reference) | _bf16_over_floats(candidate)
+    over_floats = _more_over_floats(reference) | _more_over_floats(candidate)
     gates = _noise_gates({c for c in columns if c is not None} | over_floats)
     if "embedding_scale" not in reference.config:
         return gates
@@ -269,17 +274,20 @@ def _noise_gates(columns: set[int]) -> tuple[Gate, ...]:
     for slot, measured in ({slot: slot for slot in _NOISE} | _ALIKE).items():
         known = _NOISE[measured] + _BF16_NOISE[measured]
         noise = known + float_noise.FLOAT_NOISE[measured] + cache_noise.CACHE_NOISE[measured]
+        noise += group_noise.GROUP_NOISE[measured]
         gates.append(_noise_gate("rel_l2_max", slot, noise[0::2], columns))
         gates.append(_noise_gate("rel_l2_median", slot, noise[1::2], columns))
     first = (
         *(_FIRST_NORM_NOISE + float_noise.FLOAT_FIRST_NORM),
         cache_noise.CACHE_FIRST_NORM,
+        *group_noise.GROUP_FIRST_NORM,
     )
     gates.append(_noise_gate("rel_l2_max", "layer.0.attn_norm", first, columns))
     for metric, known in _LOGITS_NOISE.items():
         values = (
             *(known + float_noise.FLOAT_LOGITS[metric]),
             cache_noise.CACHE_LOGITS[metric],
+            *group_noise.GROUP_LOGITS[metric],
         )
         gates.append(_noise_gate(metric, "logits", values, columns))
     return tuple(gate for gate in gates if gate is not None)
@@ -294,7 +302,7 @@ def _noise_gate(
         return None
     column = max(measured, key=lambda c: (noises[c], c))
     noise, factor, name = noises[column], FACTORS[metric], _COLUMN_NAMES[column]
-    measured_in = float_noise.MEASURED if name in float_noise.COLUMNS else MEASURED
+    measured_in = float_noise.MEASURED if name in _OVER_FLOATS else MEASURED
     return Gate(
         metric=metric,
         sites=sites,
