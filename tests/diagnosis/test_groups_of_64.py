@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from cotejar.diagnosis.arithmetic import W8A8, declared_arithmetic
-from cotejar.diagnosis.diagnose import diagnose_traces
+from cotejar.diagnosis.diagnose import diagnose, diagnose_traces
 from cotejar.diagnosis.replay import replay_sides
+from cotejar.diagnosis.request import Request
 from cotejar.engines.native.forward import Pass
 from cotejar.engines.registry import parse_engine_name
 from cotejar.faults.engine import faulty_engine
 from cotejar.kernels.products import multiply_w8a8
 from cotejar.trace.forward_trace import EVERY_ARRAY, Capture
+from cotejar.trace.trace_file import write_trace
 
 from .conftest import TOKENS, observe, run
 
 if TYPE_CHECKING:
-    import numpy as np
+    from pathlib import Path
 
     from cotejar.model.language_model import LanguageModel
     from cotejar.trace.forward_trace import ForwardTrace
@@ -140,3 +144,22 @@ def test_the_word_says_so_of_our_engine_alone(models: Models) -> None:
 
     assert declared_arithmetic(engine) == W8A8
     assert declared_arithmetic(replace(engine, name="stranger")) is None
+
+
+def test_a_reproduction_holds_the_factors_in_their_groups(
+    models: Models, tmp_path: Path
+) -> None:
+    model = models("llama")
+    name = parse_engine_name(f"native+w8a8:{models.path('llama')}")
+    capture = Capture(array_slots=EVERY_ARRAY)
+    faulty = faulty_engine(name, model, "nibble-order@1").trace(TOKENS, capture=capture)
+    write_trace(tmp_path / "faulty.trace", faulty)
+    sides = f"oracle:{models.path('llama')}", f"recorded:{tmp_path / 'faulty.trace'}"
+
+    diagnose(Request(reference=sides[0], candidate=sides[1], output=tmp_path / "repro"))
+
+    data = np.load(tmp_path / "repro/data.npz")
+    facts = json.loads((tmp_path / "repro/reproduction.json").read_text())
+    right = run(model, "w8a8", tokens=tuple(facts["token_ids"])).arrays["layer.1.ffn_gate"]
+    found = data["weight_rows"] @ data["as_multiplied"]
+    assert found == pytest.approx(right[facts["token"], facts["outputs"]], rel=1e-5, abs=1e-6)

@@ -164,7 +164,7 @@ def _product_arrays(case: Case, step: Project, token: int, rows: np.ndarray) -> 
     arrays = {
         "input_0": case.inputs[0][token],
         "as_multiplied": given.values[token],
-        "weight_rows": np.concatenate([s.values for s in slices]),
+        "weight_rows": np.concatenate([s.rounded(given.weights) for s in slices]),
     }
     offsets = [s.offsets for s in slices if s.offsets is not None]
     if given.excess is not None and offsets:

@@ -76,7 +76,7 @@ class EngineInfo:
     build: str
     """Version of the engine and of the arithmetic under it."""
     numerics: str
-    """`f64`, `f32`, `q8`, ..."""
+    """`f64`, `f32`, `q8`, `bf16`, `w8a8`, ..."""
     device: str = "cpu"
 
 
@@ -222,11 +222,12 @@ class ForwardTrace:
 
     @property
     def products(self) -> str:
-        """What the matrix products round activations to: `q8`, `bf16`, `f16` or `f32`.
+        """What the matrix products round activations to: `q8`, `bf16`, `f16`, `f32` or `w8a8`.
 
         In the numerics `q8` that is as the weight has it, in ggml and here: blocks of 8 bits
         over quantised weights, and over those in floats their own type. The coarsest of a
-        model's counts; `q8` where its types are not known. Of other numerics, their name.
+        model's counts; `q8` where its types are not known. Of other numerics, their name:
+        `w8a8` makes groups of 64 whatever the weight.
         """
         name = self.engine.numerics.partition("-")[0]
         if name != "q8" or not self.model.product_types:
