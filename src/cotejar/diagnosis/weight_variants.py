@@ -23,6 +23,7 @@ from cotejar.diagnosis.arithmetic import (
     weight_rows,
 )
 from cotejar.diagnosis.block_headers import HEADERS, neighbours
+from cotejar.diagnosis.column_orders import column_orders
 from cotejar.quant.block_type import BlockType
 
 if TYPE_CHECKING:
@@ -466,7 +467,7 @@ def _masked(bits: int, first: int, *, minima: bool) -> Callable[[BlockParts], Bl
 
 def _moved_columns(matrix: BlockMatrix) -> Iterator[WeightVariant]:
     """Columns in another order, as a wrong tiling or transposition of tiles gives."""
-    for name, order in _column_orders(matrix.columns).items():
+    for name, order in column_orders(matrix.columns).items():
 
         def rows(start: int, stop: int, order: np.ndarray = order) -> Rows:
             plain = plain_rows(matrix, start, stop)
@@ -479,29 +480,6 @@ def _moved_columns(matrix: BlockMatrix) -> Iterator[WeightVariant]:
             return Rows(values=plain.values[:, order], offsets=offset_RB)
 
         yield WeightVariant(id="mis-tiled", title=f"columns are read {name}", rows=rows)
-
-
-def _column_orders(columns: int) -> dict[str, np.ndarray]:
-    index = np.arange(columns)
-    orders: dict[str, np.ndarray] = {"backwards": index[::-1]}
-    for tile in (2, 4, 8, 16, 32, 64, 128, 256):
-        if columns % tile or columns <= tile:
-            continue
-        tiles = index.reshape(-1, tile)
-        count = len(tiles)
-        orders[f"in tiles of {tile}, transposed"] = tiles.T.reshape(-1)
-        orders[f"in {tile} tiles, transposed"] = index.reshape(tile, -1).T.reshape(-1)
-        orders[f"in tiles of {tile}, backwards"] = tiles[::-1].reshape(-1)
-        orders[f"in tiles of {tile}, one late"] = np.roll(tiles, 1, axis=0).reshape(-1)
-        orders[f"in tiles of {tile}, one early"] = np.roll(tiles, -1, axis=0).reshape(-1)
-        pairs = np.minimum(np.arange(count) ^ 1, count - 1)
-        orders[f"with neighbouring tiles of {tile} exchanged"] = tiles[pairs].reshape(-1)
-        for first, last in ((0, 1), (0, count - 1), (count - 2, count - 1)):
-            swapped = np.arange(count)
-            swapped[[first, last]] = last, first
-            name = f"with tiles {first} and {last} of {tile} exchanged"
-            orders[name] = tiles[swapped].reshape(-1)
-    return orders
 
 
 def _rounded(matrix: BlockMatrix) -> Iterator[WeightVariant]:
