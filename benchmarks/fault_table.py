@@ -136,13 +136,14 @@ HEAD = """# Who sees a fault, and who names it
 A pair is a sound engine and one with a fault from `apr faults` in it: `native+f32` against
 the oracle, `native+q8` and `native+w8a8` against `native+f32`. A fault is **visible** where it
 moves its first site further (relative L2 of the worst token) than the sound pair lies apart
-there; faults of the tokens are always visible. With places `all` a fault is put into every layer and into the
-middle one, and what is in the middle one into either side; with `one`, into the candidate's
-middle layer alone. **parity** is `apr parity` by its default gates. **diagnose** is
-`apr diagnose`, which is given the two traces and the sound model, and nothing of the fault
-(an operation around which a pair has the bits of an engine without one is not replayed twice):
-it is right about the site if it names one that the wrong operation gives, about the side if
-it names the one with the fault in it, about the cause if its first one is the fault.
+there; faults of the tokens are always visible. With places `all` a fault is put into every
+layer and into the middle one, and what is in the middle one into either side; with `one`, into
+the candidate's middle layer alone. **parity** is `apr parity` by its default gates.
+**diagnose** is `apr diagnose`, which is given the two traces and the sound model, and nothing
+of the fault (an operation around which a pair has the bits of an engine without one is not
+replayed twice): it is right about the site if it names one that the wrong operation gives,
+about the side if it names the one with the fault in it, about the cause if its first one is the
+fault.
 """
 
 
