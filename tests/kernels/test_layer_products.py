@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -182,6 +184,47 @@ def test_a_feed_forward_part_is_its_operations_one_after_the_other(
     again, unmeasured = layer_products.feed_forward(*parts, inputs, residual, isa=isa)
     assert again.tobytes() == expected.tobytes()
     assert unmeasured is None
+
+
+def with_rows(weight: BlockMatrix, rows: dict[int, float]) -> BlockMatrix:
+    """Rows of one value each, in Q8_0: an infinite scale makes what no code could be."""
+    raw = weight.raw.copy()
+    for row, value in rows.items():
+        blocks = raw.reshape(weight.rows, -1, 34)[row]
+        blocks[:, :2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
+        blocks[:, 2:] = 1
+    return dataclasses.replace(weight, raw=raw)
+
+
+@of_both_arithmetics
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("of_up", [0.0, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("of_gate", [0.0, -np.inf, np.nan])
+def test_zeros_of_gate_and_up_are_counted_whatever_the_product_shows(
+    of_gate: float, of_up: float, isa: str, grouped: bool
+) -> None:
+    """Of a strip each: a zero of the gate alone, of up alone, one that infinity hides, none."""
+    gate = with_rows(weight_of(BlockType.Q8_0, 128, 64, 1), {3: 0, 40: of_gate, 69: 0})
+    up = with_rows(weight_of(BlockType.Q8_0, 128, 64, 2), {40: 0, 69: of_up, 22: 0})
+    down = weight_of(BlockType.Q8_0, 16, 128, 3)
+    products = [Product(one, None, grouped=grouped) for one in (gate, up, down)]
+    rng = np.random.default_rng(4)
+    inputs = rng.standard_normal((70, 64)).astype(F32)
+    residual = rng.standard_normal((70, 16)).astype(F32)
+
+    with np.errstate(all="ignore"):
+        gated, raised = (MULTIPLY[grouped](w, inputs, isa=isa) for w in (gate, up))
+        activated = operations.silu(gated, isa=isa)
+        inner = operations.multiply_elements(activated, raised, isa=isa)
+    assert (gated == 0).sum() >= 140
+    expected = moments_of(isa, inputs, gated, raised, activated, inner)
+    _, moments = layer_products.multiply_gated(*products[:2], inputs, measured=True, isa=isa)
+    assert moments == expected
+    _, moments = layer_products.feed_forward(
+        *products, inputs, residual, measured=True, isa=isa
+    )
+    assert moments is not None
+    assert moments[: len(expected)] == expected
 
 
 @pytest.mark.parametrize("isa", COMPILED)

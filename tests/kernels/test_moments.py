@@ -166,18 +166,25 @@ def test_blocks_have_the_same_bits_on_every_instruction_set_and_number_of_thread
 
 @pytest.mark.parametrize("isa", COMPILED)
 @pytest.mark.parametrize("tokens", [1, 2, 64, 150])
-def test_a_rotation_measures_on_its_way_what_a_pass_of_its_own_measures(
-    tokens: int, isa: str
+@pytest.mark.parametrize("heads", [(3,), (5, 2)])
+def test_rotations_measure_on_their_way_what_a_pass_of_its_own_measures(
+    heads: tuple[int, ...], tokens: int, isa: str
 ) -> None:
     rng = np.random.default_rng(tokens)
-    values = rng.standard_normal((tokens, 3, 24)).astype(F32)
+    arrays = [rng.standard_normal((tokens, count, 24)).astype(F32) for count in heads]
     tables = rng.standard_normal((2, tokens, 8)).astype(F32)
 
-    turned, moments = operations.rotate_and_measure(values, *tables, adjacent=True, isa=isa)
+    turned, moments = operations.rotate_together(
+        arrays, *tables, adjacent=True, measured=True, isa=isa
+    )
 
-    expected = operations.rotate(values, *tables, adjacent=True, isa=isa)
-    assert turned.tobytes() == expected.tobytes()
-    assert moments == measure_raw(expected.reshape(tokens, -1), isa=isa)
+    expected = [operations.rotate(one, *tables, adjacent=True, isa=isa) for one in arrays]
+    assert [one.tobytes() for one in turned] == [one.tobytes() for one in expected]
+    alone = [measure_raw(one.reshape(tokens, -1), isa=isa) or b"" for one in expected]
+    assert moments == b"".join(alone)
+    without, nothing = operations.rotate_together(arrays, *tables, adjacent=True, isa=isa)
+    assert [one.tobytes() for one in without] == [one.tobytes() for one in expected]
+    assert nothing is None
 
 
 @pytest.mark.parametrize("isa", COMPILED)
@@ -233,7 +240,9 @@ def test_a_rotation_measures_values_that_are_unlike_others(
     values[token, 1, 20] = value  # beyond the pairs: it is not turned
     tables = rng.standard_normal((2, 150, 8)).astype(F32)
 
-    turned, moments = operations.rotate_and_measure(values, *tables, adjacent=False, isa=isa)
+    (turned,), moments = operations.rotate_together(
+        [values], *tables, adjacent=False, measured=True, isa=isa
+    )
 
     flat = turned.reshape(150, -1)
     assert moments == measure_raw(flat, isa=isa)

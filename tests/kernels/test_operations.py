@@ -328,6 +328,10 @@ def zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, F32)
 
 
+def turned(values: list[np.ndarray], table: np.ndarray, out: list[np.ndarray]) -> None:
+    _compiled.rotate("portable", values, table, table, False, out)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -335,12 +339,13 @@ def zeros(*shape: int) -> np.ndarray:
         lambda: _compiled.rms_norm("portable", zeros(2, 4), zeros(4), 0.1, zeros(1, 4)),
         lambda: _compiled.silu("portable", zeros(5), zeros(4)),
         lambda: _compiled.multiply("portable", zeros(5), zeros(4), zeros(5)),
-        lambda: _compiled.rotate(
-            "portable", zeros(1, 1, 4), zeros(1, 3), zeros(1, 3), False, zeros(1, 1, 4)
-        ),
-        lambda: _compiled.rotate(
-            "portable", zeros(2, 1, 4), zeros(1, 2), zeros(1, 2), False, zeros(2, 1, 4)
-        ),
+        lambda: turned([zeros(1, 1, 4)], zeros(1, 3), [zeros(1, 1, 4)]),
+        lambda: turned([zeros(2, 1, 4)], zeros(1, 2), [zeros(2, 1, 4)]),
+        lambda: turned([zeros(2, 1, 4)] * 2, zeros(2, 2), [zeros(2, 1, 4)]),
+        lambda: turned([zeros(2, 1, 4)] * 2, zeros(2, 2), [zeros(2, 1, 4), zeros(1, 1, 4)]),
+        lambda: turned([zeros(2, 1, 4), zeros(3, 1, 4)], zeros(2, 2), [zeros(2, 1, 4)] * 2),
+        lambda: turned([zeros(2, 1, 4)] * 3, zeros(2, 2), [zeros(2, 1, 4)] * 3),
+        lambda: turned([], zeros(2, 2), []),
         lambda: _compiled.attend(
             "portable",
             zeros(2, 1, 4),

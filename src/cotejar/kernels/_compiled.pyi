@@ -59,11 +59,11 @@ def first_greatest(isa: str, values: np.ndarray) -> list[int]: ...
 def multiply(isa: str, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None: ...
 def rotate(
     isa: str,
-    values: np.ndarray,
+    values: list[np.ndarray],
     cosine: np.ndarray,
     sine: np.ndarray,
     adjacent: bool,
-    out: np.ndarray,
+    out: list[np.ndarray],
     measured: bool = False,
 ) -> bytes | None: ...
 def attend(

@@ -45,7 +45,7 @@ from cotejar.kernels.arrays import empty_array
 from cotejar.kernels.instruction_set import NUMPY, chosen_isa
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from jaxtyping import Float32
 
@@ -99,48 +99,52 @@ def rotate(
         _check_rotation(values_THE, cos_TP, sin_TP)
         with np.errstate(all="ignore"):
             return numpy_operations.rotate(values_THE, cos_TP, sin_TP, adjacent=adjacent)
-    turned = _rotate(
-        isa, values_THE, cos_TP, sin_TP, adjacent=adjacent, measured=False, out=out
+    into = {} if out is None else {0: out}
+    turned, _ = rotate_together(
+        [values_THE], cos_TP, sin_TP, adjacent=adjacent, isa=isa, into=into
     )
     return turned[0]
 
 
-def rotate_and_measure(
-    values_THE: Float32[np.ndarray, "T H E"],
+def rotate_together(
+    arrays: Sequence[Float32[np.ndarray, "T H E"]],
     cos_TP: Float32[np.ndarray, "T P"],
     sin_TP: Float32[np.ndarray, "T P"],
     *,
     adjacent: bool,
+    measured: bool = False,
     isa: str | None = None,
-    out: Float32[np.ndarray, "T H E"] | None = None,
-) -> tuple[Float32[np.ndarray, "T H E"], bytes | None]:
-    """What `rotate` gives, and its moments as `measure_raw` gives them, a row a token.
+    into: Mapping[int, Float32[np.ndarray, "T H E"]] | None = None,
+) -> tuple[list[Float32[np.ndarray, "T H E"]], bytes | None]:
+    """What `rotate` gives of one or two arrays, by index `into` memory that is there.
+
+    Compiled kernels alone do it.
+
+    Returns:
+        The turned arrays and, if `measured`, the moments of each as `measure_raw` gives them,
+        a row a token.
 
     Raises:
-        TensorShapeError: the tables, or `out`, do not fit the values.
+        TensorShapeError: the tables, or what is in `into`, do not fit an array.
     """
-    isa = isa or chosen_isa()
-    return _rotate(isa, values_THE, cos_TP, sin_TP, adjacent=adjacent, measured=True, out=out)
-
-
-def _rotate(
-    isa: str,
-    values_THE: Float32[np.ndarray, "T H E"],
-    cos_TP: Float32[np.ndarray, "T P"],
-    sin_TP: Float32[np.ndarray, "T P"],
-    *,
-    adjacent: bool,
-    measured: bool,
-    out: Float32[np.ndarray, "T H E"] | None = None,
-) -> tuple[Float32[np.ndarray, "T H E"], bytes | None]:
-    _check_rotation(values_THE, cos_TP, sin_TP)
-    values_THE = np.ascontiguousarray(values_THE)
-    if out is None:
-        out = empty_array(values_THE.shape)
-    elif out.shape != values_THE.shape:
-        raise _misfit("rotate", f"a result of {values_THE.shape}", str(out.shape))
-    moments = _compiled.rotate(isa, values_THE, cos_TP, sin_TP, adjacent, out, measured)
-    return out, moments
+    into = into or {}
+    turned = []
+    for index, values_THE in enumerate(arrays):
+        _check_rotation(values_THE, cos_TP, sin_TP)
+        out = into[index] if index in into else empty_array(values_THE.shape)
+        if out.shape != values_THE.shape:
+            raise _misfit("rotate", f"a result of {values_THE.shape}", str(out.shape))
+        turned.append(out)
+    moments = _compiled.rotate(
+        isa or chosen_isa(),
+        [np.ascontiguousarray(values_THE) for values_THE in arrays],
+        cos_TP,
+        sin_TP,
+        adjacent,
+        turned,
+        measured,
+    )
+    return turned, moments
 
 
 def _check_rotation(
@@ -332,8 +336,8 @@ def add(
     return _on_two(_compiled.add, isa, a_TW, b_TW)
 
 
-def can_measure() -> bool:
-    """Do the operations here take moments on the way? Numpy's do not."""
+def has_kernels() -> bool:
+    """Are the operations here compiled ones, which take moments on the way?"""
     return chosen_isa() != NUMPY
 
 

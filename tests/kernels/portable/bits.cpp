@@ -84,8 +84,9 @@ void say_operations(const Isa& isa) {
     BothMoments moments;
     rms_norm(isa, x.data(), weight.data(), tokens, width, 1e-5, out.data());
     say("rms_norm", 0, out);
-    rotate(isa, {tokens, heads, size, size / 2, false, angles.data(), angles.data()}, x.data(),
-           out.data(), &moments);
+    const Rotation rotation{tokens, heads, size, size / 2, false, angles.data(), angles.data(),
+                            x.data(), out.data()};
+    rotate(isa, &rotation, 1, &moments);
     say("rotate", 0, out);
     say("moments", 0, &moments, sizeof moments);
     const float* kv = keys.data();

@@ -129,8 +129,7 @@ class Pass:
         if config.qk_norm:
             q_THE = self.norm(layer, "q_norm", q_THE)
             k_TKE = self.norm(layer, "k_norm", k_TKE)
-        q_THE = self._turn(layer, q_THE, "q")
-        k_TKE = self._turn(layer, k_TKE, "k")
+        q_THE, k_TKE = self._turn_both(layer, q_THE, k_TKE)
 
         k_SKE, v_SKE = self.extend_cache(layer, k_TKE, v_TKE)
         context_TD = self.attend(layer, q_THE, k_SKE, v_SKE).reshape(len(q_THE), -1)
@@ -146,6 +145,14 @@ class Pass:
         if self.recorder:
             self._see_qkv(layer, q_TW, k_TW, v_TW)
         return q_TW, k_TW, v_TW
+
+    def _turn_both(
+        self,
+        layer: int,
+        q_THE: Float32[np.ndarray, "T H E"],
+        k_TKE: Float32[np.ndarray, "T K E"],
+    ) -> tuple[Float32[np.ndarray, "T H E"], Float32[np.ndarray, "T K E"]]:
+        return self._turn(layer, q_THE, "q"), self._turn(layer, k_TKE, "k")
 
     def _turn(
         self, layer: int, values_THE: Float32[np.ndarray, "T H E"], which: Literal["q", "k"]

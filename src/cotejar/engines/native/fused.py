@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _PROJECTED_SLOTS = ("attn_norm", "q", "k", "v")
 _PROJECTED_PARTS = ("q", "k", "v")
 _ALL_PROJECTED_SLOTS = (*_PROJECTED_SLOTS, "qkv")
-_TURNED_SLOTS = {"q": ("q_rope",), "k": ("k_rope",)}
+_TURNED_SLOTS = ("q_rope", "k_rope")
 _GATED_SLOTS = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_silu_gate", "ffn_swiglu_inner")
 _FEED_FORWARD_PARTS = ("ffn_gate", "ffn_up", "ffn_out")
 _HEAD_SLOTS = ("final_norm", "logits")
@@ -87,39 +87,31 @@ class FusedPass(Pass):
             self.recorder.record_joined("qkv", _PROJECTED_PARTS, layer)
         return tuple(projected)
 
-    def _turn(
-        self, layer: int, values_THE: Float32[np.ndarray, "T H E"], which: Literal["q", "k"]
-    ) -> Float32[np.ndarray, "T H E"]:
-        slots = _TURNED_SLOTS[which]
-        if not (
-            self.recorder and operations.can_measure() and self.recorder.takes_moments(slots)
-        ):
-            return super()._turn(layer, values_THE, which)
-        places = self._places(layer, len(values_THE)) if which == "k" else None
-        turned_THE, moments = operations.rotate_and_measure(
-            values_THE,
-            *self.angles_of(layer, len(values_THE)),
-            adjacent=self._adjacent,
-            out=places and places[0],
-        )
-        if moments:
-            self.recorder.record_moments(slots, moments, layer)
-        return turned_THE
-
-    def rotate(
+    def _turn_both(
         self,
         layer: int,
-        values_THE: Float32[np.ndarray, "T H E"],
-        *,
-        which: Literal["q", "k"],
-    ) -> Float32[np.ndarray, "T H E"]:
-        """As `Pass` has it; keys where the cache will keep them, unless a recorder may."""
-        is_kept = which == "k" and not self.recorder
-        places = self._places(layer, len(values_THE)) if is_kept else None
-        cos_TP, sin_TP = self.angles_of(layer, len(values_THE))
-        return operations.rotate(
-            values_THE, cos_TP, sin_TP, adjacent=self._adjacent, out=places and places[0]
+        q_THE: Float32[np.ndarray, "T H E"],
+        k_TKE: Float32[np.ndarray, "T K E"],
+    ) -> tuple[Float32[np.ndarray, "T H E"], Float32[np.ndarray, "T K E"]]:
+        """As `Pass` has it, together; keys where the cache will keep them."""
+        recorder = self.recorder
+        if (
+            len(q_THE) != len(k_TKE)
+            or not operations.has_kernels()
+            or (recorder and not recorder.takes_moments(_TURNED_SLOTS))
+        ):
+            return super()._turn_both(layer, q_THE, k_TKE)
+        places = self._places(layer, len(k_TKE))
+        (q_THE, k_TKE), moments = operations.rotate_together(
+            [q_THE, k_TKE],
+            *self.angles_of(layer, len(q_THE)),
+            adjacent=self._adjacent,
+            measured=recorder is not None,
+            into=places and {1: places[0]},
         )
+        if recorder and moments:
+            recorder.record_moments(_TURNED_SLOTS, moments, layer)
+        return q_THE, k_TKE
 
     def _places(
         self, layer: int, num_tokens: int

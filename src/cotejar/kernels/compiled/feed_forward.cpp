@@ -66,6 +66,16 @@ void round_block(const Isa& isa, const Weight& down, const float* inner, int64_t
     for (int64_t t = 0; t < n; t++) tile.initial[at + t] = -type.centre * sums[t];
 }
 
+// A zero of the gate or of up is one of the product too, unless that has a NaN or an infinity.
+template <int STRIPS>
+void measure_inner(const InnerBlocks<STRIPS>& blocks, int64_t index, int strip, int64_t piece,
+                   Meters& meters) {
+    const bool has_no_zero =
+        meters.of(INNER).measure(index, piece, blocks.whole(INNER, strip));
+    for (const Array array : {GATE, UP, ACTIVATED})
+        meters.of(array).measure(index, piece, blocks.whole(array, strip), has_no_zero);
+}
+
 // Units are blocks of columns of what comes of gate and up. With `measured`, the last rows of GATE
 // to INNER go to `last`, one after the other.
 template <int STRIPS>
@@ -101,13 +111,12 @@ void make_inner(const Isa& isa, const Linear& gate, const Linear& up, const Weig
                 join_block(isa, blocks, rows, tile.num_tokens, joined);
                 round_block(isa, down, joined, block, tile);
             }
-            for (int one = 0; measured != nullptr && one < STRIPS * NUM_INNER; one++) {
-                const int strip = one % STRIPS;
-                const Array array = static_cast<Array>(GATE + one / STRIPS);
-                const float* values = blocks.whole(array, strip);
-                meters.of(array).measure(STRIPS * block + strip, piece, values);
-                keep_last_row(values, own[strip], num_tokens,
-                              last + one / STRIPS * down.columns);
+            if (measured == nullptr) continue;
+            for (int strip = 0; strip < STRIPS; strip++) {
+                measure_inner(blocks, STRIPS * block + strip, strip, piece, meters);
+                for (int array = GATE; array <= INNER; array++)
+                    keep_last_row(blocks.whole(static_cast<Array>(array), strip), own[strip],
+                                  num_tokens, last + (array - GATE) * down.columns);
             }
         }
     });
@@ -131,7 +140,7 @@ void feed_forward(const Isa& isa, const Linear& gate, const Linear& up, const Li
     const BlockGrid grids[NUM_ARRAYS] = {
         {num_tokens, columns}, of_inner, of_inner, of_inner, of_inner, of_sum, of_sum};
     std::optional<BlockMoments> optional;
-    if (moments != nullptr) optional.emplace(grids, NUM_ARRAYS);
+    if (moments != nullptr) optional.emplace(grids, NUM_ARRAYS, 1);
     BlockMoments* const measured = optional ? &*optional : nullptr;
     const Tiles inner = carve_tiles(inner_memory, down.weight, num_tokens);
     const RoundedTiles rounded(isa, weights, 2, activations, num_tokens,

@@ -63,6 +63,9 @@ struct Isa {
     // but extremes and zeros.
     bool (*measure_block)(const float* values, int64_t count, Extremes& extremes,
                           BlockSums& block, Moments& other);
+    // The same of values of which none is 0: an eighth less work.
+    bool (*measure_nonzeros)(const float* values, int64_t count, Extremes& extremes,
+                             BlockSums& block, Moments& other);
     void (*measure_chunk)(const float* values, int64_t count, Chunk& chunk);
 };
 

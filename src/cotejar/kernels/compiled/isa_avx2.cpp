@@ -426,7 +426,8 @@ const Isa AVX2 = {
     &BF16_AVX2,
     &OPERATIONS,
     round_activations,
-    measure_block,
+    measure_block<Zeros::LOOKED_FOR>,
+    measure_block<Zeros::ABSENT>,
     measure_chunk,
 };
 

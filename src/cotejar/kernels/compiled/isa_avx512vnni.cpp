@@ -96,7 +96,8 @@ const Isa AVX512VNNI = {
     &BF16_AVX512,
     &OPERATIONS,
     round_activations,
-    measure_block,
+    measure_block<Zeros::LOOKED_FOR>,
+    measure_block<Zeros::ABSENT>,
     measure_chunk,
 };
 

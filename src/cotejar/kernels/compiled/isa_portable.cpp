@@ -186,7 +186,8 @@ const Isa PORTABLE = {
     &BF16_PORTABLE,
     &OPERATIONS,
     round_activations,
-    measure_block,
+    measure_block<Zeros::LOOKED_FOR>,
+    measure_block<Zeros::ABSENT>,
     measure_chunk,
 };
 

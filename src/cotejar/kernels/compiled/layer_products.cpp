@@ -37,7 +37,7 @@ void multiply_together(const Isa& isa, const Linear* linears, float* const* out,
         ends[one] = pairs += units_of(grids[1 + one], 2);
     }
     std::optional<BlockMoments> measured;
-    if (moments != nullptr) measured.emplace(grids, 1 + count);
+    if (moments != nullptr) measured.emplace(grids, 1 + count, 1);
     const RoundedTiles rounded(isa, weights, count, activations, num_tokens, array_of(measured, 0));
     over_units(isa, pairs, weights, count, 2, pointer_to(measured),
                [&](int64_t pair, const Strip* strips, Meters& meters) {
@@ -77,7 +77,7 @@ void multiply_and_add(const Isa& isa, const Linear& linear, const float* activat
     const BlockGrid grid{num_tokens, width};
     const BlockGrid grids[3] = {{num_tokens, columns}, grid, grid};
     std::optional<BlockMoments> measured;
-    if (moments != nullptr) measured.emplace(grids, 3);
+    if (moments != nullptr) measured.emplace(grids, 3, 1);
     const RoundedTiles rounded(isa, &linear.weight, 1, activations, num_tokens,
                                of_input ? array_of(measured, 0) : nullptr);
     float* last = row_scratch.array<float>(static_cast<size_t>(width));
@@ -98,7 +98,7 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
     const BlockGrid grids[5] = {{num_tokens, columns}, grid, grid, grid, grid};
     const Weight weights[2] = {gate.weight, up.weight};
     std::optional<BlockMoments> measured;
-    if (moments != nullptr) measured.emplace(grids, 5);
+    if (moments != nullptr) measured.emplace(grids, 5, 1);
     const RoundedTiles rounded(isa, weights, 2, activations, num_tokens, array_of(measured, 0));
     float* last = row_scratch.array<float>(static_cast<size_t>(3 * width));
     const bool alike = rounded.of(0).tiles == rounded.of(1).tiles;
@@ -120,10 +120,12 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
                 isa.operations->multiply(activated, to[1], tile.count(), blocks.at(3, tile));
                 store_rows(isa, blocks.at(3, tile), width, tile.rows, out);
             }
-            for (int array = 0; measured && array < 4; array++)
-                meters.of(1 + array).measure(strip, piece, blocks.whole(array));
-            for (int array = 0; measured && array < 3; array++)
+            if (!measured) continue;
+            const bool has_no_zero = meters.of(4).measure(strip, piece, blocks.whole(3));
+            for (int array = 0; array < 3; array++) {
+                meters.of(1 + array).measure(strip, piece, blocks.whole(array), has_no_zero);
                 keep_last_row(blocks.whole(array), block, num_tokens, last + array * width);
+            }
         }
     });
     if (!measured) return;

@@ -94,26 +94,35 @@ void bind_multiply(const std::string& isa_name, const Vector& a, const Vector& b
     multiply_elements(isa, a.data(), b.data(), static_cast<int64_t>(a.shape(0)), out.data());
 }
 
-nb::object bind_rotate(const std::string& isa_name, const Heads& values, const Matrix& cosine,
-                       const Matrix& sine, bool adjacent, const OutHeads& out, bool measured) {
+nb::object bind_rotate(const std::string& isa_name, const std::vector<Heads>& values,
+                       const Matrix& cosine, const Matrix& sine, bool adjacent,
+                       const std::vector<OutHeads>& out, bool measured) {
     const Isa& isa = isa_named(isa_name);
-    require(same_shape(cosine, sine) && cosine.shape(0) == values.shape(0),
-            "the tables do not fit the values");
-    require(cosine.shape(1) <= values.shape(2) / 2, "more pairs than a head has");
-    require(same_shape(values, out), "the output has another shape than the values");
-    const Rotation rotation{static_cast<int64_t>(values.shape(0)),
-                            static_cast<int64_t>(values.shape(1)),
-                            static_cast<int64_t>(values.shape(2)),
-                            static_cast<int64_t>(cosine.shape(1)),
-                            adjacent,
-                            cosine.data(),
-                            sine.data()};
-    BothMoments moments;
+    const size_t count = values.size();
+    require(count >= 1 && count <= MOST_ROTATIONS && out.size() == count,
+            "not one output for each of a few arrays");
+    require(same_shape(cosine, sine), "the tables do not fit each other");
+    Rotation rotations[MOST_ROTATIONS];
+    for (size_t one = 0; one < count; one++) {
+        require(cosine.shape(0) == values[one].shape(0), "the tables do not fit the values");
+        require(cosine.shape(1) <= values[one].shape(2) / 2, "more pairs than a head has");
+        require(same_shape(values[one], out[one]), "the output has another shape than the values");
+        rotations[one] = {static_cast<int64_t>(values[one].shape(0)),
+                          static_cast<int64_t>(values[one].shape(1)),
+                          static_cast<int64_t>(values[one].shape(2)),
+                          static_cast<int64_t>(cosine.shape(1)),
+                          adjacent,
+                          cosine.data(),
+                          sine.data(),
+                          values[one].data(),
+                          out[one].data()};
+    }
+    BothMoments moments[MOST_ROTATIONS];
     {
         nb::gil_scoped_release released;
-        rotate(isa, rotation, values.data(), out.data(), measured ? &moments : nullptr);
+        rotate(isa, rotations, static_cast<int>(count), measured ? moments : nullptr);
     }
-    return measured ? nb::object(bytes_of(&moments, 1)) : nb::none();
+    return measured ? nb::object(bytes_of(moments, static_cast<int>(count))) : nb::none();
 }
 
 // Queries of several contexts stand one after the other: `tokens[i]` of them attend to

@@ -28,34 +28,31 @@ void over_units(int64_t units, int64_t values, Work work) {
         parallel(units, part_of);
 }
 
-// Has rows of an array made, `make(range)`, and measures them where they are made.
-template <class Make>
-BothMoments measure_as_made(const Isa& isa, const float* out, int64_t rows, int64_t width,
-                            Make make) {
-    constexpr int64_t AT_ONCE = 16;  // rows that the first cache holds
-    if (rows < 2) {
-        make(Range{0, rows});
-        return measure(isa, out, rows, width);
+void turn(const Isa& isa, const Rotation& all, Range rows) {
+    const int64_t row_size = all.heads * all.head_size;
+    const int64_t second = all.adjacent ? 1 : all.pairs, step = all.adjacent ? 2 : 1;
+    std::memcpy(all.out + rows.begin * row_size, all.values + rows.begin * row_size,
+                static_cast<size_t>((rows.end - rows.begin) * row_size) * sizeof(float));
+    for (int64_t token = rows.begin; token < rows.end; token++)
+        for (int64_t head = 0; head < all.heads; head++) {
+            const int64_t at = token * row_size + head * all.head_size;
+            isa.operations->rotate(all.values + at, all.cosine + token * all.pairs,
+                                   all.sine + token * all.pairs, all.pairs, 0, second, step,
+                                   all.out + at);
+        }
+}
+
+// Rows of a piece are turned, and measured while the first cache holds them.
+void turn_piece(const Isa& isa, const Rotation& all, int64_t piece, GrowingRows& growing) {
+    constexpr int64_t AT_ONCE = 16;
+    const int64_t row_size = all.heads * all.head_size;
+    const int64_t end = std::min(all.tokens, (piece + 1) * BLOCK_ROWS);
+    for (int64_t first = piece * BLOCK_ROWS; first < end; first += AT_ONCE) {
+        const Range some{first, std::min(end, first + AT_ONCE)};
+        turn(isa, all, some);
+        growing.add(all.out + some.begin * row_size, some.end - some.begin);
     }
-    const BlockGrid grid{rows, width};
-    BlockMoments moments(&grid, 1);
-    Failure failure;
-    over_units(grid.down(), rows * width, [&](Range mine) {
-        failure.guard([&] {
-            GrowingRows growing(isa, moments.array(0));
-            for (int64_t piece = mine.begin; piece < mine.end; piece++) {
-                const int64_t end = std::min(rows, (piece + 1) * BLOCK_ROWS);
-                for (int64_t first = piece * BLOCK_ROWS; first < end; first += AT_ONCE) {
-                    const Range some{first, std::min(end, first + AT_ONCE)};
-                    make(some);
-                    growing.add(out + some.begin * width, some.end - some.begin);
-                }
-                growing.finish(piece, out);
-            }
-        });
-    });
-    failure.rethrow();
-    return {moments.merged(0), measure_row(isa, out + (rows - 1) * width, width)};
+    growing.finish(piece, all.out);
 }
 
 AttentionTile tile_of(const Attention& all, int64_t kv_head, int64_t first_row,
@@ -131,23 +128,44 @@ void add(const Isa& isa, const float* a, const float* b, int64_t count, float* o
     });
 }
 
-void rotate(const Isa& isa, const Rotation& all, const float* values, float* out,
-            BothMoments* moments) {
-    const int64_t row_size = all.heads * all.head_size;
-    const int64_t second = all.adjacent ? 1 : all.pairs, step = all.adjacent ? 2 : 1;
-    const auto turn = [&](Range mine) {
-        std::memcpy(out + mine.begin * row_size, values + mine.begin * row_size,
-                    static_cast<size_t>((mine.end - mine.begin) * row_size) * sizeof(float));
-        for (int64_t token = mine.begin; token < mine.end; token++)
-            for (int64_t head = 0; head < all.heads; head++) {
-                const int64_t at = token * row_size + head * all.head_size;
-                isa.operations->rotate(values + at, all.cosine + token * all.pairs,
-                                       all.sine + token * all.pairs, all.pairs, 0, second, step,
-                                       out + at);
+void rotate(const Isa& isa, const Rotation* rotations, int count, BothMoments* moments) {
+    const int64_t tokens = rotations[0].tokens;
+    int64_t values = 0;
+    BlockGrid grids[MOST_ROTATIONS];
+    for (int one = 0; one < count; one++) {
+        grids[one] = {tokens, rotations[one].heads * rotations[one].head_size};
+        values += tokens * grids[one].width;
+    }
+    if (moments == nullptr || tokens < 2) {
+        over_units(tokens, values, [&](Range mine) {
+            for (int one = 0; one < count; one++) turn(isa, rotations[one], mine);
+        });
+        for (int one = 0; moments != nullptr && one < count; one++)
+            moments[one] = measure(isa, rotations[one].out, tokens, grids[one].width);
+        return;
+    }
+    BlockMoments measured(grids, count, count);
+    Failure failure;
+    const int64_t units = count * grids[0].down();
+    auto part_of = [&](int part, int parts) {
+        const Range mine = range_of_part(units, part, parts);
+        failure.guard([&] {
+            for (int64_t unit = mine.begin; unit < mine.end; unit++) {
+                const int one = static_cast<int>(unit % count);
+                GrowingRows growing(isa, measured.array(one), part);
+                turn_piece(isa, rotations[one], unit / count, growing);
             }
+        });
     };
-    if (moments == nullptr) return over_units(all.tokens, all.tokens * row_size, turn);
-    *moments = measure_as_made(isa, out, all.tokens, row_size, turn);
+    if (values < SMALL)
+        part_of(0, 1);
+    else
+        parallel(std::min<int64_t>(units, measured.num_parts()), part_of);
+    failure.rethrow();
+    for (int one = 0; one < count; one++)
+        moments[one] = {measured.merged(one),
+                        measure_row(isa, rotations[one].out + (tokens - 1) * grids[one].width,
+                                    grids[one].width)};
 }
 
 size_t attention_bytes(int64_t head_size, int64_t positions) {

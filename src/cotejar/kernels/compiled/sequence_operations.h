@@ -22,11 +22,14 @@ struct Rotation {
     int64_t tokens, heads, head_size, pairs;
     bool adjacent;
     const float *cosine, *sine;  // tokens x pairs
+    const float* values;
+    float* out;
 };
 
-// With `moments`, those of what comes out, a row a token.
-void rotate(const Isa& isa, const Rotation& rotation, const float* values, float* out,
-            BothMoments* moments);
+// Up to so many, queries and keys say, of the same tokens. With `moments`, those of what comes
+// out of each, a row a token.
+static constexpr int MOST_ROTATIONS = 2;
+void rotate(const Isa& isa, const Rotation* rotations, int count, BothMoments* moments);
 
 struct Attention {
     int64_t tokens;  // the last of `positions`

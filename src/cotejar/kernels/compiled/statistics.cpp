@@ -17,9 +17,6 @@ thread_local Scratch lane_scratch;
 // Fewer values than this are not worth waking a thread for.
 constexpr int64_t SMALL = 1 << 14;
 
-// In the place of the squares of a block that is not plain.
-constexpr double NOT_PLAIN = -1.0;
-
 void start_extremes(Extremes& extremes) {
     for (int lane = 0; lane < BLOCK_COLUMNS; lane++) {
         extremes.least[lane] = __builtin_inff();
@@ -52,6 +49,16 @@ void add_moments(const Moments& some, Moments& all) {
     const double share = more / (before + more), delta = some.mean - all.mean;
     all.mean = before == 0.0 ? some.mean : all.mean + delta * share;
     all.squared_deviations += some.squared_deviations + delta * delta * before * share;
+}
+
+// Its values side by side.
+bool measure_narrow(decltype(Isa::measure_block) measure, const float* values, const Block& block,
+                    Extremes& extremes, BlockSums& sums, Moments& other) {
+    alignas(64) float dense[BLOCK_VALUES];
+    for (int64_t row = 0; row < block.rows; row++)
+        std::memcpy(dense + row * block.columns, values + row * BLOCK_COLUMNS,
+                    static_cast<size_t>(block.columns) * sizeof(float));
+    return measure(dense, block.count(), extremes, sums, other);
 }
 
 ArrayMoments* array_of(BlockMoments* moments, int index) {
@@ -128,83 +135,102 @@ void store_block(const float* values, int64_t width, const Block& block, float* 
     }
 }
 
-void ArrayMoments::begin(const BlockGrid& grid, BlockSums* sums) {
+void ArrayMoments::begin(const BlockGrid& grid, bool by_pieces, BlockSums* sums,
+                         Extremes* of_parts, int num_parts) {
     grid_ = grid;
+    by_pieces_ = by_pieces;
     sums_ = sums;
-    start_extremes(extremes_);
+    of_parts_ = of_parts;
+    num_parts_ = num_parts;
+    for (int part = 0; part < num_parts; part++) start_extremes(of_parts[part]);
+}
+
+void ArrayMoments::keep(int64_t strip, int64_t piece, const BlockSums& sums) {
+    if (by_pieces_) {
+        sums_[grid_.index_of(strip, piece)] = sums;
+    } else if (piece == 0) {
+        sums_[strip] = sums;
+    } else {
+        sums_[strip].sum += sums.sum;
+        sums_[strip].squares += sums.squares;
+    }
 }
 
 Moments ArrayMoments::merged() {
     std::sort(others_.begin(), others_.end(),
               [](const auto& a, const auto& b) { return a.first < b.first; });
     Total total;
+    const int64_t pieces = by_pieces_ ? grid_.down() : 1;
     for (int64_t strip = 0; strip < grid_.across(); strip++) {
         BlockSums sums{0.0, 0.0};
-        int64_t count = 0;
-        for (int64_t piece = 0; piece < grid_.down(); piece++) {
-            const BlockSums& block = sums_[grid_.index_of(strip, piece)];
-            if (block.squares == NOT_PLAIN) continue;
-            sums.sum += block.sum;
-            sums.squares += block.squares;
-            count += grid_.block(strip, piece).count();
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            const BlockSums& some = sums_[strip * pieces + piece];
+            sums.sum += some.sum;
+            sums.squares += some.squares;
         }
-        total.add(sums, count);
+        total.add(sums, 0);
     }
-    total.add(extremes_);
+    int64_t plain = grid_.rows * grid_.width;
+    for (const auto& other : others_) plain -= other.second.count;
+    total.add(BlockSums{0.0, 0.0}, plain);
+    for (int part = 0; part < num_parts_; part++) total.add(of_parts_[part]);
     for (const auto& other : others_) total.add(other.second);
     return total.moments();
 }
 
-BlockMoments::BlockMoments(const BlockGrid* grids, int count) : count_(count) {
-    int64_t blocks = 0;
-    for (int array = 0; array < count; array++) blocks += grids[array].count();
-    BlockSums* sums = block_scratch.array<BlockSums>(static_cast<size_t>(blocks));
+BlockMoments::BlockMoments(const BlockGrid* grids, int count, int growing)
+    : count_(count), num_parts_(most_parts()) {
+    const size_t num_extremes = static_cast<size_t>(count) * static_cast<size_t>(num_parts_);
+    const auto num_sums = [&](int array) {
+        return array < growing ? grids[array].count() : grids[array].across();
+    };
+    int64_t all = 0;
+    for (int array = 0; array < count; array++) all += num_sums(array);
+    const auto carve = [&](Carver carver, Extremes*& extremes, BlockSums*& sums) {
+        extremes = carver.take<Extremes>(num_extremes);
+        sums = carver.take<BlockSums>(static_cast<size_t>(all));
+        return carver.used();
+    };
+    Extremes* extremes;
+    BlockSums* sums;
+    carve(Carver(block_scratch.get(carve(Carver(nullptr), extremes, sums))), extremes, sums);
     for (int array = 0; array < count; array++) {
-        arrays_[array].begin(grids[array], sums);
-        sums += grids[array].count();
+        arrays_[array].begin(grids[array], array < growing, sums, extremes, num_parts_);
+        sums += num_sums(array);
+        extremes += num_parts_;
     }
 }
 
-Meter::Meter(const Isa& isa, ArrayMoments* array) : isa_(isa), array_(array) {
-    start_extremes(extremes_);
-}
+Meter::Meter(const Isa& isa, ArrayMoments* array, int part)
+    : isa_(isa), array_(array), extremes_(array ? array->of_parts_ + part : nullptr) {}
 
-Meter::~Meter() {
-    if (array_ == nullptr) return;
-    std::lock_guard<std::mutex> lock(array_->mutex_);
-    add_extremes(extremes_, array_->extremes_);
-}
-
-void Meter::measure(int64_t strip, int64_t piece, const float* values) {
-    if (array_ == nullptr) return;
+bool Meter::measure(int64_t strip, int64_t piece, const float* values, bool has_no_zero) {
+    if (array_ == nullptr) return false;
     const Block block = array_->grid_.block(strip, piece);
-    const int64_t index = array_->grid_.index_of(strip, piece);
-    if (block.columns == BLOCK_COLUMNS) return measure_dense(index, values, block.count());
-    alignas(64) float dense[BLOCK_VALUES];
-    for (int64_t row = 0; row < block.rows; row++)
-        std::memcpy(dense + row * block.columns, values + row * BLOCK_COLUMNS,
-                    static_cast<size_t>(block.columns) * sizeof(float));
-    measure_dense(index, dense, block.count());
-}
-
-void Meter::measure_dense(int64_t index, const float* values, int64_t count) {
-    BlockSums& sums = array_->sums_[index];
+    const int64_t zeros_before = extremes_->zero_count;
+    const auto measure = has_no_zero ? isa_.measure_nonzeros : isa_.measure_block;
+    BlockSums sums;
     Moments other;
-    if (isa_.measure_block(values, count, extremes_, sums, other)) return;
-    sums.squares = NOT_PLAIN;
+    const bool is_plain = block.columns == BLOCK_COLUMNS
+                              ? measure(values, block.count(), *extremes_, sums, other)
+                              : measure_narrow(measure, values, block, *extremes_, sums, other);
+    array_->keep(strip, piece, is_plain ? sums : BlockSums{0.0, 0.0});
+    if (is_plain) return extremes_->zero_count == zeros_before;
     std::lock_guard<std::mutex> lock(array_->mutex_);
-    array_->others_.emplace_back(index, other);
+    array_->others_.emplace_back(array_->grid_.index_of(strip, piece), other);
+    return false;
 }
 
-Meters::Meters(const Isa& isa, BlockMoments* moments)
-    : meters_{{isa, array_of(moments, 0)}, {isa, array_of(moments, 1)},
-              {isa, array_of(moments, 2)}, {isa, array_of(moments, 3)},
-              {isa, array_of(moments, 4)}, {isa, array_of(moments, 5)},
-              {isa, array_of(moments, 6)}} {
+Meters::Meters(const Isa& isa, BlockMoments* moments, int part)
+    : meters_{{isa, array_of(moments, 0), part}, {isa, array_of(moments, 1), part},
+              {isa, array_of(moments, 2), part}, {isa, array_of(moments, 3), part},
+              {isa, array_of(moments, 4), part}, {isa, array_of(moments, 5), part},
+              {isa, array_of(moments, 6), part}} {
     static_assert(BlockMoments::MAX_ARRAYS == 7, "a meter for each");
 }
 
-GrowingRows::GrowingRows(const Isa& isa, ArrayMoments* array) : isa_(isa), meter_(isa, array) {
+GrowingRows::GrowingRows(const Isa& isa, ArrayMoments* array, int part)
+    : isa_(isa), meter_(isa, array, part) {
     if (array == nullptr) return;
     width_ = array->grid_.width;
     strips_ = width_ / BLOCK_COLUMNS;
@@ -227,7 +253,7 @@ void GrowingRows::finish(int64_t piece, const float* array) {
     for (int64_t strip = 0; strip < strips_; strip++)
         are_plain &= isa_.operations->finish_lanes(lanes_[strip], grid.block(strip, piece).count(),
                                                    meter_.array_->sums_[grid.index_of(strip, piece)]);
-    if (are_plain) add_extremes(extremes_, meter_.extremes_);
+    if (are_plain) add_extremes(extremes_, *meter_.extremes_);
     for (int64_t strip = are_plain ? strips_ : 0; strip < grid.across(); strip++) {
         alignas(64) float block[BLOCK_VALUES];
         load_block(array, width_, grid.block(strip, piece), block);
@@ -252,12 +278,12 @@ BothMoments measure(const Isa& isa, const float* values, int64_t rows, int64_t w
         return {row, row};
     }
     const BlockGrid grid{rows, width};
-    BlockMoments moments(&grid, 1);
+    BlockMoments moments(&grid, 1, 0);
     Failure failure;
     auto work = [&](int part, int parts) {
         failure.guard([&] {
             const Range mine = range_of_part(grid.across(), part, parts);
-            Meter meter(isa, moments.array(0));
+            Meter meter(isa, moments.array(0), part);
             alignas(64) float block[BLOCK_VALUES];
             for (int64_t strip = mine.begin; strip < mine.end; strip++)
                 for (int64_t piece = 0; piece < grid.down(); piece++) {
@@ -269,7 +295,7 @@ BothMoments measure(const Isa& isa, const float* values, int64_t rows, int64_t w
     if (rows * width < 2 * SMALL)
         work(0, 1);
     else
-        parallel(grid.across(), work);
+        parallel(std::min<int64_t>(grid.across(), moments.num_parts()), work);
     failure.rethrow();
     return {moments.merged(0), measure_row(isa, values + (rows - 1) * width, width)};
 }

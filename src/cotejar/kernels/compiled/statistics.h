@@ -88,21 +88,27 @@ void store_block(const float* values, int64_t width, const Block& block, float* 
 
 struct Isa;
 
-// The moments of one array, measured block by block by several threads.
+// The moments of one array, measured block by block in several parts of work.
 class ArrayMoments {
   public:
-    void begin(const BlockGrid& grid, BlockSums* sums);
-    // When every meter has gone.
+    // `sums` of every block where pieces of a strip are different threads', and else of a strip.
+    void begin(const BlockGrid& grid, bool by_pieces, BlockSums* sums, Extremes* of_parts,
+               int num_parts);
+    int num_parts() const { return num_parts_; }
+    // When all is measured.
     Moments merged();
 
   private:
     friend class Meter;
     friend class GrowingRows;
+    void keep(int64_t strip, int64_t piece, const BlockSums& sums);
 
     BlockGrid grid_;
-    BlockSums* sums_;  // of every block
+    bool by_pieces_;
+    BlockSums* sums_;
+    Extremes* of_parts_;  // a part has its own: a lock took a twelfth of the measuring's time
+    int num_parts_;
     std::mutex mutex_;  // of what follows
-    Extremes extremes_;
     std::vector<std::pair<int64_t, Moments>> others_;  // blocks that are not plain, by index
 };
 
@@ -111,42 +117,42 @@ class BlockMoments {
   public:
     static constexpr int MAX_ARRAYS = 7;
 
-    BlockMoments(const BlockGrid* grids, int count);
+    // The first `growing` of them are measured by GrowingRows, the others strip by strip.
+    BlockMoments(const BlockGrid* grids, int count, int growing);
+    // Work that is measured has no more parts.
+    int num_parts() const { return num_parts_; }
     // Null where there are not so many.
     ArrayMoments* array(int index) { return index < count_ ? &arrays_[index] : nullptr; }
     Moments merged(int index) { return arrays_[index].merged(); }
 
   private:
-    int count_;
+    const int count_, num_parts_;
     ArrayMoments arrays_[MAX_ARRAYS];
 };
 
-// One thread's part in measuring an array; without an array it measures nothing. What it found
-// is the array's when it goes.
+// What measures an array in one part of the work; without an array it measures nothing.
 class Meter {
   public:
-    Meter(const Isa& isa, ArrayMoments* array);
+    Meter(const Isa& isa, ArrayMoments* array, int part);
     Meter(const Meter&) = delete;
     Meter& operator=(const Meter&) = delete;
-    ~Meter();
 
     explicit operator bool() const { return array_ != nullptr; }
-    // A block taken out. Throws std::bad_alloc.
-    void measure(int64_t strip, int64_t piece, const float* values);
+    // A block taken out, the pieces of a strip in order. It may be known that no value is 0.
+    // True where none is, and none NaN or infinite either. Throws std::bad_alloc.
+    bool measure(int64_t strip, int64_t piece, const float* values, bool has_no_zero = false);
 
   private:
     friend class GrowingRows;
-    void measure_dense(int64_t index, const float* values, int64_t count);
-
     const Isa& isa_;
     ArrayMoments* const array_;
-    Extremes extremes_;
+    Extremes* const extremes_;
 };
 
-// One thread's meters of several arrays; of none without moments.
+// Those of several arrays; of none without moments.
 class Meters {
   public:
-    Meters(const Isa& isa, BlockMoments* moments);
+    Meters(const Isa& isa, BlockMoments* moments, int part);
     Meter& of(int array) { return meters_[array]; }
 
   private:
@@ -157,7 +163,7 @@ class Meters {
 // lanes are the making thread's: the next one takes their place.
 class GrowingRows {
   public:
-    GrowingRows(const Isa& isa, ArrayMoments* array);
+    GrowingRows(const Isa& isa, ArrayMoments* array, int part);
     explicit operator bool() const { return static_cast<bool>(meter_); }
     // A tile's rows, or the piece's last, in the first cache.
     void add(const float* rows, int64_t num_rows);

@@ -86,6 +86,10 @@ struct VectorExtremes {
     bool saw_zero() const { return has_zero(lesser(nearest[0], nearest[1])); }
 };
 
+// Of an array that is known to have no zero, `nearest` need not be found.
+enum class Zeros { LOOKED_FOR, ABSENT };
+
+
 struct VectorSums {
     Vector sum, squares;
 
@@ -100,6 +104,7 @@ struct VectorSums {
 };
 
 // Up to TILE_ROWS times 16 values, `stride` apart.
+template <Zeros ZEROS = Zeros::LOOKED_FOR>
 __attribute__((always_inline)) inline void add_tile(const float* at, int64_t rows, int64_t stride,
                                                     VectorSums& block, VectorExtremes& extremes) {
     Vector sums[2] = {Vector{}, Vector{}}, squares[2] = {Vector{}, Vector{}};
@@ -107,8 +112,9 @@ __attribute__((always_inline)) inline void add_tile(const float* at, int64_t row
         const Vector x = vector_at(at + row * stride);
         extremes.least[odd] = lesser(x, extremes.least[odd]);
         extremes.greatest[odd] = greater(x, extremes.greatest[odd]);
-        extremes.nearest[odd] = nearer_zero(x, extremes.nearest[odd]);
-        sums[odd] = sums[odd] + x;
+        if (ZEROS == Zeros::LOOKED_FOR)
+            extremes.nearest[odd] = nearer_zero(x, extremes.nearest[odd]);
+        sums[odd] = row < 2 ? x : sums[odd] + x;  // -0, where 0 - 0 is 0, but not in the block's
         squares[odd] = plus_square(x, squares[odd]);
     };
     int64_t row = 0;
@@ -122,12 +128,13 @@ __attribute__((always_inline)) inline void add_tile(const float* at, int64_t row
     block.squares = block.squares + (squares[0] + squares[1]);
 }
 
+template <Zeros ZEROS = Zeros::LOOKED_FOR>
 inline void add_some_rows(const float* at, int64_t rows, int64_t stride, VectorSums& block,
                           VectorExtremes& extremes) {
     if (rows == TILE_ROWS)  // so that the compiler knows it
-        add_tile(at, TILE_ROWS, stride, block, extremes);
+        add_tile<ZEROS>(at, TILE_ROWS, stride, block, extremes);
     else
-        add_tile(at, rows, stride, block, extremes);
+        add_tile<ZEROS>(at, rows, stride, block, extremes);
 }
 
 // --- a block ---------------------------------------------------------------------------------
@@ -249,6 +256,7 @@ __attribute__((noinline)) void measure_in_doubles(const float* values, int64_t c
     moments.squared_deviations = deviations.folded();
 }
 
+template <Zeros ZEROS>
 bool measure_block(const float* values, int64_t count, Extremes& extremes, BlockSums& block,
                    Moments& other) {
     const int64_t rows = count / LANES;
@@ -261,12 +269,13 @@ bool measure_block(const float* values, int64_t count, Extremes& extremes, Block
         VectorExtremes mine;
         mine.load(extremes, lane);
         for (int64_t row = 0; row < rows; row += TILE_ROWS)
-            add_some_rows(values + row * LANES + lane,
-                          rows - row < TILE_ROWS ? rows - row : TILE_ROWS, LANES, sums, mine);
+            add_some_rows<ZEROS>(values + row * LANES + lane,
+                                 rows - row < TILE_ROWS ? rows - row : TILE_ROWS, LANES, sums,
+                                 mine);
         if (count % LANES != 0)
             add_rest(values + rows * LANES, count % LANES, lane, sums, mine);
         sums.store(lanes, lane);
-        saw_zero |= mine.saw_zero();
+        saw_zero |= ZEROS == Zeros::LOOKED_FOR && mine.saw_zero();
         seen[vector] = mine;
     }
     const bool is_plain = finish(lanes, count, block);
@@ -310,7 +319,7 @@ void measure_chunk(const float* values, int64_t count, Chunk& chunk) {
     }
     extremes.zero_count = 0;
     Moments& moments = chunk.moments;
-    chunk.is_plain = measure_block(values, count, extremes, chunk.sums, moments);
+    chunk.is_plain = measure_block<Zeros::LOOKED_FOR>(values, count, extremes, chunk.sums, moments);
     if (chunk.is_plain) moments = {count, 0, 0, 0, __builtin_inf(), -__builtin_inf(), 0.0, 0.0};
     moments.zero_count = extremes.zero_count;
     for (int lane = 0; lane < LANES; lane++) {

@@ -113,12 +113,12 @@ void over_units(const Isa& isa, int64_t units, const Weight* weights, int num_we
         const Range mine = range_of_part(units, part, parts);
         failure.guard([&] {
             Strip strips[MOST];
-            Meters meters(isa, measured);
+            Meters meters(isa, measured, part);
             carve_strips(strip_memory(), of_strips, strips, count);
             for (int64_t unit = mine.begin; unit < mine.end; unit++) work(unit, strips, meters);
         });
     };
-    parallel(units, part_of);
+    parallel(measured ? std::min<int64_t>(units, measured->num_parts()) : units, part_of);
     failure.rethrow();
 }
 

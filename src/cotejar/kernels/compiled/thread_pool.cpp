@@ -182,6 +182,8 @@ static void run_on_pool(Part part, void* context, int threads, int num_parts) {
     pool->run(part, context, num_parts);
 }
 
+int most_parts() { return wanted_threads.load() * PARTS_PER_THREAD; }
+
 void run_parts(Part part, void* context, int64_t units) {
     const int threads = wanted_threads.load();
     const int64_t most = int64_t{threads} * PARTS_PER_THREAD;

@@ -173,7 +173,7 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
     auto round = [&](int part, int parts) {
         const Range mine = range_of_part(pieces, part, parts);
         failure.guard([&] {
-            GrowingRows rows(isa, measured);
+            GrowingRows rows(isa, measured, part);
             for (int64_t piece = mine.begin; piece < mine.end; piece++) {
                 const int64_t end = std::min(count, (piece + 1) * at_once);
                 for (int64_t index = piece * at_once; index < end; index++) {
@@ -191,7 +191,7 @@ RoundedTiles::RoundedTiles(const Isa& isa, const Weight* weights, int num_weight
             }
         });
     };
-    parallel(pieces, round);
+    parallel(measured ? std::min<int64_t>(pieces, measured->num_parts()) : pieces, round);
     failure.rethrow();
 }
 
