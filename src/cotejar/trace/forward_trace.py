@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cotejar.errors import UsageError
 from cotejar.trace.array_store import PART_BYTES, ArrayStore
@@ -287,11 +287,12 @@ class TraceRecorder:
             if isinstance(one, CountedStep):
                 self._name_step(one)
                 continue
-            for slot, pair in zip(one.slots, read_stats(one.moments), strict=True):
+            slots, moments, layer = one
+            for slot, pair in zip(slots, read_stats(moments), strict=True):
                 every, last = (stats.count for stats in pair)
                 shape = (every // max(last, 1), last)
                 stats = self._in_scopes(*pair)
-                self._keep(known_site(slot, one.layer), "float32", shape, stats)
+                self._keep(known_site(slot, layer), "float32", shape, stats)
         return self._sites
 
     @sites.setter
@@ -321,7 +322,7 @@ class TraceRecorder:
         if Scope.ALL not in self._capture.scopes:
             values_TW = values_TW[-1:]
         if (raw := measure_in_kernel(values_TW)) is not None:
-            self._counted.append(_Counted((slot,), raw, layer))
+            self._counted.append(((slot,), raw, layer))
         else:
             stats = self._in_scopes(*measure_rows(values_TW))
             # All that was counted before comes first.
@@ -378,7 +379,7 @@ class TraceRecorder:
     ) -> None:
         """Record float32 sites of one layer whose values a kernel has measured on the way."""
         if self._every_site or layer is None or self._wants(known_site(slots[0], layer)):
-            self._counted.append(_Counted(slots, moments, layer))
+            self._counted.append((slots, moments, layer))
 
     @property
     def takes_step(self) -> bool:
@@ -462,12 +463,9 @@ class TraceRecorder:
         self._sites[str(site)] = _record_of(site, dtype, shape, stats)
 
 
-class _Counted(NamedTuple):
-    """Sites of one layer as kernels counted them."""
-
-    slots: Sequence[str]
-    moments: bytes
-    layer: int | None
+# Plain, since to make a named one takes five times as long and the threads wait for it.
+_Counted: TypeAlias = "tuple[Sequence[str], bytes, int | None]"
+"""Sites of one layer as kernels counted them: their slots, their moments, the layer."""
 
 
 class _Joined(NamedTuple):
