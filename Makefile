@@ -56,7 +56,7 @@ sanitize: $(SANITIZED)/.installed  ## the kernel tests under AddressSanitizer an
 
 # Everything but what is one CPU's own, and what Python sees.
 KERNELS := src/cotejar/kernels/compiled
-PORTABLE := $(shell ls $(KERNELS)/*.cpp | grep -vE 'avx|amx_bf16|module|binding')
+PORTABLE := $(shell ls $(KERNELS)/*.cpp | grep -vE 'avx|amx_bf16|amx_groups.cpp|module|binding')
 PORTABLE_FLAGS := -std=gnu++17 -O3 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-psabi \
   -static -pthread -I$(KERNELS)
 ARM64_CXX := aarch64-linux-gnu-g++

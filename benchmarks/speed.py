@@ -42,7 +42,7 @@ from cotejar.trace.forward_trace import Capture, TraceRecorder
 
 THREADS = 2
 DECODE_TOKENS = 64
-PAIRS = {128: 12, 512: 8}
+PAIRS = {128: 20, 512: 8}
 """Traced and untraced prefills of so many tokens in a round, whose ratio is near 1."""
 RESULT = Path(__file__).parent / "results" / "speed.md"
 BARS = {  # (measure, model or "") -> (least or most, bar)

@@ -290,8 +290,9 @@ def test_the_self_test_passes_what_computes_right(isa: str) -> None:
     assert _compiled.passes_self_test(isa, -1)
 
 
-@pytest.mark.parametrize("value", [0, 1, 37 * 45 - 1])
+@pytest.mark.parametrize("value", [0, 1, 37 * 45 - 1, 37 * 45, 37 * 45 + 255])
 def test_the_self_test_sees_one_bit_of_one_value(value: int) -> None:
+    """Of a product in bfloat16, and after it of one of groups."""
     assert not _compiled.passes_self_test(AMX_EMULATED, value)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cotejar.errors import TensorShapeError
 from cotejar.kernels.group_products import GROUP, MOST, factor_shift, group_rows, group_values
-from cotejar.kernels.instruction_set import runnable_isas
+from cotejar.kernels.instruction_set import AMX_EMULATED, runnable_isas
 from cotejar.kernels.products import multiply_q8, multiply_w8a8, product_of_head
 from cotejar.quant.block_matrix import BlockMatrix
 from cotejar.quant.block_type import BlockType
@@ -18,6 +18,7 @@ from cotejar.quant.floats import FLOAT_TYPES
 
 F32 = np.float32
 TYPES = sorted(ENCODABLE)
+ISAS = (*runnable_isas(), AMX_EMULATED)
 INTEGER_TYPES = sorted(ENCODABLE - FLOAT_TYPES)
 
 
@@ -118,7 +119,24 @@ def test_one_code_off_is_beyond_that_limit() -> None:
     assert not is_off[:, 1:].any()
 
 
-@pytest.mark.parametrize("isa", runnable_isas())
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("columns", [32, 64, 160, 320])
+@pytest.mark.parametrize("tokens", [15, 16, 17, 64])
+def test_tiles_that_are_full_and_those_that_are_not_give_the_same_bits(
+    tokens: int, columns: int, isa: str
+) -> None:
+    """16 tokens and 16 rows are a tile; groups go in pairs, and the last may be half one."""
+    weight = weight_of(BlockType.Q8_0, 9 * normal(37, columns))
+    inputs = normal(tokens, columns, seed=1)
+    inputs[:, 5] = 100.0  # the greatest code, and with it the least of the others
+    inputs[3] = -inputs[3]
+
+    found = multiply_w8a8(weight, inputs, isa=isa)
+
+    assert found.tobytes() == multiply_w8a8(weight, inputs, isa="numpy").tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_a_broken_group_breaks_what_it_is_in_and_nothing_else(isa: str, broken: float) -> None:
     values, inputs = normal(20, 128), normal(5, 128, seed=1)
@@ -134,7 +152,7 @@ def test_a_broken_group_breaks_what_it_is_in_and_nothing_else(isa: str, broken: 
     np.testing.assert_array_equal(np.isnan(found), is_broken)
 
 
-@pytest.mark.parametrize("isa", runnable_isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_nothing_at_all_gives_zeros(isa: str) -> None:
     some, none = normal(3, 64), np.zeros((3, 64), F32)
 
@@ -142,7 +160,7 @@ def test_nothing_at_all_gives_zeros(isa: str) -> None:
     assert not multiply_w8a8(weight_of(BlockType.Q5_0, some), none, isa=isa).any()
 
 
-@pytest.mark.parametrize("isa", runnable_isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_values_whose_inverse_overflows_count_as_nothing(isa: str) -> None:
     tiny = np.full((1, 64), 1e-42, F32)
 

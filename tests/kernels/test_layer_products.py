@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cotejar.errors import TensorShapeError
 from cotejar.kernels import _compiled, layer_products, operations
-from cotejar.kernels.instruction_set import NUMPY, runnable_isas
+from cotejar.kernels.instruction_set import AMX_EMULATED, NUMPY, runnable_isas
 from cotejar.kernels.layer_products import Product
 from cotejar.kernels.moments import measure_raw
 from cotejar.kernels.products import multiply_q8, multiply_w8a8
@@ -21,7 +21,7 @@ from cotejar.quant.codec import ENCODABLE, encode
 from cotejar.quant.floats import FLOAT_TYPES
 
 F32 = np.float32
-COMPILED = [isa for isa in runnable_isas() if isa != NUMPY]
+COMPILED = [isa for isa in (*runnable_isas(), AMX_EMULATED) if isa != NUMPY]
 INTEGER_TYPES = sorted(ENCODABLE - FLOAT_TYPES - {BlockType.APR_Q8})
 MULTIPLY = {False: multiply_q8, True: multiply_w8a8}
 of_both_arithmetics = pytest.mark.parametrize("grouped", MULTIPLY, ids=["q8", "w8a8"])

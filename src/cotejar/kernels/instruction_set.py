@@ -2,9 +2,10 @@
 
 `COTEJAR_ISA` forces one of `numpy`, `portable`, `avx2`, `avx512vnni`, `avx512bf16`, `amx`;
 without it the best that this CPU runs is taken. The last two add to `avx512vnni` what the
-products of `bf16` use. `amx-emulated` has the tile instructions of `amx` in plain C++: slow, on
-every CPU, for tests. `COTEJAR_THREADS` is the number of threads; without it, the
-CPUs that this process may use. Neither changes a bit of a result.
+products of `bf16` use, and `amx` what those of `w8a8` do. `amx-emulated` has the tile
+instructions of `amx` in plain C++: slow, on every CPU, for tests. `COTEJAR_THREADS` is the
+number of threads; without it, the CPUs that this process may use. Neither changes a bit of a
+result.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def chosen_isa() -> str:
 def amx_state() -> str:
     """What became of AMX: `ready`, `absent`, or why it is not used on a CPU that has it.
 
-    `refused`: the operating system gives this process no tile registers. `different`: a small
-    product, made before AMX is first used, had not the bits of the portable kernel.
+    `refused`: the operating system gives this process no tile registers. `different`: small
+    products, made before AMX is first used, had not the bits of the portable kernels.
     """
     return _compiled.amx_state()
 

@@ -107,7 +107,7 @@ int main() {
     for (const char* name : {"portable", "amx-emulated"}) {
         state = 1;
         const Isa* isa = find_isa(name);
-        if (isa == nullptr || !passes_self_test(*isa->bf16, -1)) return 1;
+        if (isa == nullptr || !passes_self_test(*isa->bf16, isa->multiply_groups, -1)) return 1;
         for (const TypeInfo& type : TYPE_INFOS) say_products(*isa, type);
         say_operations(*isa);
     }

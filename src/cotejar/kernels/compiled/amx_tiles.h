@@ -1,6 +1,6 @@
-// The eight tile registers behind one small interface: the instructions of AMX-BF16, and the
-// same in plain C++, after the pseudo-code of Intel's manual (SDM volume 2, "LDTILECFG",
-// "TILELOADD", "TILESTORED", "TDPBF16PS").
+// The eight tile registers behind one small interface: the instructions of AMX-BF16 and
+// AMX-INT8, and the same in plain C++, after the pseudo-code of Intel's manual (SDM volume 2,
+// "LDTILECFG", "TILELOADD", "TILESTORED", "TDPBF16PS", "TDPBUSD").
 //
 // An object of either is a region: its configuration is loaded when it begins and released
 // when it ends. Nothing else may use tiles on this thread in between.
@@ -65,6 +65,11 @@ class TileInstructions {
     void dot() {
         __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
     }
+    // The same of integers: signed bytes of A, unsigned ones of B.
+    template <int C, int A, int B>
+    void dot_bytes() {
+        __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+    }
 };
 
 #endif
@@ -111,6 +116,21 @@ class TileEmulation {
                 __builtin_memcpy(tiles_[C].bytes[m] + 4 * n, &total, 4);
             }
         }
+    }
+
+    template <int C, int A, int B>
+    void dot_bytes() {
+        const int quads = config_.row_bytes[A] / 4, columns = config_.row_bytes[C] / 4;
+        for (int m = 0; m < config_.rows[C]; m++)
+            for (int n = 0; n < columns; n++) {
+                int32_t total;
+                __builtin_memcpy(&total, tiles_[C].bytes[m] + 4 * n, 4);
+                for (int k = 0; k < quads; k++)
+                    for (int j = 0; j < 4; j++)
+                        total += static_cast<int8_t>(tiles_[A].bytes[m][4 * k + j]) *
+                                 tiles_[B].bytes[k][4 * n + j];
+                __builtin_memcpy(tiles_[C].bytes[m] + 4 * n, &total, 4);
+            }
     }
 
   private:

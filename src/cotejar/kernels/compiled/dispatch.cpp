@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "amx.h"
+#include "amx_int8.h"
 #include "isa.h"
 
 namespace cotejar {
@@ -10,7 +11,7 @@ namespace {
 struct Runnable {
     const Isa* isas[5];
     int count = 0;
-    // What these add to AVX512-VNNI is in the products of bf16.
+    // What these add to AVX512-VNNI is in the products of bf16, and AMX in those of groups.
     Isa avx512bf16 = {}, amx = {}, amx_emulated = {};
 
     Runnable() {
@@ -30,6 +31,8 @@ struct Runnable {
 #endif
         isas[count++] = &PORTABLE;
         amx_emulated = named("amx-emulated", *isas[0], BF16_AMX_EMULATED);
+        amx_emulated.multiply_groups = emulated_multiply_groups;
+        amx_emulated.multiply_two_strips = nullptr;
     }
 
     static Isa named(const char* name, const Isa& other, const Bf16Kernels& bf16) {
@@ -53,6 +56,8 @@ struct Runnable {
 #if defined(COTEJAR_AMX)
         if (amx_state() == Amx::READY) {
             amx = named("amx", AVX512VNNI, BF16_AMX);
+            amx.multiply_groups = amx_multiply_groups;
+            amx.multiply_two_strips = amx_multiply_two_strips;
             isas[count++] = &amx;
         }
 #endif

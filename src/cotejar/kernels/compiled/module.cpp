@@ -224,7 +224,8 @@ const char* amx_state_name() {
 }
 
 bool bind_self_test(const std::string& isa_name, int fault) {
-    return passes_self_test(*isa_named(isa_name).bf16, fault);
+    const Isa& isa = isa_named(isa_name);
+    return passes_self_test(*isa.bf16, isa.multiply_groups, fault);
 }
 
 }  // namespace
