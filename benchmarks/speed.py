@@ -144,13 +144,16 @@ def timed_pass(make: Any, model: Any, ids: list[int], recorder: Any) -> float:
     return time.perf_counter() - start
 
 
-def timed_steps(session: NativeSession, ids: list[int]) -> tuple[float, float, float]:
-    """Untraced, traced over the same positions, and what joining the recorders takes.
+def timed_steps(
+    session: NativeSession, ids: list[int]
+) -> tuple[list[float], list[float], float]:
+    """Steps untraced, traced over the same positions, and what joining the recorders takes.
 
     Each step is taken both ways, first one and then the other, before the next is, so that
     both see the same machine.
     """
-    recorders, seconds = [TraceRecorder(Capture()) for _ in ids], [0.0, 0.0]
+    recorders = [TraceRecorder(Capture()) for _ in ids]
+    seconds: tuple[list[float], list[float]] = ([], [])
     num_before = session.num_tokens
     for index, (token, recorder) in enumerate(zip(ids, recorders, strict=True)):
         for way in ((0, 1), (1, 0))[index % 2]:
@@ -160,10 +163,10 @@ def timed_steps(session: NativeSession, ids: list[int]) -> tuple[float, float, f
                 session.append_traced([token], recorder)
             else:
                 session.append([token])
-            seconds[way] += time.perf_counter() - start
+            seconds[way].append(time.perf_counter() - start)
     start = time.perf_counter()
     join_recorders(recorders, Capture())
-    return seconds[0], seconds[1], time.perf_counter() - start
+    return *seconds, time.perf_counter() - start
 
 
 def read_bandwidth() -> float:
@@ -237,7 +240,8 @@ def measure_speed(path: Path, rounds: int, *, whole: bool) -> dict[str, Any]:
                 note("traced / llama.cpp with a callback, 128", took[True] / reduced)
         after = token_ids(DECODE_TOKENS)
         theirs = llama.decode(after)
-        ours, traced, joining = timed_steps(session, after)
+        steps, traced_steps, joining = timed_steps(session, after)
+        ours = sum(steps)
         note("llama.cpp decode, tokens/s", DECODE_TOKENS / theirs)
         note("native decode, tokens/s", DECODE_TOKENS / ours)
         note(
@@ -245,7 +249,8 @@ def measure_speed(path: Path, rounds: int, *, whole: bool) -> dict[str, Any]:
             theirs / ours,
         )
         if whole:
-            note("traced / untraced, decode", traced / ours)
+            typical = statistics.median(traced_steps) / statistics.median(steps)
+            note("traced / untraced, decode", typical)
             note(f"joining and naming {DECODE_TOKENS} traced steps, ms", 1000 * joining)
             bandwidth, read = read_bandwidth(), weight_bytes(model) * DECODE_TOKENS / ours
             note("DRAM read, GB/s", bandwidth / 1e9)
@@ -366,6 +371,7 @@ def report(results: dict[str, dict[str, list[float]]], command: str) -> str:
         "Traced is all sites, both scopes, statistics, as the kernels give them; naming them "
         "is done when they are read. Untraced computes the same rows. "
         "Without a trace the last layer has one row alone, as in the prefill figures. "
+        "Of a decode, traced and not, the median steps of a round are compared. "
         "A ratio is of two figures of one round.",
     ]
     for model, found in results.items():
