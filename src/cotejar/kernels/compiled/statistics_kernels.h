@@ -89,7 +89,6 @@ struct VectorExtremes {
 // Of an array that is known to have no zero, `nearest` need not be found.
 enum class Zeros { LOOKED_FOR, ABSENT };
 
-
 struct VectorSums {
     Vector sum, squares;
 
@@ -114,7 +113,9 @@ __attribute__((always_inline)) inline void add_tile(const float* at, int64_t row
         extremes.greatest[odd] = greater(x, extremes.greatest[odd]);
         if (ZEROS == Zeros::LOOKED_FOR)
             extremes.nearest[odd] = nearer_zero(x, extremes.nearest[odd]);
-        sums[odd] = row < 2 ? x : sums[odd] + x;  // -0, where 0 - 0 is 0, but not in the block's
+        // Without adding the first to 0, which would be x but for x = -0; the block's sum starts
+        // from 0, and -0 leaves it as it is.
+        sums[odd] = row < 2 ? x : sums[odd] + x;
         squares[odd] = plus_square(x, squares[odd]);
     };
     int64_t row = 0;
