@@ -62,7 +62,10 @@ def find_models(wanted: tuple[str, ...], folder: Path) -> list[BenchModel]:
     if not wanted or "smollm2" in wanted:
         models.append(BenchModel(name="smollm2", path="demo:smollm2", num_layers=30))
     qwen = os.path.join(os.environ.get("COTEJAR_MODELS", ""), QWEN)  # noqa: PTH118
-    if "qwen" in wanted or (not wanted and os.path.isfile(qwen)):  # noqa: PTH113
+    is_there = os.path.isfile(qwen)  # noqa: PTH113
+    if "qwen" in wanted and not is_there:
+        raise SystemExit(f"COTEJAR_MODELS names no folder that holds {QWEN}")
+    if is_there and (not wanted or "qwen" in wanted):
         models.append(BenchModel(name="qwen", path=qwen, num_layers=24))
     unknown = set(wanted) - {model.name for model in models}
     if unknown:

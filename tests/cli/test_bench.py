@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cotejar.engines.native import speed
+from cotejar.errors import MissingFileError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -54,3 +57,9 @@ def test_more_tokens_than_the_context_are_refused(demo_model: Path) -> None:
     assert result.returncode == 2
     error = json.loads(result.stdout)["error"]
     assert error["found"] == "100000 and 64 tokens, 3 times"
+
+
+def test_what_the_fresh_process_meets_is_the_error_that_it_says(tmp_path: Path) -> None:
+    """A file that was there when this process opened it, and is no more."""
+    with pytest.raises(MissingFileError, match=r"gone\.gguf"):
+        speed._peak_of_a_run(tmp_path / "gone.gguf", "q8", [1, 2], 1)

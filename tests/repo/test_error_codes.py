@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def test_an_error_has_a_code_of_its_family(error: type[CotejarError]) -> None:
     family = next(base.__name__ for base in error.__mro__ if base.__name__ in FAMILIES)
 
     assert re.fullmatch(FAMILIES[family] + r"\d{3}", error.__dict__["code"])
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_an_error_comes_whole_from_another_process(error: type[CotejarError]) -> None:
+    parts = {"where": "a file", "expected": "a number", "found": "none", "hint": "look"}
+    raised = error("it is none", **parts)
+
+    arrived = pickle.loads(pickle.dumps(raised))
+
+    assert type(arrived) is error
+    assert str(arrived) == str(raised)
+    assert arrived.as_json() == raised.as_json()
 
 
 def test_every_code_is_given_in_the_tree() -> None:

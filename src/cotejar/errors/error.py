@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cotejar.verdict import EXIT_BAD_INPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def visible(text: str) -> str:
@@ -31,3 +34,13 @@ class CotejarError(Exception):
     def as_json(self) -> dict[str, str]:
         """The same facts as the message, for `--json`."""
         return {"code": self.code, "problem": self.problem, **self.parts}
+
+    def __reduce__(self) -> tuple[Callable[..., CotejarError], tuple[object, ...]]:
+        """From a process to another; an exception's own way would pass the message alone."""
+        return _made_again, (type(self), self.problem, *self.parts.values())
+
+
+def _made_again(
+    kind: type[CotejarError], problem: str, where: str, expected: str, found: str, hint: str
+) -> CotejarError:
+    return kind(problem, where=where, expected=expected, found=found, hint=hint)
