@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cotejar.quant.block_type import BlockType
 from cotejar.testing.tiny_decoder import TinyDecoder
 from cotejar.testing.tiny_models import write_tiny_gguf, write_tiny_hugging_face
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 QWEN = "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"
 PROMPT = "The capital of France is a city known for its river. Q: 12345 * 6789 = ?"
@@ -61,12 +58,11 @@ def find_models(wanted: tuple[str, ...], folder: Path) -> list[BenchModel]:
     models = [_tiny(name, folder) for name in TINY if not wanted or f"tiny-{name}" in wanted]
     if not wanted or "smollm2" in wanted:
         models.append(BenchModel(name="smollm2", path="demo:smollm2", num_layers=30))
-    qwen = os.path.join(os.environ.get("COTEJAR_MODELS", ""), QWEN)  # noqa: PTH118
-    is_there = os.path.isfile(qwen)  # noqa: PTH113
-    if "qwen" in wanted and not is_there:
+    qwen = Path(os.environ.get("COTEJAR_MODELS", "")) / QWEN
+    if "qwen" in wanted and not qwen.is_file():
         raise SystemExit(f"COTEJAR_MODELS names no folder that holds {QWEN}")
-    if is_there and (not wanted or "qwen" in wanted):
-        models.append(BenchModel(name="qwen", path=qwen, num_layers=24))
+    if qwen.is_file() and (not wanted or "qwen" in wanted):
+        models.append(BenchModel(name="qwen", path=str(qwen), num_layers=24))
     unknown = set(wanted) - {model.name for model in models}
     if unknown:
         known = ", ".join([*(f"tiny-{name}" for name in TINY), "smollm2", "qwen"])

@@ -66,16 +66,6 @@ void round_block(const Isa& isa, const Weight& down, const float* inner, int64_t
     for (int64_t t = 0; t < n; t++) tile.initial[at + t] = -type.centre * sums[t];
 }
 
-// A zero of the gate or of up is one of the product too, unless that has a NaN or an infinity.
-template <int STRIPS>
-void measure_inner(const InnerBlocks<STRIPS>& blocks, int64_t index, int strip, int64_t piece,
-                   Meters& meters) {
-    const bool has_no_zero =
-        meters.of(INNER).measure(index, piece, blocks.whole(INNER, strip));
-    for (const Array array : {GATE, UP, ACTIVATED})
-        meters.of(array).measure(index, piece, blocks.whole(array, strip), has_no_zero);
-}
-
 // Units are blocks of columns of what comes of gate and up. With `measured`, the last rows of GATE
 // to INNER go to `last`, one after the other.
 template <int STRIPS>
@@ -113,10 +103,13 @@ void make_inner(const Isa& isa, const Linear& gate, const Linear& up, const Weig
             }
             if (measured == nullptr) continue;
             for (int strip = 0; strip < STRIPS; strip++) {
-                measure_inner(blocks, STRIPS * block + strip, strip, piece, meters);
-                for (int array = GATE; array <= INNER; array++)
-                    keep_last_row(blocks.whole(static_cast<Array>(array), strip), own[strip],
-                                  num_tokens, last + (array - GATE) * down.columns);
+                const float* whole[NUM_INNER];
+                for (int array = 0; array < NUM_INNER; array++) {
+                    whole[array] = blocks.whole(static_cast<Array>(GATE + array), strip);
+                    keep_last_row(whole[array], own[strip], num_tokens,
+                                  last + array * down.columns);
+                }
+                measure_gated(meters, GATE, STRIPS * block + strip, piece, whole);
             }
         }
     });

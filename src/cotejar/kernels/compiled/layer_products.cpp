@@ -121,11 +121,11 @@ void multiply_gated(const Isa& isa, const Linear& gate, const Linear& up,
                 store_rows(isa, blocks.at(3, tile), width, tile.rows, out);
             }
             if (!measured) continue;
-            const bool has_no_zero = meters.of(4).measure(strip, piece, blocks.whole(3));
-            for (int array = 0; array < 3; array++) {
-                meters.of(1 + array).measure(strip, piece, blocks.whole(array), has_no_zero);
-                keep_last_row(blocks.whole(array), block, num_tokens, last + array * width);
-            }
+            const float* whole[4];
+            for (int array = 0; array < 4; array++) whole[array] = blocks.whole(array);
+            measure_gated(meters, 1, strip, piece, whole);
+            for (int array = 0; array < 3; array++)
+                keep_last_row(whole[array], block, num_tokens, last + array * width);
         }
     });
     if (!measured) return;

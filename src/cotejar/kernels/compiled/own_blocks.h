@@ -74,6 +74,15 @@ inline void keep_last_row(const float* values, const Block& block, int64_t num_t
                 static_cast<size_t>(block.columns) * sizeof(float));
 }
 
+// Blocks of a gate, of up, of the gate activated and of that times up: arrays `first` to first + 3.
+// A zero of the others is one of the product too, unless that has a NaN or an infinity.
+inline void measure_gated(Meters& meters, int first, int64_t strip, int64_t piece,
+                          const float* const* blocks) {
+    const bool has_no_zero = meters.of(first + 3).measure(strip, piece, blocks[3]);
+    for (int array = 0; array < 3; array++)
+        meters.of(first + array).measure(strip, piece, blocks[array], has_no_zero);
+}
+
 // Of all rows, block by block, and of the last, where it stands.
 inline BothMoments both(const Isa& isa, BlockMoments& blocks, int array, const float* last,
                         int64_t width) {

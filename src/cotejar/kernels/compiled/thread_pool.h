@@ -25,7 +25,8 @@ using Part = void (*)(void* context, int part, int num_parts);
 // Run all parts of `units` units of work, return when all are done. `part` must not throw.
 void run_parts(Part part, void* context, int64_t units);
 
-// Into how many parts work is cut at most; fewer, where another thread asks for fewer meanwhile.
+// Into how many parts work is cut at most now. Another thread may ask for more threads meanwhile:
+// who has memory for so many gives no more units.
 int most_parts();
 
 // The same for a callable `work(part, num_parts)`.
